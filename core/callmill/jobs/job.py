@@ -1,0 +1,47 @@
+"""Job: one API call to make."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, TypeAlias
+
+from msgspec import UNSET, Struct, UnsetType
+
+JSONValue: TypeAlias = Any
+"""What ``json.dumps`` takes, and msgspec on top of it: dataclasses, datetimes, UUIDs, structs."""
+
+
+class _Target(Struct, frozen=True):
+    method: str
+    url: str
+
+
+class Job(_Target, frozen=True, kw_only=True):
+    """One API call to make.
+
+    Attributes:
+        method: HTTP method.
+        url: Path under the API's base URL, or an absolute URL that the API's profile covers.
+        api: Name of the API profile that the call runs under.
+        id: The caller's own id, unique in the batch; assigned by Callmill when left out.
+        headers: Extra request headers; they win over the profile's.
+        params: Query parameters, appended to the URL.
+        json: Body, sent as JSON. ``None`` is sent as ``null``; leave it out for no body.
+        data: Body, sent as it is (bytes, str) or as a form (mapping). Not together with ``json``.
+        timeout: Seconds for the whole call; the profile's when left out.
+        tokens: Estimated cost of the call in tokens, for limits counted in tokens.
+        idempotency_key: Sent as ``Idempotency-Key`` with every attempt; made up when left out.
+        deadline: Aware datetime after which the call is no longer started.
+    """
+
+    api: str
+    id: str | None = None
+    headers: Mapping[str, str] | None = None
+    params: Mapping[str, Any] | None = None
+    json: JSONValue | UnsetType = UNSET
+    data: bytes | str | Mapping[str, Any] | None = None
+    timeout: float | None = None
+    tokens: int | None = None
+    idempotency_key: str | None = None
+    deadline: datetime | None = None

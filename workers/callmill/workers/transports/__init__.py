@@ -1,0 +1,1 @@
+"""HTTP client libraries behind one port."""

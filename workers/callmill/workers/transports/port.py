@@ -1,0 +1,95 @@
+"""The port between the worker and the HTTP client libraries.
+
+A transport makes one HTTP exchange. It follows no redirect, keeps no cookie, repeats nothing: what to do with an answer
+or a fault is the caller's business, because every further exchange is a call that the API counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Protocol
+
+from msgspec import Struct
+
+from callmill.errors import OutsideError
+
+
+class FaultKind(StrEnum):
+    """How an exchange failed before a whole answer was there."""
+
+    TIMEOUT = "timeout"
+    """The call's time was over: while connecting, waiting for the answer, or reading it."""
+    CONNECT = "connect"
+    """No connection: refused, unreachable, reset while connecting."""
+    DNS = "dns"
+    """The host name does not resolve."""
+    TLS = "tls"
+    """The TLS handshake failed: certificate, protocol."""
+    RESET = "reset"
+    """The connection broke after the request may have been sent."""
+    PROTOCOL = "protocol"
+    """What came back is not HTTP, or its body cannot be decoded."""
+    TOO_LARGE = "too_large"
+    """The (decompressed) body is larger than the cap."""
+    FORBIDDEN_ADDRESS = "forbidden_address"
+    """The host resolves to a private, loopback or link-local address and the profile does not allow these."""
+
+
+class TransportFault(OutsideError):  # noqa: N818 - a fault is an outcome to classify, the field's word for it
+    """An exchange that ended without a whole answer.
+
+    Attributes:
+        kind: How it failed.
+        sent: False only when it is certain that no byte of the request reached the server.
+    """
+
+    def __init__(self, kind: FaultKind, message: str, *, sent: bool) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.sent = sent
+
+
+class Response(Struct, frozen=True):
+    """A whole answer.
+
+    Attributes:
+        status: HTTP status.
+        headers: Header names in lower case; repeated ones joined with ", ".
+        body: The decompressed body.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class TransportOptions(Struct, frozen=True, kw_only=True):
+    """What a transport is made with, once per API and process."""
+
+    max_connections: int
+    max_response_bytes: int
+    allow_private_addresses: bool
+    connect_timeout_s: float
+    ca_file: str | None = None
+    session_factory: str | None = None
+    """``module:callable`` that returns a requests.Session; only for the requests transport."""
+
+
+class Transport(Protocol):
+    """One API's pooled sessions in one process. Made, used and closed on one event loop."""
+
+    async def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float
+    ) -> Response:
+        """Make one exchange within ``timeout_s`` seconds, all of it: connecting, sending, waiting, reading.
+
+        Raises:
+            TransportFault: No whole answer came.
+            asyncio.CancelledError: The caller gave up; the connection is dropped or returned to the pool in good order.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close every connection. Idempotent; the interpreter exits cleanly afterwards."""
+        ...
