@@ -12,6 +12,8 @@ CallmillError
 ├── OutsideError
 │   ├── RedisUnavailableError
 │   ├── ServerNotFoundError
+│   ├── StaleLeaseError
+│   ├── UnknownFormatError
 │   └── WaitTimeoutError
 └── InternalError
 
@@ -78,6 +80,14 @@ class RedisUnavailableError(OutsideError):
 
 class ServerNotFoundError(OutsideError):
     """No Redis is configured and no embedded server runs."""
+
+
+class StaleLeaseError(OutsideError):
+    """The chunk belongs to another worker now; nothing was recorded."""
+
+
+class UnknownFormatError(OutsideError):
+    """Written by a newer Callmill: this process leaves it alone; upgrade it."""
 
 
 class WaitTimeoutError(OutsideError, TimeoutError):

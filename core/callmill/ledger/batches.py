@@ -1,0 +1,278 @@
+"""The producers' side of the ledger: create, fill, seal, steer and read batches."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from callmill.errors import BatchNotFoundError, BatchStateError, InternalError
+from callmill.jobs.outcome import Outcome
+from callmill.jobs.wire import decode_chunk, decode_outcomes
+from callmill.ledger import keys
+from callmill.ledger.keys import BatchKeys, ChunkRef
+from callmill.ledger.latency import quantile_s
+from callmill.ledger.records import BatchRecord, BatchState
+from callmill.ledger.session import LedgerSession
+
+FIRST = "0-0/0"
+"""The cursor before the first outcome."""
+
+_UNPARK_AT_ONCE = 500
+_BLOCK_MS = 2000
+_BUNDLES_AT_ONCE = 64
+
+
+class Batches:
+    """The batches of the ledger, as a producer or an observer sees them."""
+
+    def __init__(self, session: LedgerSession) -> None:
+        self._session = session
+        self._redis = session.redis
+
+    async def create(self, name: str, *, retention_ms: int, batch_id: str | None = None) -> str:
+        """Open a new batch and return its id."""
+        batch_id = batch_id or secrets.token_hex(6)
+        now_ms = int(time.time() * 1000)  # for display and listing only; every decision uses the clock of Redis
+        pipeline = self._redis.pipeline(transaction=True)
+        pipeline.hset(
+            BatchKeys(batch_id).meta,
+            mapping={
+                "name": name,
+                "phase": "open",
+                "control": "run",
+                "created_ms": now_ms,
+                "retention_ms": retention_ms,
+                **dict.fromkeys(
+                    ("total", "chunks", "succeeded", "failed", "calls", "retries", "throttled", "leased"), 0
+                ),
+            },
+        )
+        pipeline.zadd(keys.BATCHES, {batch_id: now_ms})
+        await self._session.answer(pipeline.execute())
+        return batch_id
+
+    async def add(self, batch_id: str, first: int, chunks: Sequence[tuple[str, bytes]], *, park: bool) -> int:
+        """Append chunks (API, payload), all or none, and return the batch's jobs so far. Safe to repeat.
+
+        Args:
+            batch_id: The batch, which must be open.
+            first: Number of the first of these chunks: the batch's chunks so far.
+            chunks: API and payload of each.
+            park: Hold them back until ``unpark``.
+
+        Raises:
+            BatchStateError: The batch is sealed or cancelled, or somebody else appends to it.
+            BatchNotFoundError: There is no such batch.
+        """
+        arguments: list[Any] = [first, "park" if park else "queue"]
+        queued = []
+        for number, (api, payload) in enumerate(chunks, first):
+            queued.append(keys.queued(api))
+            arguments += [ChunkRef(batch_id, number, api).member, payload]
+        answer = await self._session.run("add", [*_batch_keys(batch_id), *queued], arguments)
+        _raise_unless_open(batch_id, answer)
+        if answer[0] == b"conflict":
+            raise BatchStateError(f"batch {batch_id}: another producer appended to it; only one may submit at a time")
+        total: int = answer[1]
+        return total
+
+    async def add_apis(self, batch_id: str, apis: Sequence[str]) -> None:
+        """Note which APIs the batch's jobs use."""
+        await self._session.answer(
+            self._redis.hset(BatchKeys(batch_id).meta, mapping={f"api:{api}": 1 for api in apis})
+        )
+
+    async def seal(self, batch_id: str) -> int:
+        """Close the batch for new jobs and return how many it has. Safe to repeat."""
+        answer = await self._session.run("seal", _batch_keys(batch_id), [])
+        _raise_unless_open(batch_id, answer)
+        total: int = answer[1]
+        return total
+
+    async def unpark(self, batch_id: str) -> list[ChunkRef]:
+        """Queue some of the chunks that are held back; publish their hints and call again until none comes."""
+        members = await self._session.run("unpark", _batch_keys(batch_id), [_UNPARK_AT_ONCE, keys.queued("")])
+        return [ChunkRef.parse(member.decode()) for member in members]
+
+    async def control(self, batch_id: str, control: str) -> bool:
+        """Set what a batch should do: ``run``, ``paused`` or ``cancelled``. False: it is over already.
+
+        Raises:
+            BatchNotFoundError: There is no such batch.
+        """
+        answer = await self._session.run("control", _batch_keys(batch_id), [control])
+        _raise_if_missing(batch_id, answer)
+        return bool(answer[0] == b"ok")
+
+    async def retry_failed(self, batch_id: str) -> tuple[int, list[ChunkRef]]:
+        """Queue every failed job again; return how many, and the chunks that need hints."""
+        batch, jobs, refs = BatchKeys(batch_id), 0, []
+        async for number in self._done_chunks_with_failures(batch):
+            api = await self._api_of(batch, number)
+            ref = ChunkRef(batch_id, number, api)
+            again = await self._session.run(
+                "retry_failed", [*_batch_keys(batch_id), keys.queued(api)], [number, ref.member]
+            )
+            if again:
+                jobs += again
+                refs.append(ref)
+        return jobs, refs
+
+    async def record(self, batch_id: str) -> BatchRecord:
+        """Return the batch as it stands.
+
+        Raises:
+            BatchNotFoundError: There is no such batch.
+        """
+        fields = await self._session.answer(self._redis.hgetall(BatchKeys(batch_id).meta))
+        if not fields:
+            raise BatchNotFoundError(
+                f"no batch {batch_id!r}: never submitted to this Redis, deleted, or its retention is over"
+            )
+        return _record(batch_id, {key.decode(): value.decode() for key, value in fields.items()})
+
+    async def recent(self, limit: int = 100) -> list[BatchRecord]:
+        """Return the newest batches first; forget those whose retention is over."""
+        ids = await self._session.answer(self._redis.zrevrange(keys.BATCHES, 0, limit - 1))
+        records = []
+        for batch_id in ids:
+            try:
+                records.append(await self.record(batch_id.decode()))
+            except BatchNotFoundError:
+                await self._session.answer(self._redis.zrem(keys.BATCHES, batch_id))
+        return records
+
+    async def outcomes(self, batch_id: str, after: str = FIRST) -> AsyncIterator[list[Outcome]]:
+        """Yield outcomes, a bundle at a time, as they are recorded, until the batch is over.
+
+        Raises:
+            BatchNotFoundError: There is no such batch.
+        """
+        stream = BatchKeys(batch_id).outcomes
+        entry_id, skip = _parse_cursor(after)
+        # The entry that the cursor points into is read again: its first ``skip`` outcomes are known.
+        last = _before(entry_id) if skip else entry_id
+        while True:
+            answer = await self._session.answer(
+                self._redis.xread({stream: last}, count=_BUNDLES_AT_ONCE, block=_BLOCK_MS)
+            )
+            ended = not answer
+            for raw_id, fields in _entries(answer):
+                last = raw_id.decode()
+                ended = b"end" in fields
+                if not ended:
+                    bundle = _bundle(batch_id, last, fields[b"b"])
+                    yield bundle[skip:] if last == entry_id else bundle
+            if ended and (await self.record(batch_id)).ended and not await self._has_more(stream, last):
+                return
+
+    async def release(self, batch_id: str, cursor: str) -> None:
+        """Drop the outcomes up to the cursor from Redis; they cannot be read again."""
+        entry_id, _ = _parse_cursor(cursor)
+        await self._session.answer(self._redis.xtrim(BatchKeys(batch_id).outcomes, minid=entry_id, approximate=False))
+
+    async def delete(self, batch_id: str) -> None:
+        """Remove everything of the batch; its chunks still queued lead to nothing."""
+        pipeline = self._redis.pipeline(transaction=True)
+        pipeline.unlink(*BatchKeys(batch_id).all())
+        pipeline.zrem(keys.BATCHES, batch_id)
+        await self._session.answer(pipeline.execute())
+
+    async def latency_quantiles_s(self, batch_id: str, shares: Sequence[float]) -> list[float | None]:
+        """Return the latency in seconds below which each share of the batch's calls lies."""
+        raw = await self._session.answer(self._redis.hgetall(BatchKeys(batch_id).latency))
+        counts = {int(key): int(value) for key, value in raw.items()}
+        return [quantile_s(counts, share) for share in shares]
+
+    async def rate_per_s(self, batch_id: str, over_s: int = 10) -> float:
+        """Return outcomes per second over the last whole seconds."""
+        now = await self._session.answer(self._redis.time())
+        ring = await self._session.answer(self._redis.hvals(BatchKeys(batch_id).rate))
+        since = now[0] - over_s
+        return sum(int(n) for second, n in (slot.split() for slot in ring) if since <= int(second) < now[0]) / over_s
+
+    async def _done_chunks_with_failures(self, batch: BatchKeys) -> AsyncIterator[int]:
+        async for number, text in self._redis.hscan_iter(batch.state, count=500):
+            if text.split(b"|")[1] == b"D":
+                yield int(number)
+
+    async def _api_of(self, batch: BatchKeys, number: int) -> str:
+        from_payload = await self._session.answer(self._redis.hget(batch.chunks, str(number)))
+        if from_payload is None:
+            raise InternalError(f"{batch.chunks}: payload of failed chunk {number} is missing")
+        return decode_chunk(from_payload).api
+
+    async def _has_more(self, stream: str, after: str) -> bool:
+        return bool(await self._session.answer(self._redis.xrange(stream, min=f"({after}", count=1)))
+
+
+def _batch_keys(batch_id: str) -> list[str]:
+    return [*BatchKeys(batch_id).all(), keys.DUE]
+
+
+def _raise_if_missing(batch_id: str, answer: list[Any]) -> None:
+    if answer[0] == b"missing":
+        raise BatchNotFoundError(f"no batch {batch_id!r}: deleted, or its retention is over")
+
+
+def _raise_unless_open(batch_id: str, answer: list[Any]) -> None:
+    _raise_if_missing(batch_id, answer)
+    if answer[0] == b"closed":
+        raise BatchStateError(f"batch {batch_id} takes no more jobs: it is sealed or cancelled")
+
+
+def _record(batch_id: str, fields: Mapping[str, str]) -> BatchRecord:
+    number = {
+        name: int(fields.get(name, 0))
+        for name in (
+            "total", "chunks", "succeeded", "failed", "calls", "retries", "throttled", "leased",
+            "created_ms", "sealed_ms", "ended_ms",
+        )
+    }  # fmt: skip
+    return BatchRecord(
+        id=batch_id,
+        name=fields["name"],
+        state=_state(fields),
+        sealed=fields["phase"] == "sealed",
+        ended="ended_ms" in fields,
+        apis=sorted(field[4:] for field in fields if field.startswith("api:")),
+        **number,
+    )
+
+
+def _state(fields: Mapping[str, str]) -> BatchState:
+    if fields["control"] == "cancelled":
+        return BatchState.CANCELLED
+    if "ended_ms" in fields:
+        return BatchState.DONE
+    if fields["control"] == "paused":
+        return BatchState.PAUSED
+    return BatchState.RUNNING if fields["phase"] == "sealed" else BatchState.SUBMITTING
+
+
+def _parse_cursor(cursor: str) -> tuple[str, int]:
+    entry_id, _, offset = cursor.partition("/")
+    return entry_id, int(offset or 0)
+
+
+def _before(entry_id: str) -> str:
+    ms, sequence = map(int, entry_id.split("-"))
+    return f"{ms}-{sequence - 1}" if sequence else f"{ms - 1}-{2**64 - 1}"
+
+
+def _entries(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
+    """Return the stream's entries from what XREAD says, in RESP2's shape or in RESP3's."""
+    if not answer:
+        return []
+    per_stream = next(iter(answer.values())) if isinstance(answer, dict) else answer[0][1]
+    if per_stream and isinstance(per_stream[0], list):
+        per_stream = per_stream[0]
+    return list(per_stream)
+
+
+def _bundle(batch_id: str, entry_id: str, data: bytes) -> list[Outcome]:
+    return [
+        outcome.to_outcome(batch_id, f"{entry_id}/{offset}") for offset, outcome in enumerate(decode_outcomes(data), 1)
+    ]

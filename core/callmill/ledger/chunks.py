@@ -1,0 +1,172 @@
+r"""The workers' side of the ledger: claim, renew, commit and finish chunks, and put back what was left.
+
+    queued --claim (fence+1)--> leased --commit*, finish--> done
+      ^                           |  \--finish with remainder--> waiting --due--> queued
+      \----- lease ended --------/
+
+Invariants: the fence rises with every claim, and only the holder of the newest one records; a job's bit, its outcome in
+the stream and the counters change in one step, so a job has one outcome however often its chunk is executed.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from callmill.errors import StaleLeaseError
+from callmill.jobs.wire import WireOutcome, encode_outcomes
+from callmill.ledger import keys
+from callmill.ledger.keys import BatchKeys, ChunkRef
+from callmill.ledger.latency import bucket
+from callmill.ledger.records import Claim, ClaimRefused, CommitResult
+from callmill.ledger.session import Argument, LedgerSession
+
+_attempts_encoder = msgspec.msgpack.Encoder()
+_attempts_decoder = msgspec.msgpack.Decoder(dict[int, int])
+
+
+class Bundle(msgspec.Struct):
+    """Outcomes and counts of one chunk, gathered since its last commit."""
+
+    outcomes: list[tuple[int, WireOutcome]] = []
+    """(offset in the chunk, outcome)"""
+    latencies_us: list[int] = []
+    calls: int = 0
+    retries: int = 0
+    throttled: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.outcomes or self.calls or self.retries or self.throttled)
+
+
+class Finish(msgspec.Struct, frozen=True):
+    """How a worker gives a chunk up: what is unrecorded runs again from ``due_ms`` on.
+
+    Attributes:
+        due_ms: Unix time in milliseconds on the clock of Redis; 0: at once.
+        attempts: Attempts spent on unrecorded jobs, by offset.
+    """
+
+    due_ms: int = 0
+    attempts: Mapping[int, int] = {}
+
+
+class Chunks:
+    """The chunks of every batch, as one worker process sees them."""
+
+    def __init__(self, session: LedgerSession, *, worker: str, lease_ms: int = 15_000) -> None:
+        self._session = session
+        self._worker = worker
+        self._lease_ms = lease_ms
+
+    async def claim(self, ref: ChunkRef) -> Claim | ClaimRefused:
+        """Take a chunk, or say why there is nothing to do.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached. A lease taken unnoticed ends by itself.
+        """
+        answer = await self._session.run(
+            "claim", _chunk_keys(ref), [ref.number, ref.member, self._worker, self._lease_ms]
+        )
+        if answer[0] != b"ok":
+            return ClaimRefused(answer[0].decode())
+        _, fence, payload, bitmap, attempts, claims = answer
+        return Claim(
+            ref=ref,
+            fence=fence,
+            payload=payload,
+            recorded=frozenset(_offsets(bitmap)),
+            attempts=_attempts_decoder.decode(attempts) if attempts else {},
+            claims=claims,
+        )
+
+    async def commit(self, claim: Claim, bundle: Bundle, finish: Finish | None = None) -> CommitResult:
+        """Record a bundle, and give the chunk up where ``finish`` says so. Safe to repeat with the same arguments.
+
+        Raises:
+            StaleLeaseError: Another worker holds the chunk; nothing was recorded.
+            RedisUnavailableError: Redis cannot be reached; whether the bundle is recorded is unknown: repeat the call.
+        """
+        answer = await self._session.run("commit", _chunk_keys(claim.ref), commit_arguments(claim, bundle, finish))
+        if answer[0] == b"recorded":
+            already = frozenset(answer[1:])
+            rest = Bundle(outcomes=[item for item in bundle.outcomes if item[0] not in already])
+            return await self.commit(claim, rest, finish)
+        return commit_result(claim, answer)
+
+    async def requeue_due(self, limit: int = 500) -> list[ChunkRef]:
+        """Put back every chunk whose lease ended or whose due time has come; return those that need a hint."""
+        members = await self._session.run("due", [keys.DUE], [limit])
+        refs = [ChunkRef.parse(member.decode()) for member in members]
+        return [
+            ref for ref in refs if await self._session.run("requeue", _chunk_keys(ref), [ref.number, ref.member]) == 1
+        ]
+
+    async def stranded(self, api: str, older_than_ms: int, limit: int = 200) -> list[ChunkRef]:
+        """Return chunks of a lane that are queued for so long that their hints must have been lost."""
+        members = await self._session.run("stranded", [keys.queued(api)], [older_than_ms, limit])
+        return [ChunkRef.parse(member.decode()) for member in members]
+
+    def renewal(self, claims: Sequence[Claim]) -> tuple[list[str], list[Argument]]:
+        """Return keys and arguments of ``renew.lua`` for these claims; its answer has one number per claim."""
+        names, arguments = [keys.DUE], [self._lease_ms]
+        out: list[Argument] = list(arguments)
+        for claim in claims:
+            batch = BatchKeys(claim.ref.batch_id)
+            names += [batch.state, batch.meta]
+            out += [claim.ref.number, claim.ref.member, claim.fence]
+        return names, out
+
+
+def commit_arguments(claim: Claim, bundle: Bundle, finish: Finish | None) -> list[Argument]:
+    """Return the arguments of ``commit.lua``."""
+    offsets = [offset for offset, _ in bundle.outcomes]
+    failed = [offset for offset, outcome in bundle.outcomes if outcome.error_code is not None]
+    buckets: dict[int, int] = {}
+    for latency_us in bundle.latencies_us:
+        number = bucket(latency_us)
+        buckets[number] = buckets.get(number, 0) + 1
+    arguments: list[Argument] = [
+        claim.ref.number,
+        claim.ref.member,
+        claim.fence,
+        encode_outcomes([outcome for _, outcome in bundle.outcomes]) if offsets else b"",
+        struct.pack(f">{len(offsets)}I", *offsets),
+        struct.pack(f">{len(failed)}I", *failed),
+        bundle.retries,
+        bundle.calls,
+        bundle.throttled,
+        "keep" if finish is None else "finish",
+        0 if finish is None else finish.due_ms,
+        _attempts_encoder.encode(finish.attempts) if finish and finish.attempts else b"",
+    ]
+    for item in buckets.items():
+        arguments += item
+    return arguments
+
+
+def commit_result(claim: Claim, answer: list[bytes]) -> CommitResult:
+    """Read the answer of ``commit.lua``.
+
+    Raises:
+        StaleLeaseError: Another worker holds the chunk.
+    """
+    if answer[0] == b"stale":
+        raise StaleLeaseError(f"chunk {claim.ref.member}: lease with fence {claim.fence} is over")
+    return CommitResult(hint_wanted=answer[0] == b"queued", proceed=answer[1] == b"run")
+
+
+def _chunk_keys(ref: ChunkRef) -> list[str]:
+    return [*BatchKeys(ref.batch_id).all(), keys.DUE, keys.queued(ref.api)]
+
+
+def _offsets(bitmap: bytes) -> Iterable[int]:
+    for at, byte in enumerate(bitmap):
+        for bit in range(8):
+            if byte & (1 << bit):
+                yield at * 8 + bit
+
+
+__all__ = ["Bundle", "Chunks", "Finish", "commit_arguments", "commit_result"]

@@ -1,0 +1,95 @@
+"""Every Redis key of the ledger, built here and nowhere else.
+
+One batch owns a fixed set of keys, so that it can expire or be deleted without a scan. ``member`` names a chunk in the
+sorted sets that all batches share.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+PREFIX = "callmill:"
+
+BATCHES = f"{PREFIX}batches"
+"""ZSET: batch id -> creation time (ms)."""
+DUE = f"{PREFIX}due"
+"""ZSET: chunk member -> when somebody must look at it again (ms): its lease's end, or its due time."""
+APIS = f"{PREFIX}apis"
+"""HASH: API name -> public facts (JSON) that workers announced."""
+WORKERS = f"{PREFIX}workers"
+"""ZSET: worker id -> when its announcement ends (ms)."""
+RECONCILER_LOCK = f"{PREFIX}reconciler"
+"""STRING with expiry: the worker that reconciles now."""
+
+
+def queued(api: str) -> str:
+    """ZSET: chunk member -> since when it waits for a worker (ms), for one API."""
+    return f"{PREFIX}queued:{api}"
+
+
+def worker_status(worker: str) -> str:
+    """STRING with expiry: what a worker process does (JSON)."""
+    return f"{PREFIX}worker:{worker}"
+
+
+class BatchKeys:
+    """The keys of one batch."""
+
+    __slots__ = ("chunks", "done", "failed", "latency", "meta", "outcomes", "parked", "rate", "rest", "state")
+
+    def __init__(self, batch_id: str) -> None:
+        prefix = f"{PREFIX}b:{batch_id}:"
+        self.meta = prefix + "meta"
+        """HASH: name, total, counters, phase, control, times."""
+        self.chunks = prefix + "chunks"
+        """HASH: chunk number -> payload; gone once every job in it succeeded."""
+        self.state = prefix + "state"
+        """HASH: chunk number -> fence|status|worker|count|done|failed|claims; absent: never claimed, or done."""
+        self.done = prefix + "done"
+        """HASH: chunk number -> bitmap of its recorded jobs, while it is unfinished."""
+        self.failed = prefix + "failed"
+        """HASH: chunk number -> bitmap of its failed jobs."""
+        self.rest = prefix + "rest"
+        """HASH: chunk number -> attempts already spent on its unrecorded jobs (msgpack)."""
+        self.parked = prefix + "parked"
+        """ZSET: chunk member -> since when it is held back (paused, or not yet sealed) (ms)."""
+        self.outcomes = prefix + "out"
+        """STREAM: bundles of outcomes (field b), and a marker (field end) when the batch ended."""
+        self.latency = prefix + "latency"
+        """HASH: latency bucket -> calls."""
+        self.rate = prefix + "rate"
+        """HASH: second modulo 64 -> "second count" of recorded outcomes."""
+
+    def all(self) -> list[str]:
+        """Return every key of the batch, in the order that the scripts take them."""
+        return [
+            self.meta,
+            self.chunks,
+            self.state,
+            self.done,
+            self.failed,
+            self.rest,
+            self.parked,
+            self.outcomes,
+            self.latency,
+            self.rate,
+        ]
+
+
+class ChunkRef(Struct, frozen=True, order=True):
+    """Names a chunk: which batch, which number, which API's lane."""
+
+    batch_id: str
+    number: int
+    api: str
+
+    @property
+    def member(self) -> str:
+        """The chunk's name in the shared sorted sets."""
+        return f"{self.batch_id}/{self.number}/{self.api}"
+
+    @classmethod
+    def parse(cls, member: str) -> ChunkRef:
+        """Read a member back."""
+        batch_id, number, api = member.split("/")
+        return cls(batch_id, int(number), api)

@@ -1,0 +1,24 @@
+"""Latencies in log-spaced buckets: bounded in size, exact in count, within 2.5 % in value."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+_RATIO = 1.05
+_LOG_RATIO = math.log(_RATIO)
+
+
+def bucket(latency_us: int) -> int:
+    """Return the bucket of a latency in microseconds."""
+    return int(math.log(latency_us) / _LOG_RATIO) if latency_us > 1 else 0
+
+
+def quantile_s(counts: Mapping[int, int], share: float) -> float | None:
+    """Return the latency in seconds below which ``share`` of the calls lie; None without calls."""
+    rank, seen = share * sum(counts.values()), 0
+    for number in sorted(counts):
+        seen += counts[number]
+        if seen >= rank:
+            return _RATIO ** (number + 0.5) / 1e6
+    return None

@@ -1,0 +1,22 @@
+-- Appends chunks to an open batch: all of them or none.
+-- KEYS  BATCH_KEYS, DUE, then queued(api) of each chunk
+-- ARGV  1 number that the first chunk gets  2 'park' | 'queue'  then per chunk: member, payload
+-- Returns {'ok', total jobs, chunks} | {'conflict', total jobs, chunks} | {'closed'} | {'missing'}
+-- Invariant: what is written is a prefix of what was submitted; the same call twice appends once.
+local first, n = tonumber(ARGV[1]), #KEYS - 11
+local m = redis.call('HMGET', META, 'phase', 'control', 'chunks', 'total')
+if not m[1] then return {'missing'} end
+if m[1] ~= 'open' or m[2] == 'cancelled' then return {'closed'} end
+local chunks, total = tonumber(m[3]), tonumber(m[4])
+if chunks == first + n then return {'ok', total, chunks} end
+if chunks ~= first then return {'conflict', total, chunks} end
+local park = ARGV[2] == 'park' or m[2] == 'paused'
+for i = 1, n do
+  local number, member, payload = first + i - 1, ARGV[1 + 2 * i], ARGV[2 + 2 * i]
+  local _, count = struct.unpack('>BI4', payload)
+  redis.call('HSET', CHUNKS, int(number), payload)
+  redis.call('ZADD', park and PARKED or KEYS[11 + i], int(now_ms), member)
+  total = total + count
+end
+redis.call('HSET', META, 'chunks', int(first + n), 'total', int(total))
+return {'ok', total, first + n}

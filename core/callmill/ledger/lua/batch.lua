@@ -1,0 +1,61 @@
+-- Shared by every script of the ledger: the keys of one batch, the clock, a chunk's state, the end of a batch.
+-- KEYS of every script begin with BATCH_KEYS, in the order of BatchKeys.all(), then DUE, then what the script names.
+local META, CHUNKS, STATE, DONE, FAILED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local REST, PARKED, OUT, LATENCY, RATE, DUE = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local now_s = tonumber(time[1])
+
+local function int(x) return string.format('%.0f', x) end  -- tostring() keeps 14 digits only
+
+-- A chunk's state. status: Q queued, L leased, W waiting for its due time, P parked, D done with failures.
+local function read_state(number)
+  local text = redis.call('HGET', STATE, number)
+  if not text then return nil end
+  local fence, status, worker, count, done, failed, claims =
+    string.match(text, '^(%d+)|(%a)|([^|]*)|(%d+)|(%d+)|(%d+)|(%d+)$')
+  return {
+    fence = tonumber(fence), status = status, worker = worker, count = tonumber(count),
+    done = tonumber(done), failed = tonumber(failed), claims = tonumber(claims),
+  }
+end
+
+local function write_state(number, s)
+  redis.call('HSET', STATE, number, table.concat(
+    {int(s.fence), s.status, s.worker, int(s.count), int(s.done), int(s.failed), int(s.claims)}, '|'))
+end
+
+local function control() return redis.call('HGET', META, 'control') end
+
+-- Ends the batch when nothing of it can change any more: everything recorded, or cancelled with no lease out.
+-- Marks the stream, so that readers stop at once, and starts the retention.
+local function end_if_over()
+  local m = redis.call('HMGET', META, 'phase', 'control', 'total', 'succeeded', 'failed', 'leased', 'ended_ms', 'retention_ms')
+  if not m[1] or m[7] then return false end
+  local recorded = tonumber(m[4]) + tonumber(m[5])
+  local complete = m[1] == 'sealed' and recorded == tonumber(m[3])
+  local cancelled = m[2] == 'cancelled' and tonumber(m[6]) == 0
+  if not complete and not cancelled then return false end
+  redis.call('HSET', META, 'ended_ms', int(now_ms))
+  redis.call('XADD', OUT, '*', 'end', complete and 'complete' or 'cancelled')
+  for i = 1, 10 do redis.call('PEXPIRE', KEYS[i], m[8]) end
+  return true
+end
+
+-- Puts a chunk that nobody holds where it belongs now: queued (returns 1: publish its hint), parked, or dropped.
+local function put_back(number, s, member, queued)
+  local c = control()
+  redis.call('ZREM', DUE, member)
+  if c == 'cancelled' then
+    redis.call('HDEL', STATE, number)
+    redis.call('HDEL', DONE, number)
+    redis.call('HDEL', REST, number)
+    return 0
+  end
+  s.status = c == 'paused' and 'P' or 'Q'
+  s.worker = ''
+  write_state(number, s)
+  redis.call('ZADD', s.status == 'P' and PARKED or queued, int(now_ms), member)
+  return s.status == 'Q' and 1 or 0
+end

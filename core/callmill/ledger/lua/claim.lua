@@ -1,0 +1,34 @@
+-- Gives a worker the time-limited right to execute a chunk.
+-- KEYS  BATCH_KEYS, DUE, queued(api)
+-- ARGV  1 chunk number  2 member  3 worker  4 lease (ms)
+-- Returns {'ok', fence, payload, bitmap of recorded jobs or '', attempts spent or '', earlier claims}
+--       | {'gone'} done, cancelled or unknown | {'leased'} | {'waiting'} not due yet | {'paused'} held back now
+-- Invariant: every claim raises the fence, so at most one worker can record for a chunk.
+local number, member = ARGV[1], ARGV[2]
+local payload = redis.call('HGET', CHUNKS, number)
+local s = read_state(number)
+if not payload or (s and s.status == 'D') then
+  redis.call('ZREM', KEYS[12], member)
+  return {'gone'}
+end
+local due = tonumber(redis.call('ZSCORE', DUE, member) or 0)
+if s and s.status == 'L' and due > now_ms then return {'leased'} end
+if s and s.status == 'W' and due > now_ms then return {'waiting'} end
+redis.call('ZREM', KEYS[12], member)
+if not s then
+  local _, count = struct.unpack('>BI4', payload)
+  s = {fence = 0, status = 'Q', worker = '', count = count, done = 0, failed = 0, claims = 0}
+end
+if s.status ~= 'L' then redis.call('HINCRBY', META, 'leased', 1) end
+if control() ~= 'run' then
+  redis.call('HINCRBY', META, 'leased', -1)
+  put_back(number, s, member, KEYS[12])
+  return {'paused'}
+end
+redis.call('ZREM', PARKED, member)
+s.fence, s.status, s.worker, s.claims = s.fence + 1, 'L', ARGV[3], s.claims + 1
+write_state(number, s)
+redis.call('ZADD', DUE, int(now_ms + tonumber(ARGV[4])), member)
+return {
+  'ok', s.fence, payload, redis.call('HGET', DONE, number) or '', redis.call('HGET', REST, number) or '', s.claims - 1,
+}

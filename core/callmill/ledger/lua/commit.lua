@@ -1,0 +1,79 @@
+-- Records a bundle of outcomes of one chunk, and finishes the chunk when asked.
+-- KEYS  BATCH_KEYS, DUE, queued(api)
+-- ARGV  1 chunk number  2 member  3 fence  4 bundle ('' = none)  5 offsets of the recorded jobs, 4 bytes each, big-endian
+--       6 offsets of the failed ones among them  7 retries  8 calls  9 throttled calls (429)
+--       10 'keep' | 'finish'  11 due time of the remainder (ms; 0 = now)  12 attempts spent on the remainder ('' = none)
+--       13.. latency bucket, calls, ...
+-- Returns {'ok', control} recorded, lease kept | {'done', control} | {'waiting', control} | {'queued', control}: publish
+--         the hint | {'stale'}: the lease is somebody else's now, nothing recorded | {'recorded', offset, ...}: these
+--         stand recorded already, nothing was recorded, send the others
+-- Invariant: a job's bit goes from 0 to 1 once, in the same step as its outcome enters the stream and the counters.
+local number, member, fence = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local s = read_state(number)
+if not s or s.status ~= 'L' or s.fence ~= fence then return {'stale'} end
+
+local n_done, n_failed = #ARGV[5] / 4, #ARGV[6] / 4
+
+local function set_bits(key, offsets, refuse)
+  local bits = redis.call('HGET', key, number)
+  local bytes, clash = {}, {}
+  for i = 1, math.ceil(s.count / 8) do bytes[i] = bits and string.byte(bits, i) or 0 end
+  for i = 1, #offsets / 4 do
+    local offset = struct.unpack('>I4', offsets, 4 * i - 3)
+    local at, mask = math.floor(offset / 8) + 1, bit.lshift(1, offset % 8)
+    if bit.band(bytes[at], mask) ~= 0 then clash[#clash + 1] = offset end
+    bytes[at] = bit.bor(bytes[at], mask)
+  end
+  if refuse and #clash > 0 then return clash end
+  for i = 1, #bytes do bytes[i] = string.char(bytes[i]) end
+  redis.call('HSET', key, number, table.concat(bytes))
+end
+
+if n_done > 0 then
+  local clash = set_bits(DONE, ARGV[5], true)
+  if clash then return {'recorded', unpack(clash)} end
+  if n_failed > 0 then set_bits(FAILED, ARGV[6], false) end
+  redis.call('XADD', OUT, '*', 'b', ARGV[4])
+  redis.call('HINCRBY', META, 'succeeded', n_done - n_failed)
+  if n_failed > 0 then redis.call('HINCRBY', META, 'failed', n_failed) end
+  s.done, s.failed = s.done + n_done, s.failed + n_failed
+  local slot = now_s % 64
+  local second, count = string.match(redis.call('HGET', RATE, slot) or '', '^(%d+) (%d+)$')
+  if tonumber(second) ~= now_s then count = 0 end
+  redis.call('HSET', RATE, slot, int(now_s) .. ' ' .. int(count + n_done))
+end
+if ARGV[7] ~= '0' then redis.call('HINCRBY', META, 'retries', ARGV[7]) end
+if ARGV[8] ~= '0' then redis.call('HINCRBY', META, 'calls', ARGV[8]) end
+if ARGV[9] ~= '0' then redis.call('HINCRBY', META, 'throttled', ARGV[9]) end
+for i = 13, #ARGV, 2 do redis.call('HINCRBY', LATENCY, ARGV[i], ARGV[i + 1]) end
+
+if ARGV[10] == 'keep' then
+  write_state(number, s)
+  return {'ok', control()}
+end
+
+redis.call('HINCRBY', META, 'leased', -1)
+if s.done == s.count then
+  redis.call('ZREM', DUE, member)
+  redis.call('HDEL', DONE, number)
+  redis.call('HDEL', REST, number)
+  if s.failed > 0 and control() ~= 'cancelled' then
+    s.status, s.worker = 'D', ''
+    write_state(number, s)
+  else
+    redis.call('HDEL', STATE, number)
+    redis.call('HDEL', CHUNKS, number)
+  end
+  end_if_over()
+  return {'done', control()}
+end
+if ARGV[12] ~= '' then redis.call('HSET', REST, number, ARGV[12]) end
+if tonumber(ARGV[11]) > now_ms and control() == 'run' then
+  s.status, s.worker = 'W', ''
+  write_state(number, s)
+  redis.call('ZADD', DUE, ARGV[11], member)
+  return {'waiting', control()}
+end
+local queued = put_back(number, s, member, KEYS[12])
+end_if_over()
+return {queued == 1 and 'queued' or 'waiting', control()}

@@ -1,0 +1,12 @@
+-- Closes a batch for new jobs; from here on it can become complete.
+-- KEYS  BATCH_KEYS, DUE
+-- Returns {'ok', total jobs} | {'closed'} (cancelled) | {'missing'}
+-- Invariant: sealing twice changes nothing.
+local m = redis.call('HMGET', META, 'phase', 'control', 'total')
+if not m[1] then return {'missing'} end
+if m[2] == 'cancelled' then return {'closed'} end
+if m[1] == 'open' then
+  redis.call('HSET', META, 'phase', 'sealed', 'sealed_ms', int(now_ms))
+  end_if_over()
+end
+return {'ok', tonumber(m[3])}

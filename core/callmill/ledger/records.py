@@ -1,0 +1,94 @@
+"""What the ledger tells about a batch and about a chunk."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+from callmill.ledger.keys import ChunkRef
+
+
+class BatchState(StrEnum):
+    """Where a batch is in its life."""
+
+    SUBMITTING = "submitting"
+    RUNNING = "running"
+    PAUSED = "paused"
+    CANCELLED = "cancelled"
+    DONE = "done"
+
+
+class BatchRecord(Struct, frozen=True, kw_only=True):
+    """A batch as the ledger has it at one moment.
+
+    Attributes:
+        total: Jobs submitted so far; final once the batch is sealed.
+        chunks: Chunks written so far.
+        calls: HTTP calls made for it.
+        retries: Calls made because an earlier one failed.
+        throttled: Calls that the API answered with 429.
+        leased: Chunks that workers hold now.
+        created_ms: Unix time in milliseconds, as are the others; 0: not yet.
+    """
+
+    id: str
+    name: str
+    state: BatchState
+    sealed: bool
+    ended: bool
+    total: int
+    chunks: int
+    succeeded: int
+    failed: int
+    calls: int
+    retries: int
+    throttled: int
+    leased: int
+    created_ms: int
+    sealed_ms: int
+    ended_ms: int
+    apis: list[str]
+
+    @property
+    def recorded(self) -> int:
+        """Jobs that have their outcome."""
+        return self.succeeded + self.failed
+
+
+class Claim(Struct, frozen=True):
+    """The right to execute a chunk, until the lease ends or a higher fence is given out.
+
+    Attributes:
+        recorded: Offsets in the chunk that have their outcome already.
+        attempts: Attempts spent so far, by offset, where there were any.
+        claims: How often the chunk was claimed before.
+    """
+
+    ref: ChunkRef
+    fence: int
+    payload: bytes
+    recorded: frozenset[int]
+    attempts: dict[int, int]
+    claims: int
+
+
+class ClaimRefused(StrEnum):
+    """Why a hint leads to nothing."""
+
+    GONE = "gone"
+    LEASED = "leased"
+    WAITING = "waiting"
+    PAUSED = "paused"
+
+
+class CommitResult(Struct, frozen=True):
+    """What became of a bundle.
+
+    Attributes:
+        hint_wanted: The chunk is queued again; somebody must publish its hint.
+        proceed: The batch runs on; False: paused or cancelled, start no further calls for it.
+    """
+
+    hint_wanted: bool
+    proceed: bool

@@ -1,0 +1,16 @@
+"""The ledger's Lua scripts, as text ready to register with a Redis client."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+
+_WITHOUT_BATCH = frozenset({"renew", "due", "stranded"})
+
+
+@cache
+def script(name: str) -> str:
+    """Return the text of ``lua/<name>.lua``, with what all scripts of a batch share in front."""
+    folder = files("callmill.ledger") / "lua"
+    text = (folder / f"{name}.lua").read_text()
+    return text if name in _WITHOUT_BATCH else (folder / "batch.lua").read_text() + text
