@@ -65,7 +65,8 @@ def parse_limit(text: str) -> LimitSpec:
     window = match and _ABBREVIATIONS.get(match["window"], match["window"])
     if match is None or window not in _WINDOWS_S:
         raise ValueError(
-            f"{text!r} is no limit; write '500/minute', '10/second', '200000 tokens/minute', '10000/day' or '64 concurrent'"
+            f"{text!r} is no limit; write '500/minute', '10/second', '200000 tokens/minute', '10000/day' "
+            "or '64 concurrent'"
         )
     unit = Unit.TOKENS if (match["unit"] or "").startswith("token") else Unit.REQUESTS
     return LimitSpec(_positive(text, match["amount"]), unit, _WINDOWS_S[window])

@@ -1,0 +1,245 @@
+"""ApiProfile: a third-party API as configured."""
+
+from __future__ import annotations
+
+import re
+from functools import cached_property
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+
+from callmill.config.limit_spec import Enforcer, LimitSpec, Unit, parse_limit
+from callmill.config.public_api import PublicApi, covers, resolve
+from callmill.config.secret_refs import checked_reference, checked_schemed_reference, is_reference
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)*")
+_CALLABLE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
+_SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"})
+
+
+def _base_url(url: str) -> str:
+    if any(character <= " " or character == "\x7f" for character in url) or not url.isascii():
+        raise ValueError("must be plain ASCII without white space; write an international host name as xn--...")
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be an absolute http or https URL, such as https://api.example.com")
+    if "@" in parts.netloc:
+        raise ValueError("must not hold credentials; put them into auth, by reference")
+    if "?" in url or "#" in url:
+        raise ValueError("must not have a query or a fragment")
+    _ = parts.port  # Raises ValueError for a port that is none.
+    normal = f"{parts.scheme}://{parts.netloc.lower()}{parts.path.rstrip('/')}"
+    if not covers(normal, normal):
+        raise ValueError("must not hold dot segments or backslashes")
+    return normal
+
+
+def _header_name(name: str) -> str:
+    if not _TOKEN.fullmatch(name):
+        raise ValueError("is no header name")
+    return name
+
+
+def _header_value(value: str) -> str:
+    if any((character < " " and character != "\t") or character == "\x7f" for character in value):
+        raise ValueError("must not hold control characters")
+    return value
+
+
+def _limits(texts: list[str]) -> list[str]:
+    seen: dict[tuple[Unit, int], str] = {}
+    for text in texts:
+        spec = parse_limit(text)
+        first = seen.setdefault((spec.unit, spec.window_s), text)
+        if first is not text:
+            raise ValueError(f"{first!r} and {text!r} limit the same thing; keep the one that holds")
+    return texts
+
+
+def _idempotency_header(value: Any) -> Any:
+    if value is False:
+        return None
+    if not isinstance(value, str) or not _TOKEN.fullmatch(value):
+        raise ValueError("must be a header name, or false to send none")
+    return value
+
+
+def _pointer(pointer: str) -> str:
+    if not _POINTER.fullmatch(pointer) or not pointer:
+        raise ValueError("must be a JSON pointer, such as /usage/total_tokens")
+    return pointer
+
+
+def _session_factory(name: str) -> str:
+    if not _CALLABLE.fullmatch(name):
+        raise ValueError("must name a callable as module:callable, such as mypackage.auth:session")
+    return name
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, dict) else value
+
+
+HeaderName = Annotated[str, AfterValidator(_header_name)]
+LowerHeaderName = Annotated[HeaderName, AfterValidator(str.lower)]
+HeaderValue = Annotated[str, AfterValidator(_header_value)]
+Reference = Annotated[str, AfterValidator(checked_reference)]
+SchemedReference = Annotated[str, AfterValidator(checked_schemed_reference)]
+Status = Annotated[int, Field(ge=300, le=599)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+
+class Credential(_Table):
+    """One credential, by reference: exactly one of the three.
+
+    Attributes:
+        bearer: Sent as ``Authorization: Bearer ...``.
+        header: Header names and the references to their values, a scheme before them if needed.
+        basic: User and password; at least one is a reference, and the password is one or empty.
+    """
+
+    bearer: Reference | None = None
+    header: dict[HeaderName, SchemedReference] | None = Field(default=None, min_length=1)
+    basic: Annotated[list[HeaderValue], Field(min_length=2, max_length=2)] | None = None
+
+    @model_validator(mode="after")
+    def _one_and_by_reference(self) -> Credential:
+        if sum(given is not None for given in (self.bearer, self.header, self.basic)) != 1:
+            raise ValueError("takes exactly one of bearer, header, basic; several credentials are a list of tables")
+        if self.basic is not None:
+            user, password = self.basic
+            if password or not is_reference(user):
+                checked_reference(password)
+        return self
+
+
+class RetryPolicy(_Table):
+    """How failed calls are repeated: exponential backoff with full jitter.
+
+    Attributes:
+        attempts: Calls made for a job at most.
+        base: Seconds that the first delay is drawn from.
+        cap: Seconds that a delay never exceeds.
+        statuses: Statuses that are worth another attempt. 429 needs no mention: it pauses the lane instead.
+    """
+
+    attempts: int = Field(default=5, ge=1)
+    base: Seconds = 0.5
+    cap: Seconds = 30
+    statuses: tuple[Status, ...] = Field(default=(408, 425, 500, 502, 503, 504, 529), strict=False)
+
+
+class ApiProfile(_Table):
+    """A third-party API as configured.
+
+    Attributes:
+        name: Name of the API, the table's name.
+        base_url: Where it is, without a trailing slash.
+        auth: Its credentials; several are a key pool.
+        limits: Its limits as written; ``limit_specs`` has them parsed.
+        enforcer: How its server counts.
+        burst: Calls that a bucket server takes at once.
+        timeout: Seconds for a whole call.
+        connect_timeout: Seconds for opening a connection.
+        retry: How failed calls are repeated.
+        usage: JSON pointer to the real cost in the answer.
+        transport: The HTTP client that makes the calls.
+        session_factory: ``module:callable`` that returns a requests.Session; only for the requests transport.
+        allow_private_addresses: Whether its host may resolve to a private, loopback or link-local address.
+        headers: Headers sent with every call; values may be references to secrets.
+        max_response_bytes: Largest body that is read, decompressed.
+        idempotency_header: Header that carries a job's idempotency key; None (``false`` in TOML) sends none.
+        keep_headers: Answer headers that outcomes keep, in lower case.
+        max_connections: Connections to the API that one worker process opens at most.
+        ca_file: PEM file of certificate authorities to trust instead of the system's.
+    """
+
+    name: str
+    base_url: Annotated[str, AfterValidator(_base_url)]
+    auth: Annotated[list[Credential], BeforeValidator(_listed)] = Field(default_factory=list)
+    limits: Annotated[list[str], AfterValidator(_limits)] = Field(default_factory=list)
+    enforcer: Enforcer = Field(default=Enforcer.UNKNOWN, strict=False)
+    burst: int = Field(default=1, ge=1)
+    timeout: Seconds = 60
+    connect_timeout: Seconds = 10
+    retry: RetryPolicy = Field(default_factory=RetryPolicy)
+    usage: Annotated[str, AfterValidator(_pointer)] | None = None
+    transport: Literal["pyreqwest", "requests"] = "pyreqwest"
+    session_factory: Annotated[str, AfterValidator(_session_factory)] | None = None
+    allow_private_addresses: bool = False
+    headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict)
+    max_response_bytes: int = Field(default=8 * 1024 * 1024, ge=1)
+    idempotency_header: Annotated[str | None, BeforeValidator(_idempotency_header)] = "Idempotency-Key"
+    keep_headers: list[LowerHeaderName] = Field(default_factory=lambda: ["x-request-id", "request-id", "content-type"])
+    max_connections: int = Field(default=500, ge=1)
+    ca_file: str | None = None
+
+    _source: Path | None = PrivateAttr(default=None)
+
+    @model_validator(mode="after")
+    def _keys_agree(self) -> ApiProfile:
+        if self.burst > 1 and self.enforcer is not Enforcer.BUCKET:
+            raise ValueError('burst needs enforcer = "bucket": no other server takes calls at once')
+        if self.session_factory and self.transport != "requests":
+            raise ValueError('session_factory needs transport = "requests"')
+        if not self.allow_private_addresses and _is_private_literal(self.base_url):
+            raise ValueError("base_url is a private address; set allow_private_addresses = true if that is meant")
+        if literal := next((name for name, value in self.headers.items() if _is_literal_secret(name, value)), None):
+            raise ValueError(f'headers.{literal} must refer to the secret as "env:NAME" or "file:/path"')
+        return self
+
+    @property
+    def source(self) -> Path | None:
+        """The file that the profile was read from."""
+        return self._source
+
+    @cached_property
+    def limit_specs(self) -> tuple[LimitSpec, ...]:
+        """The limits, parsed, in the order written."""
+        return tuple(parse_limit(text) for text in self.limits)
+
+    def covers(self, url: str) -> bool:
+        """Say whether an absolute URL lies under the base URL."""
+        return covers(self.base_url, url)
+
+    def resolve(self, url: str) -> str:
+        """Return the absolute URL of a job's ``url``.
+
+        Raises:
+            ValueError: It is neither a path nor covered by this API.
+        """
+        return resolve(self.base_url, url)
+
+    def public_facts(self) -> PublicApi:
+        """Return what may leave the worker: no credential, no header, no reference to either."""
+        return PublicApi(
+            name=self.name,
+            base_url=self.base_url,
+            limits=tuple(str(spec) for spec in self.limit_specs),
+            enforcer=self.enforcer.value,
+            burst=self.burst,
+            usage=self.usage,
+            timeout=self.timeout,
+        )
+
+
+def _is_private_literal(base_url: str) -> bool:
+    host = urlsplit(base_url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return not ip_address(host).is_global
+    except ValueError:
+        return False
+
+
+def _is_literal_secret(name: str, value: str) -> bool:
+    return name.lower() in _SECRET_HEADERS and not is_reference(value)

@@ -1,0 +1,85 @@
+"""Secrets, read where they are used: in workers, just before their first call."""
+
+from __future__ import annotations
+
+import os
+from base64 import b64encode
+from pathlib import Path
+
+from callmill.config.api_profile import ApiProfile, Credential
+from callmill.config.secret_refs import is_reference, split_reference
+from callmill.errors import ConfigurationError
+
+
+def resolve_headers(profile: ApiProfile) -> list[dict[str, str]]:
+    """Return the headers of every call to the API, one dict for each credential; one dict where there is none.
+
+    The profile's static headers are in each; a credential's header wins over a static one of the same name.
+
+    Raises:
+        ConfigurationError: A variable or file is missing, empty or no header value; all of them, one a line.
+    """
+    problems: list[str] = []
+    static = {
+        name: _value(profile, f"headers.{name}", text, problems) if is_reference(text) else text
+        for name, text in profile.headers.items()
+    }
+    several = len(profile.auth) > 1
+    sets = [static] if not profile.auth else []
+    for position, credential in enumerate(profile.auth):
+        own = _credential(profile, f"auth[{position}]" if several else "auth", credential, problems)
+        taken = {name.lower() for name in own}
+        sets.append({name: value for name, value in static.items() if name.lower() not in taken} | own)
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+    return sets
+
+
+def _credential(profile: ApiProfile, key: str, credential: Credential, problems: list[str]) -> dict[str, str]:
+    if credential.bearer is not None:
+        return {"Authorization": f"Bearer {_value(profile, f'{key}.bearer', credential.bearer, problems)}"}
+    if credential.header is not None:
+        return {
+            name: _value(profile, f"{key}.header.{name}", text, problems) for name, text in credential.header.items()
+        }
+    user, password = (
+        _value(profile, f"{key}.basic[{position}]", text, problems) if is_reference(text) else text
+        for position, text in enumerate(credential.basic or ["", ""])
+    )
+    return {"Authorization": f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"}
+
+
+def _value(profile: ApiProfile, key: str, reference: str, problems: list[str]) -> str:
+    scheme, kind, name = split_reference(reference)
+    try:
+        secret = _from_environment(name) if kind == "env" else _from_file(profile, name)
+    except ValueError as error:
+        problems.append(f"{_place(profile, key)}: {error}")
+        return ""
+    if not secret.isascii() or not secret.isprintable():
+        problems.append(f"{_place(profile, key)}: {kind}:{name} holds characters that no header can carry")
+    return scheme + secret
+
+
+def _place(profile: ApiProfile, key: str) -> str:
+    return f"{profile.source or 'profile'}: [apis.{profile.name}] {key}"
+
+
+def _from_environment(name: str) -> str:
+    secret = os.environ.get(name, "").strip()
+    if not secret:
+        raise ValueError(f"the environment variable {name} is not set; set it for the workers")
+    return secret
+
+
+def _from_file(profile: ApiProfile, name: str) -> str:
+    path = Path(name).expanduser()
+    if profile.source is not None:
+        path = profile.source.parent / path
+    try:
+        secret = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"the file {path} cannot be read: {error}") from error
+    if not secret:
+        raise ValueError(f"the file {path} is empty")
+    return secret

@@ -1,0 +1,111 @@
+"""Reading API profiles from TOML: every problem of a file at once, each naming file, table, key and remedy."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from callmill.config.api_profile import ApiProfile, Credential, RetryPolicy
+from callmill.config.problems import describe, unknown_key
+from callmill.config.settings import Settings
+from callmill.errors import ConfigurationError
+
+__all__ = ["ApiProfile", "Credential", "RetryPolicy", "find_profiles", "load_profiles", "profiles_path"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_SUB_TABLES: dict[str, type[BaseModel]] = {"auth": Credential, "retry": RetryPolicy}
+_DEFAULT_PATHS = (Path("config/apis.toml"), Path("apis.toml"))
+
+
+def profiles_path(settings: Settings) -> Path | None:
+    """Return the path of the profiles: the one that is set, else the default path that exists, else None."""
+    if settings.apis is not None:
+        return settings.apis
+    return next((path for path in _DEFAULT_PATHS if path.is_file()), None)
+
+
+def find_profiles(settings: Settings) -> dict[str, ApiProfile] | None:
+    """Load the profiles that the settings point to; None when no path is set and no default path exists.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or something in it is wrong.
+    """
+    path = profiles_path(settings)
+    return None if path is None else load_profiles(path)
+
+
+def load_profiles(path: Path) -> dict[str, ApiProfile]:
+    """Load the profiles of one file, by name.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or something in it is wrong; all problems, one a line.
+    """
+    document = _document(path)
+    problems = [f"{path}: [{key}]: {unknown_key(key, ['apis'])}" for key in document if key != "apis"]
+    tables = document.get("apis", {})
+    if not isinstance(tables, dict):
+        problems.append(f"{path}: apis: must be tables; write [apis.NAME]")
+        tables = {}
+    profiles = {}
+    for name, table in tables.items():
+        profile, wrong = _profile(name, table, path)
+        problems += [f"{path}: [apis.{name}]{problem}" for problem in wrong]
+        if profile is not None:
+            profiles[name] = profile
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+    return profiles
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigurationError(f"{path}: there is no such file; create it, or set CALLMILL_APIS") from None
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path}: is not TOML: {error}") from error
+
+
+def _profile(name: str, table: Any, path: Path) -> tuple[ApiProfile | None, list[str]]:
+    if not _NAME.fullmatch(name):
+        return None, [": an API's name is letters, digits, '-' and '_', and begins with a letter or digit"]
+    if not isinstance(table, dict):
+        return None, [": must be a table; write [apis.NAME] and its keys below"]
+    if "name" in table:
+        return None, [" name: the table's name is the API's name; remove the key"]
+    try:
+        profile = ApiProfile.model_validate({**table, "name": name})
+    except ValidationError as invalid:
+        return None, [_problem(error, table) for error in invalid.errors(include_input=False, include_url=False)]
+    profile._source = path  # noqa: SLF001 - a private attribute so that no key of the file can set it
+    return profile, []
+
+
+def _problem(error: ErrorDetails, table: dict[str, Any]) -> str:
+    loc = error["loc"]
+    if error["type"] == "extra_forbidden":
+        model = _SUB_TABLES.get(str(loc[0]), ApiProfile) if len(loc) > 1 else ApiProfile
+        return f" {_key(loc, table)}: {unknown_key(str(loc[-1]), set(model.model_fields) - {'name'})}"
+    key = _key(loc, table)
+    return f" {key}: {describe(error)}" if key else f": {describe(error)}"
+
+
+def _key(loc: tuple[int | str, ...], table: dict[str, Any]) -> str:
+    """Write the place as the file has it: ``limits[0]``, ``retry.base``, and ``auth.bearer`` where auth is no list."""
+    if loc[:2] == ("auth", 0) and isinstance(table.get("auth"), dict):
+        loc = ("auth", *loc[2:])
+    key = ""
+    for part in loc:
+        if part == "[key]":
+            continue
+        key += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return key.removeprefix(".")

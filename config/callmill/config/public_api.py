@@ -1,0 +1,88 @@
+"""PublicApi: what a producer may know of an API. Neither pydantic nor any secret is needed to use it."""
+
+from __future__ import annotations
+
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from msgspec import Struct
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class PublicApi(Struct, frozen=True, kw_only=True):
+    """The public facts of an API profile, published by the workers that serve it.
+
+    Attributes:
+        name: Name of the API.
+        base_url: Its base URL, without a trailing slash.
+        limits: Its limits as texts that ``parse_limit`` reads.
+        enforcer: How its server counts.
+        burst: Calls that a bucket server takes at once.
+        usage: JSON pointer to the real cost in an answer.
+        timeout: Seconds for a whole call, unless the job says otherwise.
+    """
+
+    name: str
+    base_url: str
+    limits: tuple[str, ...] = ()
+    enforcer: str = "unknown"
+    burst: int = 1
+    usage: str | None = None
+    timeout: float = 60.0
+
+    def covers(self, url: str) -> bool:
+        """Say whether an absolute URL lies under the base URL."""
+        return covers(self.base_url, url)
+
+    def resolve(self, url: str) -> str:
+        """Return the absolute URL of a job's ``url``.
+
+        Raises:
+            ValueError: It is neither a path nor covered by this API.
+        """
+        return resolve(self.base_url, url)
+
+
+def covers(base_url: str, url: str) -> bool:
+    """Say whether an absolute URL lies under ``base_url``: same scheme, host, port, and path up to a segment boundary.
+
+    A URL that two parsers may read differently (control characters, backslashes, credentials, dot segments in any
+    encoding) is covered by nothing.
+    """
+    if "\\" in url or any(character <= " " or character == "\x7f" for character in url):
+        return False
+    try:
+        base, target = urlsplit(base_url), urlsplit(url)
+        same_origin = _origin(base) == _origin(target)
+    except ValueError:
+        return False
+    if not same_origin or "@" in target.netloc or _has_dot_segments(target.path):
+        return False
+    prefix = base.path.rstrip("/")
+    return target.path == prefix or target.path.startswith(f"{prefix}/")
+
+
+def resolve(base_url: str, url: str) -> str:
+    """Return the absolute URL of ``url``: a path under ``base_url``, or an absolute URL that it covers.
+
+    Raises:
+        ValueError: It is neither; the message says why.
+    """
+    absolute = base_url.rstrip("/") + url if url.startswith("/") else url
+    if covers(base_url, absolute):
+        return absolute
+    if "://" not in absolute:
+        raise ValueError(f"{url!r} is neither a path that starts with '/' nor an absolute URL")
+    raise ValueError(f"{url!r} is not under {base_url}; dot segments, credentials and white space are refused as well")
+
+
+def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
+    scheme = parts.scheme
+    return scheme, parts.hostname, parts.port or _DEFAULT_PORTS.get(scheme)
+
+
+def _has_dot_segments(path: str) -> bool:
+    # Servers differ in how often they decode: look through every layer.
+    while "%" in path and (decoded := unquote(path, errors="replace")) != path:
+        path = decoded
+    return any(segment in {".", ".."} for segment in path.replace("\\", "/").split("/"))

@@ -1,0 +1,117 @@
+"""Settings: what the environment says, as ``CALLMILL_*`` variables."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from callmill.config.problems import describe
+from callmill.config.redaction import redacted
+from callmill.errors import ConfigurationError
+
+__all__ = ["Settings", "load_settings", "redacted"]
+
+_PREFIX = "CALLMILL_"
+_URL_FIELDS = frozenset({"redis_url", "broker_url", "limiter_url"})
+
+
+def checked_redis_url(url: str) -> str:
+    """Return the URL if it can name a Redis server.
+
+    Raises:
+        ValueError: It cannot; the message shows the form and never the password.
+    """
+    remedy = "write redis://[:password@]host:port/db, or rediss:// for TLS"
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        raise ValueError(f"is no Redis URL; {remedy}") from None
+    if parts.scheme not in {"redis", "rediss"} or not host:
+        raise ValueError(f"{redacted(url)!r} is no Redis URL; {remedy}")
+    if parts.path.strip("/") and not parts.path.strip("/").isdecimal():
+        raise ValueError(f"{redacted(url)!r} does not name a database by its number; {remedy}")
+    return url
+
+
+def _default_state_dir() -> Path:
+    state_home = os.environ.get("XDG_STATE_HOME", "")
+    # The XDG specification: a relative path is invalid and to be ignored.
+    home = Path(state_home) if state_home.startswith("/") else Path("~/.local/state").expanduser()
+    return home / "callmill"
+
+
+def _absolute(path: Path) -> Path:
+    return path.expanduser().absolute()
+
+
+def _lowered(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+RedisUrl = Annotated[str, AfterValidator(checked_redis_url)]
+UserPath = Annotated[Path, AfterValidator(_absolute)]
+
+
+class Settings(BaseSettings):
+    """What the environment says.
+
+    Attributes:
+        redis_url: Server of the ledger; None when it is left to the embedded server.
+        broker_url: Server of Celery's queues. Defaults to ``redis_url``.
+        limiter_url: Server of the limiter. Defaults to ``redis_url``.
+        apis: Path of the API profiles. Defaults to config/apis.toml, then ./apis.toml, whichever exists.
+        outcome_retention_hours: How long a finished batch and its outcomes are kept.
+        chunks_per_process: Chunks that one worker process executes at once.
+        calls_in_flight: Calls that one worker process has in flight at once, over all APIs.
+        shutdown_grace_s: Seconds that calls in flight get to finish when a worker is asked to stop.
+        state_dir: Where the embedded server keeps its data.
+        log_level: Least severe level that is logged.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
+
+    redis_url: RedisUrl | None = None
+    broker_url: RedisUrl | None = Field(default_factory=lambda known: known.get("redis_url"))
+    limiter_url: RedisUrl | None = Field(default_factory=lambda known: known.get("redis_url"))
+    apis: UserPath | None = None
+    outcome_retention_hours: float = Field(default=24, gt=0, allow_inf_nan=False)
+    chunks_per_process: int = Field(default=32, ge=1, le=1024)
+    calls_in_flight: int = Field(default=1000, ge=1)
+    shutdown_grace_s: float = Field(default=25, ge=0, allow_inf_nan=False)
+    state_dir: UserPath = Field(default_factory=_default_state_dir)
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lowered)] = "info"
+
+    def __repr_args__(self) -> list[tuple[str | None, Any]]:
+        return [
+            (name, redacted(value) if name in _URL_FIELDS and value else value)
+            for name, value in super().__repr_args__()
+        ]
+
+
+def load_settings(*, redis_url: str | None = None) -> Settings:
+    """Read the environment as it is now; a ``redis_url`` given here wins over the variable.
+
+    Raises:
+        ConfigurationError: A variable is wrong; all wrong ones are named, one a line.
+    """
+    try:
+        return Settings() if redis_url is None else Settings(redis_url=redis_url)
+    except ValidationError as invalid:
+        problems = [
+            f"{_variable(error['loc'], given=redis_url is not None)}: {describe(error)}"
+            for error in invalid.errors(include_input=False, include_url=False)
+            # A URL that defaults to a wrong one is no second problem.
+            if error["type"] != "default_factory_not_called"
+        ]
+    raise ConfigurationError("\n".join(problems))
+
+
+def _variable(loc: tuple[int | str, ...], *, given: bool) -> str:
+    field = str(loc[0]) if loc else ""
+    return field if given and field == "redis_url" else _PREFIX + field.upper()
