@@ -1,0 +1,137 @@
+"""The Celery app: how hints travel. Celery's names and settings stay behind this module.
+
+Importing it needs neither Redis nor an environment; the settings are read when the app is first used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from celery.app.utils import Settings as CelerySettings
+
+from callmill.config.embedded_server import broker_url, redis_url
+from callmill.config.redis_connections import (
+    CLIENT_NAME,
+    CONNECT_TIMEOUT_S,
+    HEALTH_CHECK_INTERVAL_S,
+    SOCKET_TIMEOUT_S,
+)
+from callmill.config.settings import Settings, load_settings
+
+CALLS_QUEUE = "calls"
+"""Queue of the plain task, one call a message."""
+
+KEY_PREFIX = "callmill:"
+"""What every key of the broker and of task results begins with."""
+
+
+def lane_queue(api: str) -> str:
+    """Return the name of the queue that carries the hints for one API's chunks."""
+    return f"lane.{api}"
+
+
+class _OwnSettings(CelerySettings):  # type: ignore[misc] # celery ships no types
+    """Celery's settings, but blind to CELERY_BROKER_URL and its kin: those speak to another app in the same process."""
+
+    @property
+    def broker_url(self) -> str:
+        return str(self["broker_url"])
+
+    broker_read_url = broker_write_url = broker_url
+
+    @property
+    def result_backend(self) -> str:
+        return str(self["result_backend"])
+
+
+class _App(Celery):  # type: ignore[misc] # celery ships no types
+    """A Celery app that reads Callmill's settings at its first use; when that fails, the next use tries again."""
+
+    def prepare_config(self, _: object) -> Any:
+        return super().prepare_config(celery_configuration(load_settings()))
+
+    def _load_config(self) -> Any:
+        conf = super()._load_config()
+        # The class is built into Celery's loading; there is no other seam. Plain assignment would set a Celery setting.
+        object.__setattr__(conf, "__class__", _OwnSettings)
+        return conf
+
+
+def celery_configuration(settings: Settings) -> dict[str, Any]:
+    """Return Celery's configuration.
+
+    Raises:
+        ServerNotFoundError: No Redis is configured and no embedded server runs.
+    """
+    return {
+        "broker_url": broker_url(settings),
+        "result_backend": redis_url(settings),
+        "worker_concurrency": settings.chunks_per_process,
+        **_BROKER,
+        **_RESULTS,
+        **_TASKS,
+        **_WORKER,
+    }
+
+
+_BROKER = {
+    "broker_transport_options": {
+        # A backstop only: chunks have leases of their own, and these are short.
+        "visibility_timeout": 3600,
+        "unacked_restore_interval": 5,
+        "unacked_restore_throttle": 1,
+        "unacked_mutex_expire": 15,
+        "health_check_interval": 5,
+        "socket_timeout": SOCKET_TIMEOUT_S,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "socket_keepalive": True,
+        "global_keyprefix": KEY_PREFIX,
+        "client_name": CLIENT_NAME,
+        # No retry_on_timeout: it forbids kombu's batch publishing, and a replayed LPUSH is a message twice.
+    },
+    # Without it a failover to a replica ends the worker: "Unrecoverable error: ReadOnlyError".
+    "broker_channel_error_retry": True,
+    "broker_connection_retry": True,
+    "broker_connection_retry_on_startup": True,
+    "broker_connection_max_retries": None,
+    "broker_connection_timeout": CONNECT_TIMEOUT_S,
+    "broker_pool_limit": 64,
+    "broker_pool_acquire_timeout": 10,
+}
+
+_RESULTS = {
+    "result_backend_transport_options": {"global_keyprefix": KEY_PREFIX},
+    "result_expires": 24 * 3600,
+    "result_backend_always_retry": True,
+    "redis_socket_timeout": SOCKET_TIMEOUT_S,
+    "redis_socket_connect_timeout": CONNECT_TIMEOUT_S,
+    "redis_socket_keepalive": True,
+    "redis_backend_health_check_interval": HEALTH_CHECK_INTERVAL_S,
+    "redis_client_name": CLIENT_NAME,
+}
+
+_TASKS = {
+    "task_default_queue": CALLS_QUEUE,
+    "task_acks_late": True,
+    "task_ignore_result": True,
+    "task_serializer": "json",
+    "result_serializer": "json",
+    "accept_content": ["json"],
+    "enable_utc": True,
+    "timezone": "UTC",
+}
+
+_WORKER = {
+    "worker_pool": "callmill.workers.pool:TaskPool",
+    "worker_prefetch_multiplier": 1,
+    "worker_disable_rate_limits": True,
+    # Waiting tasks of other people's chains sit in worker memory: bounded.
+    "worker_eta_task_limit": 1000,
+    # Calls go on through a broken broker connection; their outcomes need the ledger only.
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+    "worker_hijack_root_logger": False,
+    "worker_redirect_stdouts": False,
+}
+
+app = _App("callmill", set_as_current=False)

@@ -1,0 +1,267 @@
+"""The directory that an embedded server lives in, and the rules by which it starts, is found and ends.
+
+    server.json        0600: url, pid, started (unix seconds); where clients find the server
+    server.lock        held by whoever starts or stops the server: one at a time
+    redis/             the data and the log
+    redis/server.conf  0600: port and password, kept over restarts so that clients find their way back
+    redis/alive.lock   held by the server process itself, through an inherited descriptor, for as long as it lives
+
+Invariant: a server works on the data if and only if ``alive.lock`` is held. The kernel gives the lock back when the
+process is gone, however it went; a process id or a port may belong to a stranger by then.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import socket
+import subprocess
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+
+import msgspec
+import redis
+
+from callmill.config.file_lock import FileLock, is_locked
+from callmill.config.redis_connections import connect_blocking
+from callmill.config.server_binary import find_server_binary
+from callmill.errors import ConfigurationError, RedisUnavailableError
+
+START_TIMEOUT_S = 60.0
+"""How long a server may take to read its append-only file."""
+STOP_TIMEOUT_S = 20.0
+_POLL_S = 0.01
+_PORT_ATTEMPTS = 5
+_LOG_LINES = 10
+_CONFIGURATION = """\
+# Written by Callmill at every start of the embedded server.
+bind 127.0.0.1
+port {port}
+requirepass {password}
+protected-mode yes
+daemonize yes
+dir {directory}
+logfile {log}
+appendonly yes
+appendfsync everysec
+save ""
+maxmemory-policy noeviction
+"""
+_ENDPOINT = re.compile(r"^port (?P<port>\d+)\nrequirepass (?P<password>[0-9a-f]+)$", re.MULTILINE)
+
+
+class ServerFile(msgspec.Struct, frozen=True):
+    """What ``server.json`` says: where the server is, its process, and when it started (unix seconds)."""
+
+    url: str
+    pid: int
+    started: float
+
+
+class _Endpoint(msgspec.Struct, frozen=True):
+    port: int
+    password: str
+
+    @property
+    def url(self) -> str:
+        return f"redis://:{self.password}@127.0.0.1:{self.port}/0"
+
+
+class ServerHome:
+    """The directory of one embedded server."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+        self._data = state_dir / "redis"
+        self._alive = self._data / "alive.lock"
+        self._configuration = self._data / "server.conf"
+        self._log = self._data / "server.log"
+        self._published = state_dir / "server.json"
+
+    def running_url(self) -> str | None:
+        """Return the URL of the server that lives here and answers (or still reads its data), else None."""
+        server = self._server_file()
+        if server is None or not is_locked(self._alive):
+            return None
+        try:
+            _pid_of(server.url)
+        except redis.BusyLoadingError:
+            return server.url
+        except redis.RedisError:
+            return None
+        return server.url
+
+    def start(self) -> tuple[ServerFile, bool]:
+        """Return the server that lives here, and whether this call started it.
+
+        Raises:
+            ConfigurationError: The directory cannot be used.
+            ServerNotFoundError: There is no server program on this machine.
+            RedisUnavailableError: The server does not start, or does not answer.
+        """
+        self._make_directories()
+        with self._turn(START_TIMEOUT_S):
+            endpoint = self._endpoint()
+            if endpoint is not None and (pid := self._await_answer(endpoint)) is not None:
+                return self._publish(endpoint, pid), False
+            return self._launch(endpoint), True
+
+    def stop(self, pid: int) -> None:
+        """End the server if it still is the process ``pid``; everything acknowledged is on disk then.
+
+        Raises:
+            RedisUnavailableError: It did not end in time.
+        """
+        with self._turn(STOP_TIMEOUT_S):
+            server = self._server_file()
+            if server is None or server.pid != pid:
+                return
+            # It may be gone already, or go without a last word: what counts is that the lock is given back.
+            with closing(connect_blocking(server.url)) as client, suppress(redis.RedisError):
+                client.shutdown(nosave=True)
+            deadline = time.monotonic() + STOP_TIMEOUT_S
+            while is_locked(self._alive):
+                if time.monotonic() > deadline:
+                    raise RedisUnavailableError(f"the embedded server (process {pid}) does not end; {self._log_tail()}")
+                time.sleep(_POLL_S)
+            self._published.unlink(missing_ok=True)
+
+    def _make_directories(self) -> None:
+        try:
+            self._state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._data.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"CALLMILL_STATE_DIR: {self._state_dir} cannot be used: {error.strerror}; name a directory of your own"
+            ) from error
+
+    def _turn(self, timeout_s: float) -> FileLock:
+        return FileLock(self._state_dir / "server.lock", timeout_s, "starting or stopping the embedded server")
+
+    def _server_file(self) -> ServerFile | None:
+        try:
+            return msgspec.json.decode(self._published.read_bytes(), type=ServerFile)
+        except (OSError, msgspec.DecodeError):
+            return None
+
+    def _endpoint(self) -> _Endpoint | None:
+        try:
+            match = _ENDPOINT.search(self._configuration.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError):
+            return None
+        return None if match is None else _Endpoint(int(match["port"]), match["password"])
+
+    def _launch(self, previous: _Endpoint | None) -> ServerFile:
+        endpoint = previous or _Endpoint(_free_port(), secrets.token_hex(32))
+        for _ in range(_PORT_ATTEMPTS):
+            if not _is_free(endpoint.port):
+                endpoint = _Endpoint(_free_port(), endpoint.password)
+            self._spawn(endpoint)
+            if (pid := self._await_answer(endpoint)) is not None:
+                return self._publish(endpoint, pid)
+            if _is_free(endpoint.port):
+                break
+        raise RedisUnavailableError(f"the embedded server does not start; {self._log_tail()}")
+
+    def _spawn(self, endpoint: _Endpoint) -> None:
+        binary = find_server_binary()
+        self._write_private(self._configuration, self._configuration_text(endpoint))
+        with FileLock(self._alive, START_TIMEOUT_S, f"working on {self._data}") as lock:
+            # The server forks itself away and keeps the descriptor, and with it the lock, when ours is closed.
+            result = subprocess.run(  # noqa: S603 - our own server, no shell
+                [binary, self._configuration],
+                pass_fds=(lock.descriptor,),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                # Its environment would show this process's secrets for as long as it lives.
+                env={name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ},
+                start_new_session=True,
+                check=False,
+            )
+        if result.returncode:
+            said = result.stdout.decode(errors="replace").strip().replace(endpoint.password, "***")
+            raise RedisUnavailableError(f"the embedded server does not start: {binary} says: {said}")
+
+    def _await_answer(self, endpoint: _Endpoint) -> int | None:
+        """Return the server's process id once it answers; None when no server lives here.
+
+        Raises:
+            RedisUnavailableError: One lives but does not answer.
+        """
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while is_locked(self._alive):
+            with suppress(redis.RedisError):
+                return _pid_of(endpoint.url)
+            if time.monotonic() > deadline:
+                raise RedisUnavailableError(
+                    f"a server works on {self._data} but does not answer on port {endpoint.port}; end it first; "
+                    f"{self._log_tail()}"
+                )
+            time.sleep(_POLL_S)
+        return None
+
+    def _publish(self, endpoint: _Endpoint, pid: int) -> ServerFile:
+        server = self._server_file()
+        if server is None or (server.url, server.pid) != (endpoint.url, pid):
+            server = ServerFile(endpoint.url, pid, time.time())
+            self._write_private(self._published, msgspec.json.encode(server).decode())
+        return server
+
+    def _configuration_text(self, endpoint: _Endpoint) -> str:
+        return _CONFIGURATION.format(
+            port=endpoint.port, password=endpoint.password, directory=_quoted(self._data), log=_quoted(self._log)
+        )
+
+    def _write_private(self, path: Path, text: str) -> None:
+        """Replace the file as a whole; no other user can read it at any moment."""
+        draft = path.with_name(f"{path.name}.new")
+        draft.unlink(missing_ok=True)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+
+    def _log_tail(self) -> str:
+        try:
+            lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
+        except OSError:
+            return f"it wrote no log to {self._log}"
+        return "\n".join([f"the end of {self._log}:", *lines])
+
+
+def _pid_of(url: str) -> int:
+    """Return the process id of the server at the URL; that it takes the password proves it to be ours.
+
+    Raises:
+        redis.RedisError: No server, a stranger, or one that is not ready.
+    """
+    with closing(connect_blocking(url)) as client:
+        return int(client.info("server")["process_id"])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As the server does it: connections of the one before may linger.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def _quoted(path: Path) -> str:
+    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
