@@ -32,7 +32,7 @@ class Batches:
         self._redis = session.redis
 
     async def create(self, name: str, *, retention_ms: int, batch_id: str | None = None) -> str:
-        """Open a new batch and return its id."""
+        """Open a new batch and return its id; its outcomes are kept ``retention_ms`` after its end."""
         batch_id = batch_id or secrets.token_hex(6)
         now_ms = int(time.time() * 1000)  # for display and listing only; every decision uses the clock of Redis
         pipeline = self._redis.pipeline(transaction=True)

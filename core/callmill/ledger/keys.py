@@ -17,7 +17,7 @@ DUE = f"{PREFIX}due"
 APIS = f"{PREFIX}apis"
 """HASH: API name -> public facts (JSON) that workers announced."""
 WORKERS = f"{PREFIX}workers"
-"""ZSET: worker id -> when its announcement ends (ms)."""
+"""ZSET: worker id -> when it last reported (ms)."""
 RECONCILER_LOCK = f"{PREFIX}reconciler"
 """STRING with expiry: the worker that reconciles now."""
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-_RATIO = 1.05
-_LOG_RATIO = math.log(_RATIO)
+_LOG_RATIO = math.log(1.05)
 
 
 def bucket(latency_us: int) -> int:
@@ -20,5 +19,5 @@ def quantile_s(counts: Mapping[int, int], share: float) -> float | None:
     for number in sorted(counts):
         seen += counts[number]
         if seen >= rank:
-            return _RATIO ** (number + 0.5) / 1e6
+            return math.exp((number + 0.5) * _LOG_RATIO) / 1e6
     return None

@@ -1,0 +1,65 @@
+"""Hints: the Celery messages that tell workers which chunks wait for them.
+
+A hint carries no payload and may be lost or come twice: the ledger is the truth, a claim decides, and the reconciler
+publishes again what was lost.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from callmill.config.celery import app, lane_queue
+from callmill.errors import RedisUnavailableError
+from callmill.ledger.keys import ChunkRef
+
+RUN_CHUNK = "callmill.run_chunk"
+"""Name of the task that executes a chunk; its arguments are batch id, chunk number and API."""
+
+_AT_ONCE = 500
+
+
+class HintPublisher:
+    """Publishes hints over a broker connection of its own. Blocking; safe to use from several threads."""
+
+    def __init__(self, broker_url: str) -> None:
+        self._lock = threading.Lock()
+        self._connection = app.connection_for_write(broker_url)
+
+    def publish(self, refs: Sequence[ChunkRef], *, label: str = "") -> None:
+        """Publish one hint per chunk, pipelined.
+
+        Args:
+            refs: The chunks.
+            label: What Flower shows in front of the chunk: the batch's name.
+
+        Raises:
+            RedisUnavailableError: The broker cannot be reached; some hints may be out.
+        """
+        if not refs:
+            return
+        with self._lock:
+            try:
+                with app.amqp.Producer(self._connection, auto_declare=False) as producer, producer.batch(_AT_ONCE):
+                    for ref in refs:
+                        self._send(producer, ref, label)
+            except self._connection.connection_errors + self._connection.channel_errors as error:
+                self._connection.close()  # the next publish connects afresh
+                raise RedisUnavailableError(f"the broker cannot be reached: {error}") from error
+
+    def close(self) -> None:
+        """Close the connection. It opens again when used again."""
+        self._connection.close()
+
+    @staticmethod
+    def _send(producer: object, ref: ChunkRef, label: str) -> None:
+        shown = f"{label or ref.batch_id} · {ref.api} · chunk {ref.number}"
+        message = app.amqp.as_task_v2(
+            f"{ref.batch_id}:{ref.number}",
+            RUN_CHUNK,
+            args=(ref.batch_id, ref.number, ref.api),
+            argsrepr=shown,
+            kwargsrepr="",
+            ignore_result=True,
+        )
+        app.amqp.send_task_message(producer, RUN_CHUNK, message, queue=lane_queue(ref.api), declare=(), retry=False)

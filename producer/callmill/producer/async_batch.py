@@ -1,0 +1,111 @@
+"""AsyncBatch: one batch, as its producer or any other process steers and reads it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+
+from callmill.errors import BatchStateError, WaitTimeoutError
+from callmill.jobs import Outcome
+from callmill.ledger.batches import FIRST, Batches
+from callmill.producer.connection import Connection
+from callmill.producer.progress import Progress, read_progress
+from callmill.producer.submission import publish_hints, start_parked
+
+_POLL_S = 0.1
+
+
+class AsyncBatch:
+    """A submitted batch.
+
+    Attributes:
+        id: Names the batch in other processes and on other days.
+        name: As given to ``submit``.
+    """
+
+    def __init__(self, connection: Callable[[], Connection], batch_id: str, name: str) -> None:
+        self.id = batch_id
+        self.name = name
+        self._connection = connection
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id} {self.name!r}>"
+
+    async def progress(self) -> Progress:
+        """Return how far the batch is, and what limits it now.
+
+        Raises:
+            BatchNotFoundError: It was deleted, or its retention is over.
+        """
+        connection = self._connection()
+        return await read_progress(connection.batches, connection.fleet, self.id, int(time.time() * 1000))
+
+    async def wait(self, timeout: float | timedelta | None = None) -> Progress:  # noqa: ASYNC109 - the public contract
+        """Wait until the batch is over and return its last progress.
+
+        Args:
+            timeout: Seconds; None waits for ever.
+
+        Raises:
+            WaitTimeoutError: It was not over in time; it goes on.
+        """
+        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        try:
+            async with asyncio.timeout(seconds):
+                while not (await self._batches.record(self.id)).ended:  # noqa: ASYNC110 - the event is in another process
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError as error:
+            raise WaitTimeoutError(f"batch {self.id} is not over after {seconds} s; it goes on") from error
+        return await self.progress()
+
+    async def outcomes(self, after: str | None = None) -> AsyncIterator[Outcome]:
+        """Yield every outcome as it is recorded, until the batch is over.
+
+        Args:
+            after: ``Outcome.cursor`` of the last outcome that is known; from the beginning when left out.
+        """
+        async for bundle in self.bundles(after):
+            for outcome in bundle:
+                yield outcome
+
+    def bundles(self, after: str | None = None) -> AsyncIterator[list[Outcome]]:
+        """Yield outcomes as ``outcomes`` does, as many at a time as were recorded together."""
+        return self._batches.outcomes(self.id, after or FIRST)
+
+    async def release(self, cursor: str) -> None:
+        """Drop the outcomes up to ``Outcome.cursor`` from Redis, so that it stays small. They cannot be read again."""
+        await self._batches.release(self.id, cursor)
+
+    async def pause(self) -> None:
+        """Start no further calls of this batch; those in flight finish and are recorded."""
+        await self._control("paused")
+
+    async def resume(self) -> None:
+        """Go on after a pause."""
+        await self._control("run")
+        if (await self._batches.record(self.id)).sealed:
+            await start_parked(self._batches, self._connection().hints, self.id, self.name)
+
+    async def cancel(self) -> None:
+        """End the batch: calls in flight finish and are recorded, the rest never start. Final."""
+        await self._control("cancelled")
+
+    async def retry_failed(self) -> int:
+        """Run every failed job again and return how many; each gets a further outcome when it is done."""
+        jobs, refs = await self._batches.retry_failed(self.id)
+        await publish_hints(self._connection().hints, refs, self.name)
+        return jobs
+
+    async def delete(self) -> None:
+        """Remove the batch, its jobs and its outcomes from Redis. Calls in flight are not recorded."""
+        await self._batches.delete(self.id)
+
+    @property
+    def _batches(self) -> Batches:
+        return self._connection().batches
+
+    async def _control(self, control: str) -> None:
+        if not await self._batches.control(self.id, control):
+            raise BatchStateError(f"batch {self.id} is over; it cannot be changed to {control!r}")

@@ -1,0 +1,171 @@
+"""AsyncClient: submits jobs and finds batches again. The one implementation; Client is its synchronous face."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterable, Iterable
+from types import TracebackType
+from typing import Literal, Self
+
+from callmill.config.embedded_server import redis_url as find_redis_url
+from callmill.config.redis_connections import connect
+from callmill.config.settings import load_settings
+from callmill.errors import BatchStateError, InternalError
+from callmill.jobs import Job, Outcome
+from callmill.ledger.batches import Batches
+from callmill.ledger.fleet import Fleet
+from callmill.ledger.hints import HintPublisher
+from callmill.ledger.session import LedgerSession
+from callmill.producer.async_batch import AsyncBatch
+from callmill.producer.connection import Connection
+from callmill.producer.known_apis import KnownApis
+from callmill.producer.packing import JobPacker
+from callmill.producer.progress import Progress, read_progress
+from callmill.producer.submission import Submission
+
+Start = Literal["sealed", "at once"]
+"""When jobs start to run: once all of them are accepted, or as soon as each is written."""
+
+_KNOWN_APIS_FOR_S = 5.0
+
+
+class AsyncClient:
+    """A producer's connection to Callmill, for one event loop at a time.
+
+    Args:
+        redis_url: The ledger's Redis; ``CALLMILL_REDIS_URL`` when left out, else the embedded server if it runs.
+
+    Raises:
+        ServerNotFoundError: Neither is there.
+        ConfigurationError: A setting is wrong.
+    """
+
+    def __init__(self, redis_url: str | None = None) -> None:
+        self._settings = load_settings(redis_url=redis_url)
+        self._redis_url = find_redis_url(self._settings)
+        self._hints = HintPublisher(self._settings.broker_url or self._redis_url)
+        self._connection: Connection | None = None
+        self._known_apis: tuple[float, KnownApis] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def submit(
+        self,
+        jobs: Iterable[Job] | AsyncIterable[Job],
+        *,
+        name: str = "",
+        max_pending: int | None = None,
+        start: Start = "sealed",
+    ) -> AsyncBatch:
+        """Submit jobs as one batch, in constant memory however many they are.
+
+        Args:
+            jobs: Any iterable, or asynchronous iterable.
+            name: For people: shown by ``status``, ``watch`` and the dashboard.
+            max_pending: Hold back while more jobs than this wait for their outcome; jobs then start at once.
+            start: ``"sealed"``: no job runs before all are accepted. ``"at once"``: each as soon as it is written.
+
+        Raises:
+            JobError: A job is wrong. With ``start="sealed"`` nothing ran and nothing is kept.
+            RedisUnavailableError: Redis stayed away.
+        """
+        submission = await self.open_submission(name=name, max_pending=max_pending, start=start)
+        try:
+            if isinstance(jobs, AsyncIterable):
+                async for job in jobs:
+                    if submission.add(job):
+                        await submission.flush()
+            else:
+                for job in jobs:
+                    if submission.add(job):
+                        await submission.flush()
+            await submission.seal()
+        except BaseException:
+            await submission.discard()
+            raise
+        return AsyncBatch(self.connection, submission.batch_id, name)
+
+    async def open_submission(
+        self, *, name: str = "", max_pending: int | None = None, start: Start = "sealed", batch_id: str | None = None
+    ) -> Submission:
+        """Begin a batch that is filled step by step, or go on with one that was left open (``batch_id``).
+
+        Raises:
+            BatchStateError: The batch to go on with is not open any more.
+        """
+        connection = self.connection()
+        written_jobs = written_chunks = 0
+        if batch_id is None:
+            retention_ms = int(self._settings.outcome_retention_hours * 3_600_000)
+            batch_id = await connection.batches.create(name, retention_ms=retention_ms)
+        else:
+            record = await connection.batches.record(batch_id)
+            if record.sealed or record.ended:
+                raise BatchStateError(f"batch {batch_id} is {record.state}: it takes no more jobs")
+            name, written_jobs, written_chunks = record.name, record.total, record.chunks
+        return Submission(
+            connection.batches,
+            connection.hints,
+            JobPacker((await self._apis(connection.fleet)).find),
+            batch_id,
+            name=name,
+            start_at_once=start == "at once",
+            max_pending=max_pending,
+            written_jobs=written_jobs,
+            written_chunks=written_chunks,
+        )
+
+    async def batch(self, batch_id: str) -> AsyncBatch:
+        """Attach to a batch from another process or another day.
+
+        Raises:
+            BatchNotFoundError: There is no such batch.
+        """
+        record = await self.connection().batches.record(batch_id)
+        return AsyncBatch(self.connection, record.id, record.name)
+
+    async def batches(self, limit: int = 20) -> list[Progress]:
+        """Return the progress of the newest batches."""
+        connection = self.connection()
+        now_ms = int(time.time() * 1000)
+        return [
+            await read_progress(connection.batches, connection.fleet, record.id, now_ms)
+            for record in await connection.batches.recent(limit)
+        ]
+
+    async def call(self, job: Job) -> Outcome:
+        """Make one call: submit it, wait, and return its outcome. Nothing of it stays in Redis."""
+        batch = await self.submit([job], name="call", start="at once")
+        async for outcome in batch.outcomes():
+            await batch.delete()
+            return outcome
+        raise InternalError(f"batch {batch.id} ended without an outcome")
+
+    async def aclose(self) -> None:
+        """Close the connections. The client connects again when used again."""
+        self._hints.close()
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await connection.redis.aclose()
+
+    def connection(self) -> Connection:
+        """Return the connection that belongs to the running event loop."""
+        loop = asyncio.get_running_loop()
+        if self._connection is None or self._connection.loop is not loop:
+            redis = connect(self._redis_url)
+            session = LedgerSession(redis)
+            self._connection = Connection(loop, redis, Batches(session), Fleet(session), self._hints)
+        return self._connection
+
+    async def _apis(self, fleet: Fleet) -> KnownApis:
+        now = time.monotonic()
+        if self._known_apis is None or now - self._known_apis[0] > _KNOWN_APIS_FOR_S:
+            self._known_apis = (now, await KnownApis.load(fleet, self._settings))
+        return self._known_apis[1]

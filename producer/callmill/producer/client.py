@@ -1,0 +1,143 @@
+"""Client and Batch: the synchronous face of AsyncClient and AsyncBatch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+
+from callmill.jobs import Job, Outcome
+from callmill.producer.async_batch import AsyncBatch
+from callmill.producer.async_client import AsyncClient, Start
+from callmill.producer.event_loop_thread import EventLoopThread
+from callmill.producer.progress import Progress
+
+
+class Client:
+    """A producer's connection to Callmill, usable from any thread and after a fork.
+
+    Args:
+        redis_url: The ledger's Redis; ``CALLMILL_REDIS_URL`` when left out, else the embedded server if it runs.
+
+    Raises:
+        ServerNotFoundError: Neither is there.
+        ConfigurationError: A setting is wrong.
+    """
+
+    def __init__(self, redis_url: str | None = None) -> None:
+        self._redis_url = redis_url
+        self.async_client()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def submit(
+        self, jobs: Iterable[Job], *, name: str = "", max_pending: int | None = None, start: Start = "sealed"
+    ) -> Batch:
+        """Submit jobs as one batch, in constant memory however many; see ``AsyncClient.submit``.
+
+        The iterable is read in the calling thread.
+        """
+        client, run = self.async_client(), EventLoopThread.shared().run
+        submission = run(client.open_submission(name=name, max_pending=max_pending, start=start))
+        try:
+            for job in jobs:
+                if submission.add(job):
+                    run(submission.flush())
+            run(submission.seal())
+        except BaseException:
+            run(submission.discard())
+            raise
+        return Batch(self, submission.batch_id, name)
+
+    def batch(self, batch_id: str) -> Batch:
+        """Attach to a batch from another process or another day.
+
+        Raises:
+            BatchNotFoundError: There is no such batch.
+        """
+        batch = EventLoopThread.shared().run(self.async_client().batch(batch_id))
+        return Batch(self, batch.id, batch.name)
+
+    def batches(self, limit: int = 20) -> list[Progress]:
+        """Return the progress of the newest batches."""
+        return EventLoopThread.shared().run(self.async_client().batches(limit))
+
+    def call(self, job: Job) -> Outcome:
+        """Make one call: submit it, wait, and return its outcome."""
+        return EventLoopThread.shared().run(self.async_client().call(job))
+
+    def close(self) -> None:
+        """Close the connections. The client connects again when used again."""
+        EventLoopThread.shared().run(self.async_client().aclose())
+
+    def async_client(self) -> AsyncClient:
+        """Return the client behind this one, of the process that asks."""
+        # Sockets must not be shared over a fork.
+        if getattr(self, "_pid", None) != os.getpid():
+            self._async_client, self._pid = AsyncClient(self._redis_url), os.getpid()
+        return self._async_client
+
+
+class Batch:
+    """A submitted batch; see ``AsyncBatch``."""
+
+    def __init__(self, client: Client, batch_id: str, name: str) -> None:
+        self.id = batch_id
+        self.name = name
+        self._client = client
+
+    @property
+    def _batch(self) -> AsyncBatch:
+        return AsyncBatch(self._client.async_client().connection, self.id, self.name)
+
+    def __repr__(self) -> str:
+        return f"<Batch {self.id} {self.name!r}>"
+
+    def progress(self) -> Progress:
+        """Return how far the batch is, and what limits it now."""
+        return EventLoopThread.shared().run(self._batch.progress())
+
+    def wait(self, timeout: float | timedelta | None = None) -> Progress:
+        """Wait until the batch is over and return its last progress.
+
+        Raises:
+            WaitTimeoutError: It was not over in time; it goes on.
+        """
+        return EventLoopThread.shared().run(self._batch.wait(timeout))
+
+    def outcomes(self, after: str | None = None) -> Iterator[Outcome]:
+        """Yield every outcome as it is recorded, until the batch is over; see ``AsyncBatch.outcomes``."""
+        for bundle in EventLoopThread.shared().iterate(self._batch.bundles(after)):
+            yield from bundle
+
+    def release(self, cursor: str) -> None:
+        """Drop the outcomes up to ``Outcome.cursor`` from Redis, so that it stays small."""
+        EventLoopThread.shared().run(self._batch.release(cursor))
+
+    def pause(self) -> None:
+        """Start no further calls of this batch; those in flight finish and are recorded."""
+        EventLoopThread.shared().run(self._batch.pause())
+
+    def resume(self) -> None:
+        """Go on after a pause."""
+        EventLoopThread.shared().run(self._batch.resume())
+
+    def cancel(self) -> None:
+        """End the batch: calls in flight finish and are recorded, the rest never start. Final."""
+        EventLoopThread.shared().run(self._batch.cancel())
+
+    def retry_failed(self) -> int:
+        """Run every failed job again and return how many."""
+        return EventLoopThread.shared().run(self._batch.retry_failed())
+
+    def delete(self) -> None:
+        """Remove the batch, its jobs and its outcomes from Redis."""
+        EventLoopThread.shared().run(self._batch.delete())

@@ -1,0 +1,106 @@
+"""Progress of a batch, and what holds it back now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from callmill.ledger.batches import Batches
+from callmill.ledger.fleet import Fleet, LaneStatus, WorkerStatus
+from callmill.ledger.records import BatchRecord, BatchState
+
+_SHARES = (0.5, 0.95, 0.99)
+
+
+class Progress(Struct, frozen=True, kw_only=True):
+    """How far a batch is.
+
+    Attributes:
+        total: Jobs submitted so far; final once ``sealed``.
+        done: Jobs that have their outcome.
+        retries: Calls repeated after a failure.
+        calls: HTTP calls made.
+        throttled: Calls that the API answered with 429.
+        rate: Outcomes per second over the last ten seconds.
+        eta: Seconds until the end at that rate; None when it cannot be told.
+        limited_by: What holds the batch back now, in words.
+        p50: Latency of its calls in seconds, as are ``p95`` and ``p99``; None before the first.
+        elapsed: Seconds since it was submitted, until its end.
+    """
+
+    id: str
+    name: str
+    state: BatchState
+    sealed: bool
+    ended: bool
+    total: int
+    done: int
+    succeeded: int
+    failed: int
+    retries: int
+    calls: int
+    throttled: int
+    rate: float
+    eta: float | None
+    limited_by: str
+    p50: float | None
+    p95: float | None
+    p99: float | None
+    elapsed: float
+
+
+async def read_progress(batches: Batches, fleet: Fleet, batch_id: str, now_ms: int) -> Progress:
+    """Return the batch's progress as the ledger has it."""
+    record = await batches.record(batch_id)
+    rate = 0.0 if record.ended else await batches.rate_per_s(batch_id)
+    p50, p95, p99 = await batches.latency_quantiles_s(batch_id, _SHARES)
+    workers = [] if record.ended else await fleet.workers()
+    return Progress(
+        id=record.id,
+        name=record.name,
+        state=record.state,
+        sealed=record.sealed,
+        ended=record.ended,
+        total=record.total,
+        done=record.recorded,
+        succeeded=record.succeeded,
+        failed=record.failed,
+        retries=record.retries,
+        calls=record.calls,
+        throttled=record.throttled,
+        rate=rate,
+        eta=(record.total - record.recorded) / rate if rate and record.sealed else None,
+        limited_by=what_limits(record, workers),
+        p50=p50,
+        p95=p95,
+        p99=p99,
+        elapsed=max(0, (record.ended_ms or now_ms) - record.created_ms) / 1000,
+    )
+
+
+def what_limits(record: BatchRecord, workers: Sequence[WorkerStatus]) -> str:
+    """Say in a few words what holds a batch back now."""
+    if record.ended:
+        return "nothing: the batch is over"
+    if record.state in {BatchState.PAUSED, BatchState.CANCELLED}:
+        return f"the batch is {record.state}"
+    unserved = [api for api in record.apis if not any(api in worker.apis for worker in workers)]
+    if unserved:
+        return f"no worker serves {', '.join(unserved)}: start one with `callmill worker`"
+    lanes = [lane for worker in workers for lane in worker.lanes if lane.api in record.apis]
+    return _what_limits_lanes(record, lanes)
+
+
+def _what_limits_lanes(record: BatchRecord, lanes: Sequence[LaneStatus]) -> str:
+    paused = max(lanes, key=lambda lane: lane.paused_s, default=None)
+    if paused is not None and paused.paused_s > 0:
+        return f"{paused.api} is paused for {paused.paused_s:.0f} s: {paused.pause_reason}"
+    limited = [f"{lane.api} {lane.limited_by}" for lane in lanes if lane.limited_by]
+    if limited:
+        return f"limit {max(set(limited), key=limited.count)}"
+    if any(lane.in_flight for lane in lanes):
+        return "the API's latency" if not any(lane.waiting for lane in lanes) else "workers: more would help"
+    if record.total == record.recorded:
+        return "the producer: no jobs left to do"
+    return "workers are busy with other work" if lanes else "workers are about to start"

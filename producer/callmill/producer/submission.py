@@ -1,0 +1,165 @@
+"""Submission: a batch while its jobs are written."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from callmill.errors import RedisUnavailableError
+from callmill.jobs import Job
+from callmill.jobs.wire import encode_chunk
+from callmill.ledger.batches import Batches
+from callmill.ledger.hints import HintPublisher
+from callmill.ledger.keys import ChunkRef
+from callmill.ledger.records import BatchState
+from callmill.producer.packing import ChunkBuilder, JobPacker
+
+log = logging.getLogger(__name__)
+
+WINDOW_JOBS = 4_000
+WINDOW_BYTES = 4 * 1024 * 1024
+"""Jobs or bytes gathered before they are written: what is written is always a prefix of what was given."""
+
+_RETRY_DELAYS_S = (0.1, 0.3, 1, 2, 4, 8)
+_PENDING_POLL_S = 0.05
+
+
+class Submission:
+    """Writes jobs into an open batch, chunk by chunk, and seals it.
+
+    ``add`` touches no network and may be called from any thread; the rest belongs to one event loop.
+    """
+
+    def __init__(
+        self,
+        batches: Batches,
+        hints: HintPublisher,
+        packer: JobPacker,
+        batch_id: str,
+        *,
+        name: str,
+        start_at_once: bool,
+        max_pending: int | None,
+        written_jobs: int = 0,
+        written_chunks: int = 0,
+    ) -> None:
+        self.batch_id = batch_id
+        self._batches = batches
+        self._hints = hints
+        self._packer = packer
+        self._name = name
+        self._start_at_once = start_at_once or max_pending is not None
+        self._max_pending = max_pending
+        self._position = self._written_jobs = written_jobs
+        self._written_chunks = written_chunks
+        self._known_apis: set[str] = set()
+        self._window_jobs = WINDOW_JOBS if max_pending is None else max(1, min(WINDOW_JOBS, max_pending // 4))
+        self._open: dict[str, ChunkBuilder] = {}
+        self._full: list[ChunkBuilder] = []
+        self._window_bytes = 0
+
+    def add(self, job: Job) -> bool:
+        """Check and keep a job; True when ``flush`` is due.
+
+        Raises:
+            JobError: Something about the job is wrong; nothing of it was kept.
+        """
+        wire, size_bytes = self._packer.pack(job, self._position)
+        builder = self._open.get(job.api)
+        if builder is None:
+            builder = self._open[job.api] = ChunkBuilder(job.api)
+        if builder.add(self._position, wire, size_bytes):
+            self._full.append(self._open.pop(job.api))
+        self._position += 1
+        self._window_bytes += size_bytes
+        return self._position - self._written_jobs >= self._window_jobs or self._window_bytes >= WINDOW_BYTES
+
+    async def flush(self) -> None:
+        """Write what was added, in one step, and publish its hints unless it waits for the seal.
+
+        Raises:
+            RedisUnavailableError: Redis stayed away; what was added is kept, and ``flush`` may be called again.
+        """
+        builders = [*self._full, *self._open.values()]
+        if not builders:
+            return
+        await self._note_apis()
+        await self._wait_for_room()
+        chunks = await asyncio.to_thread(_encode, builders)
+        await self._repeat(lambda: self._batches.add(self.batch_id, self._written_chunks, chunks, park=self._parks))
+        refs = [ChunkRef(self.batch_id, number, api) for number, (api, _) in enumerate(chunks, self._written_chunks)]
+        self._written_jobs = self._position
+        self._written_chunks += len(chunks)
+        self._full, self._open, self._window_bytes = [], {}, 0
+        if not self._parks:
+            await publish_hints(self._hints, refs, self._name)
+
+    async def seal(self) -> None:
+        """Write the rest, close the batch and start what waited for that."""
+        await self.flush()
+        await self._repeat(lambda: self._batches.seal(self.batch_id))
+        if self._parks:
+            await start_parked(self._batches, self._hints, self.batch_id, self._name)
+
+    async def discard(self) -> None:
+        """Undo the submission of a batch that was not to run before its seal; leave a started one as it is."""
+        if self._parks:
+            await self._batches.delete(self.batch_id)
+        else:
+            log.warning(
+                "batch left open: its submission failed",
+                extra={"action": "submission_failed", "batch": self.batch_id, "jobs": self._written_jobs},
+            )
+
+    @property
+    def _parks(self) -> bool:
+        return not self._start_at_once
+
+    async def _note_apis(self) -> None:
+        new = [api for api in self._packer.apis if api not in self._known_apis]
+        if new:
+            await self._repeat(lambda: self._batches.add_apis(self.batch_id, new))
+            self._known_apis.update(new)
+
+    async def _wait_for_room(self) -> None:
+        if self._max_pending is None:
+            return
+        room = self._max_pending - (self._position - self._written_jobs)
+        while True:
+            record = await self._batches.record(self.batch_id)
+            if record.total - record.recorded <= max(room, 0) or record.state is BatchState.CANCELLED:
+                return
+            await asyncio.sleep(_PENDING_POLL_S)
+
+    @staticmethod
+    async def _repeat(step: Callable[[], Awaitable[object]]) -> None:
+        """Run an idempotent step, again after a while when Redis is away."""
+        for delay_s in _RETRY_DELAYS_S:
+            try:
+                await step()
+            except RedisUnavailableError as error:
+                log.warning("Redis is away, trying again: %s", error, extra={"action": "submit_retry"})
+                await asyncio.sleep(delay_s)
+            else:
+                return
+        await step()
+
+
+async def start_parked(batches: Batches, hints: HintPublisher, batch_id: str, name: str) -> None:
+    """Queue every chunk that is held back and publish its hint."""
+    while refs := await batches.unpark(batch_id):
+        await publish_hints(hints, refs, name)
+
+
+async def publish_hints(hints: HintPublisher, refs: list[ChunkRef], name: str) -> None:
+    """Publish hints; without a broker the chunks stay queued in the ledger and workers find them there."""
+    try:
+        await asyncio.to_thread(hints.publish, refs, label=name)
+    except RedisUnavailableError as error:
+        log.warning("hints not published; workers will find the chunks: %s", error, extra={"action": "hints_lost"})
+
+
+def _encode(builders: list[ChunkBuilder]) -> list[tuple[str, bytes]]:
+    chunks = [builder.chunk() for builder in builders]
+    return [(chunk.api, encode_chunk(chunk)) for chunk in chunks]
