@@ -30,16 +30,18 @@ def connect(url: str) -> redis.asyncio.Redis:
     Raises:
         ConfigurationError: The URL is none of Redis.
     """
-    return redis.asyncio.Redis.from_url(_checked(url), retry=AsyncRetry(NoBackoff(), 0), **_options())
+    return redis.asyncio.Redis.from_url(_checked(url), retry=AsyncRetry(NoBackoff(), 0), **_options(SOCKET_TIMEOUT_S))
 
 
-def connect_blocking(url: str) -> redis.Redis:
+def connect_blocking(url: str, *, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> redis.Redis:
     """Return a client for threads; it connects on first use and must be closed with ``close()``.
+
+    ``socket_timeout_s`` is how long an answer may take.
 
     Raises:
         ConfigurationError: The URL is none of Redis.
     """
-    return redis.Redis.from_url(_checked(url), retry=Retry(NoBackoff(), 0), **_options())
+    return redis.Redis.from_url(_checked(url), retry=Retry(NoBackoff(), 0), **_options(socket_timeout_s))
 
 
 def _checked(url: str) -> str:
@@ -49,10 +51,10 @@ def _checked(url: str) -> str:
         raise ConfigurationError(str(error)) from None
 
 
-def _options() -> dict[str, Any]:
+def _options(socket_timeout_s: float) -> dict[str, Any]:
     return {
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
-        "socket_timeout": SOCKET_TIMEOUT_S,
+        "socket_timeout": socket_timeout_s,
         "socket_keepalive": True,
         "health_check_interval": HEALTH_CHECK_INTERVAL_S,
         "client_name": CLIENT_NAME,

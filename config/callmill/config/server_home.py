@@ -32,6 +32,7 @@ from callmill.errors import ConfigurationError, RedisUnavailableError
 START_TIMEOUT_S = 60.0
 """How long a server may take to read its append-only file."""
 STOP_TIMEOUT_S = 20.0
+ANSWER_TIMEOUT_S = 2.0
 _POLL_S = 0.01
 _PORT_ATTEMPTS = 5
 _LOG_LINES = 10
@@ -87,7 +88,8 @@ class ServerHome:
             return None
         try:
             _pid_of(server.url)
-        except redis.BusyLoadingError:
+        except (redis.BusyLoadingError, redis.TimeoutError):
+            # It lives, as the lock says; it is only busy.
             return server.url
         except redis.RedisError:
             return None
@@ -240,7 +242,9 @@ def _pid_of(url: str) -> int:
     Raises:
         redis.RedisError: No server, a stranger, or one that is not ready.
     """
-    with closing(connect_blocking(url)) as client:
+    with closing(connect_blocking(url, socket_timeout_s=ANSWER_TIMEOUT_S)) as client:
+        # INFO is answered while the data is still being read, PING is not.
+        client.ping()
         return int(client.info("server")["process_id"])
 
 

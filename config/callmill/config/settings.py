@@ -34,6 +34,8 @@ def checked_redis_url(url: str) -> str:
         raise ValueError(f"is no Redis URL; {remedy}") from None
     if parts.scheme not in {"redis", "rediss"} or not host:
         raise ValueError(f"{redacted(url)!r} is no Redis URL; {remedy}")
+    if any(not pair.startswith("ssl_") for pair in parts.query.split("&") if pair):
+        raise ValueError(f"{redacted(url)!r}: only ssl_... parameters may follow the '?'; the others are Callmill's")
     if parts.path.strip("/") and not parts.path.strip("/").isdecimal():
         raise ValueError(f"{redacted(url)!r} does not name a database by its number; {remedy}")
     return url
