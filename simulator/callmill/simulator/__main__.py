@@ -1,0 +1,5 @@
+"""``python -m callmill.simulator``."""
+
+from callmill.simulator.command import simulate
+
+simulate()
