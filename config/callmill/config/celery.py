@@ -48,14 +48,13 @@ class _OwnSettings(CelerySettings):  # type: ignore[misc] # celery ships no type
 class _App(Celery):  # type: ignore[misc] # celery ships no types
     """A Celery app that reads Callmill's settings at its first use; when that fails, the next use tries again."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Celery has no seam for the class of its settings. Plain assignment would set a Celery setting.
+        object.__setattr__(self.conf, "__class__", _OwnSettings)
+
     def prepare_config(self, _: object) -> Any:
         return super().prepare_config(celery_configuration(load_settings()))
-
-    def _load_config(self) -> Any:
-        conf = super()._load_config()
-        # The class is built into Celery's loading; there is no other seam. Plain assignment would set a Celery setting.
-        object.__setattr__(conf, "__class__", _OwnSettings)
-        return conf
 
 
 def celery_configuration(settings: Settings) -> dict[str, Any]:
