@@ -38,7 +38,13 @@ class _OwnSettings(CelerySettings):  # type: ignore[misc] # celery ships no type
     def broker_url(self) -> str:
         return str(self["broker_url"])
 
-    broker_read_url = broker_write_url = broker_url
+    @property
+    def broker_read_url(self) -> str:
+        return self.broker_url
+
+    @property
+    def broker_write_url(self) -> str:
+        return self.broker_url
 
     @property
     def result_backend(self) -> str:
@@ -53,7 +59,7 @@ class _App(Celery):  # type: ignore[misc] # celery ships no types
         # Celery has no seam for the class of its settings. Plain assignment would set a Celery setting.
         object.__setattr__(self.conf, "__class__", _OwnSettings)
 
-    def prepare_config(self, _: object) -> Any:
+    def prepare_config(self, c: object) -> Any:  # noqa: ARG002 - what another app would be configured by
         return super().prepare_config(celery_configuration(load_settings()))
 
 

@@ -92,10 +92,11 @@ def _profile(name: str, table: Any, path: Path) -> tuple[ApiProfile | None, list
 
 def _problem(error: ErrorDetails, table: dict[str, Any]) -> str:
     loc = error["loc"]
-    if error["type"] == "extra_forbidden":
-        model = _SUB_TABLES.get(str(loc[0]), ApiProfile) if len(loc) > 1 else ApiProfile
-        return f" {_key(loc, table)}: {unknown_key(str(loc[-1]), set(model.model_fields) - {'name'})}"
     key = _key(loc, table)
+    if error["type"] == "extra_forbidden":
+        *above, unknown = map(str, loc)
+        model = _SUB_TABLES[above[0]] if above else ApiProfile
+        return f" {key}: {unknown_key(unknown, set(model.model_fields) - {'name'})}"
     return f" {key}: {describe(error)}" if key else f": {describe(error)}"
 
 

@@ -1,0 +1,49 @@
+"""The page about configuration says what the code does."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from callmill.config.api_profile import ApiProfile, RetryPolicy
+from callmill.config.profiles import load_profiles
+from callmill.config.settings import Settings
+
+PAGE = (Path(__file__).parents[2] / "docs/configuration.md").read_text()
+ROWS = dict(re.findall(r"^\| `([\w.]+)` \| (.*?) \|", PAGE, re.MULTILINE))
+
+
+def test_every_setting_and_key_is_documented():
+    """The tables list every setting, every key of a profile and of its retries, and nothing else."""
+    settings = {f"CALLMILL_{field.upper()}" for field in Settings.model_fields}
+    retry = {f"retry.{field}" for field in RetryPolicy.model_fields}
+    assert set(ROWS) == settings | retry | set(ApiProfile.model_fields) - {"name"}
+
+
+@pytest.mark.parametrize("model", [Settings, ApiProfile, RetryPolicy])
+def test_documented_defaults_are_the_real_ones(model):
+    """Where a table states a number, a text or a list as the default, it is the default."""
+    prefix, spelt = {Settings: ("CALLMILL_", str.upper), RetryPolicy: ("retry.", str)}.get(model, ("", str))
+    checked = 0
+    for name, field in model.model_fields.items():
+        if field.is_required() or name == "name":
+            continue
+        default = field.get_default(call_default_factory=True, validated_data={})
+        if isinstance(default, int | float | str | tuple) and not isinstance(default, bool):
+            stated = ROWS[prefix + spelt(name)].strip("`")
+            assert stated in {json.dumps(default), str(default)}, name
+            checked += 1
+    assert checked >= 4
+
+
+def test_examples_load(tmp_path):
+    """Every TOML example on the page is a file that loads."""
+    examples = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
+    assert len(examples) == 2
+    for number, example in enumerate(examples):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(example)
+        assert load_profiles(path)
