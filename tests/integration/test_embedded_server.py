@@ -5,13 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import select
 import signal
 import socket
 import stat
 import subprocess
 import sys
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from redis.exceptions import AuthenticationError
 
 from callmill.config import server_home
 from callmill.config.embedded_server import broker_url, limiter_url, redis_url, running_url, start
+from callmill.config.file_lock import is_locked
 from callmill.config.redis_connections import connect_blocking
 from callmill.config.settings import load_settings
 from callmill.errors import ConfigurationError, RedisUnavailableError, ServerNotFoundError
@@ -39,15 +41,16 @@ def settings(monkeypatch, tmp_path):
     monkeypatch.setenv("CALLMILL_STATE_DIR", str(tmp_path / 'state "of" mine'))
     settings = load_settings()
     yield settings
-    with suppress(OSError, ValueError):
-        os.kill(json.loads((settings.state_dir / "server.json").read_text())["pid"], signal.SIGKILL)
+    if is_locked(settings.state_dir / "redis" / "alive.lock"):
+        os.kill(start(settings).pid, signal.SIGKILL)
 
 
-def kill(server, settings):
+def kill(server):
     """Kill a server as hard as can be and wait until the kernel has taken it away."""
+    process = os.pidfd_open(server.pid)
     os.kill(server.pid, signal.SIGKILL)
-    with (settings.state_dir / "redis" / "alive.lock").open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_SH)
+    assert select.select([process], [], [], 10)[0]
+    os.close(process)
 
 
 def test_start_and_stop(settings):
@@ -80,7 +83,7 @@ def test_kill_and_restart_lose_nothing(settings):
     with closing(connect_blocking(server.url)) as client:
         client.set("key", "value")
         client.waitaof(1, 0, 5000)
-        kill(server, settings)
+        kill(server)
         assert running_url(settings) is None
         restarted = start(settings)
         assert restarted.owned
@@ -91,6 +94,15 @@ def test_kill_and_restart_lose_nothing(settings):
     server.stop()
     assert running_url(settings) == restarted.url, "the owner of the dead server must not stop the new one"
     restarted.stop()
+
+
+def test_address_survives_an_instant_restart(settings):
+    """A start that comes while the kernel still clears away the dead server gets the same address."""
+    server = start(settings)
+    os.kill(server.pid, signal.SIGKILL)
+    with (settings.state_dir / "redis" / "alive.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+    assert start(settings).url == server.url
 
 
 def test_stop_flushes(settings):
@@ -146,7 +158,7 @@ def test_port_taken_by_a_stranger(settings):
         client.set("key", "value")
         client.waitaof(1, 0, 5000)
         port = client.get_connection_kwargs()["port"]
-    kill(server, settings)
+    kill(server)
     with socket.create_server(("127.0.0.1", port)):
         assert running_url(settings) is None
         with pytest.raises(ServerNotFoundError):

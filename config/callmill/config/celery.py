@@ -31,6 +31,11 @@ def lane_queue(api: str) -> str:
     return f"lane.{api}"
 
 
+def lane_queue_key(api: str) -> str:
+    """Return the key under which the broker keeps that queue, as a Redis list."""
+    return KEY_PREFIX + lane_queue(api)
+
+
 class _OwnSettings(CelerySettings):  # type: ignore[misc] # celery ships no types
     """Celery's settings, but blind to CELERY_BROKER_URL and its kin: those speak to another app in the same process."""
 

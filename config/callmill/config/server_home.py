@@ -35,6 +35,7 @@ STOP_TIMEOUT_S = 20.0
 ANSWER_TIMEOUT_S = 2.0
 _POLL_S = 0.01
 _PORT_ATTEMPTS = 5
+_PORT_PATIENCE_S = 0.5
 _LOG_LINES = 10
 _CONFIGURATION = """\
 # Written by Callmill at every start of the embedded server.
@@ -158,7 +159,7 @@ class ServerHome:
     def _launch(self, previous: _Endpoint | None) -> ServerFile:
         endpoint = previous or _Endpoint(_free_port(), secrets.token_hex(32))
         for _ in range(_PORT_ATTEMPTS):
-            if not _is_free(endpoint.port):
+            if not _becomes_free(endpoint.port):
                 endpoint = _Endpoint(_free_port(), endpoint.password)
             self._spawn(endpoint)
             if (pid := self._await_answer(endpoint)) is not None:
@@ -264,6 +265,16 @@ def _is_free(port: int) -> bool:
         except OSError:
             return False
         return True
+
+
+def _becomes_free(port: int) -> bool:
+    # A process that ends gives back its files one by one: the lock may be free some moments before the port.
+    deadline = time.monotonic() + _PORT_PATIENCE_S
+    while not _is_free(port):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_S)
+    return True
 
 
 def _quoted(path: Path) -> str:
