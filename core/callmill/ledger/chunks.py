@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
-from callmill.errors import StaleLeaseError
+from callmill.errors import CallmillError, RedisUnavailableError, StaleLeaseError
 from callmill.jobs.wire import WireOutcome, encode_outcomes
 from callmill.ledger import keys
 from callmill.ledger.keys import BatchKeys, ChunkRef
@@ -42,15 +42,18 @@ class Bundle(msgspec.Struct):
 
 
 class Finish(msgspec.Struct, frozen=True):
-    """How a worker gives a chunk up: what is unrecorded runs again from ``due_ms`` on.
+    """How a worker gives a chunk up: what is unrecorded runs again after ``delay_ms``.
 
     Attributes:
-        due_ms: Unix time in milliseconds on the clock of Redis; 0: at once.
+        delay_ms: Milliseconds; 0: at once.
         attempts: Attempts spent on unrecorded jobs, by offset.
     """
 
-    due_ms: int = 0
+    delay_ms: int = 0
     attempts: Mapping[int, int] = {}
+
+
+Commit = tuple[Claim, Bundle, Finish | None]
 
 
 class Chunks:
@@ -72,7 +75,7 @@ class Chunks:
         )
         if answer[0] != b"ok":
             return ClaimRefused(answer[0].decode())
-        _, fence, payload, bitmap, attempts, claims = answer
+        _, fence, payload, bitmap, attempts, claims, now_ms = answer
         return Claim(
             ref=ref,
             fence=fence,
@@ -80,6 +83,7 @@ class Chunks:
             recorded=frozenset(_offsets(bitmap)),
             attempts=_attempts_decoder.decode(attempts) if attempts else {},
             claims=claims,
+            now_ms=now_ms,
         )
 
     async def commit(self, claim: Claim, bundle: Bundle, finish: Finish | None = None) -> CommitResult:
@@ -90,11 +94,32 @@ class Chunks:
             RedisUnavailableError: Redis cannot be reached; whether the bundle is recorded is unknown: repeat the call.
         """
         answer = await self._session.run("commit", _chunk_keys(claim.ref), commit_arguments(claim, bundle, finish))
-        if answer[0] == b"recorded":
+        return await self._settled(claim, bundle, finish, answer)
+
+    async def _settled(self, claim: Claim, bundle: Bundle, finish: Finish | None, answer: list[bytes]) -> CommitResult:
+        if answer[0] == b"recorded":  # an earlier try got through; its counts are in
             already = frozenset(answer[1:])
             rest = Bundle(outcomes=[item for item in bundle.outcomes if item[0] not in already])
             return await self.commit(claim, rest, finish)
         return commit_result(claim, answer)
+
+    async def commit_all(self, commits: Sequence[Commit]) -> list[CommitResult | CallmillError]:
+        """Do several commits in one round trip; where one failed, its error stands in its place.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached; which bundles are recorded is unknown: repeat all.
+        """
+        calls = [(_chunk_keys(claim.ref), commit_arguments(claim, bundle, finish)) for claim, bundle, finish in commits]
+        answers = await self._session.run_many("commit", calls)
+        results: list[CommitResult | CallmillError] = []
+        for (claim, bundle, finish), answer in zip(commits, answers, strict=True):
+            try:
+                if isinstance(answer, RedisUnavailableError):
+                    raise answer
+                results.append(await self._settled(claim, bundle, finish, answer))
+            except (StaleLeaseError, RedisUnavailableError) as error:
+                results.append(error)
+        return results
 
     async def requeue_due(self, limit: int = 500) -> list[ChunkRef]:
         """Put back every chunk whose lease ended or whose due time has come; return those that need a hint."""
@@ -139,7 +164,7 @@ def commit_arguments(claim: Claim, bundle: Bundle, finish: Finish | None) -> lis
         bundle.calls,
         bundle.throttled,
         "keep" if finish is None else "finish",
-        0 if finish is None else finish.due_ms,
+        0 if finish is None else finish.delay_ms,
         _attempts_encoder.encode(finish.attempts) if finish and finish.attempts else b"",
     ]
     for item in buckets.items():

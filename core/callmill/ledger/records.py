@@ -63,6 +63,7 @@ class Claim(Struct, frozen=True):
         recorded: Offsets in the chunk that have their outcome already.
         attempts: Attempts spent so far, by offset, where there were any.
         claims: How often the chunk was claimed before.
+        now_ms: Unix time in milliseconds of the claim, on the clock of Redis.
     """
 
     ref: ChunkRef
@@ -71,6 +72,7 @@ class Claim(Struct, frozen=True):
     recorded: frozenset[int]
     attempts: dict[int, int]
     claims: int
+    now_ms: int
 
 
 class ClaimRefused(StrEnum):

@@ -8,7 +8,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from callmill.errors import RedisUnavailableError
@@ -30,10 +30,36 @@ class LedgerSession:
         Raises:
             RedisUnavailableError: Redis cannot be reached, or it refused; whether the script ran is unknown.
         """
+        return await self.answer(self._registered(name)(keys=keys, args=arguments))
+
+    async def run_many(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]) -> list[Any]:
+        """Run a script several times in one round trip; where Redis refused one, its error stands in its place.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached; which runs happened is unknown.
+        """
+        registered = self._registered(name)
+        answers = await self._evaluate(registered.sha, calls)
+        if any(isinstance(answer, NoScriptError) for answer in answers):  # a new or restarted server
+            await self.answer(self.redis.script_load(registered.script))
+            answers = await self._evaluate(registered.sha, calls)
+        return [
+            RedisUnavailableError(f"Redis refused: {answer}") if isinstance(answer, RedisError) else answer
+            for answer in answers
+        ]
+
+    async def _evaluate(self, sha: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]) -> list[Any]:
+        pipeline = self.redis.pipeline(transaction=False)
+        for keys, arguments in calls:
+            pipeline.execute_command("EVALSHA", sha, len(keys), *keys, *arguments)
+        answers: list[Any] = await self.answer(pipeline.execute(raise_on_error=False))
+        return answers
+
+    def _registered(self, name: str) -> AsyncScript:
         registered = self._scripts.get(name)
         if registered is None:
             registered = self._scripts[name] = self.redis.register_script(script(name))
-        return await self.answer(registered(keys=keys, args=arguments))
+        return registered
 
     async def answer(self, pending: Awaitable[Any] | Any) -> Any:
         """Await an answer of Redis.

@@ -9,8 +9,8 @@ DRIFT = 50e-6
 class RedisClock:
     """Maps Redis time to ``time.monotonic()``, never too early.
 
-    Redis read its clock before its answer arrived, so ``arrival - redis time`` bounds the offset from above. The tightest
-    bound seen is kept and ages by the drift; it is late by no more than the fastest answer's way back.
+    Redis read its clock before its answer arrived, so ``arrival - redis time`` bounds the offset from above. The
+    tightest bound seen is kept and ages by the drift; it is late by no more than the fastest answer's way back.
     """
 
     def __init__(self) -> None:

@@ -52,6 +52,7 @@ class Refill:
         self.by = 0
         self.guard_s = timing.guard_s
         dispatcher.on_settle = self.settle
+        dispatcher.on_need = self.demand
 
     async def run(self) -> None:
         """Exchange whenever there is something to exchange, until cancelled."""
@@ -72,7 +73,7 @@ class Refill:
 
     def demand(self) -> None:
         """A call waits: see whether it needs a slot."""
-        if self._asleep_until > self._ask_at + EXCHANGE_GAP_S and self._next_at() < self._asleep_until:
+        if self._next_at() < self._asleep_until:
             self._wake.set()
 
     def settle(self, tokens: int) -> None:

@@ -1,8 +1,8 @@
 """What an API's server enforces, and what follows from it for the pace of calls.
 
-A server that refills a bucket forgives a call that comes early by ``burst - 1`` emissions; its calls may be paced at exactly
-``window / amount``. Every other server is met by ``(window + guard) / amount``: then no window holds more than ``amount``
-calls, as long as no call reaches the server later, relative to another, than ``guard``.
+A server that refills a bucket forgives a call that comes early by ``burst - 1`` emissions; its calls may be paced at
+exactly ``window / amount``. Every other server is met by ``(window + guard) / amount``: then no window holds more than
+``amount`` calls, as long as no call reaches the server later, relative to another, than ``guard``.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def concurrency(rules: LimitRules) -> int | None:
 
 
 def validity_s(rules: LimitRules) -> float:
-    """How late a slot may still be fired; a later one is dropped, because the server would see it beside its successors."""
+    """How late a slot may still be fired; a later one is dropped: the server would see it beside its successors."""
     windows = [spec.window_s for spec in _rates(rules)]
     strict = SHORT_WINDOW_VALIDITY_S if not windows or min(windows) <= 1 else LONG_WINDOW_VALIDITY_S
     if rules.enforcer is Enforcer.BUCKET:
@@ -79,6 +79,14 @@ def validity_s(rules: LimitRules) -> float:
     if rules.guard_s is not None:  # what is fired late must fit in the guard, with room for the way to the server
         return min(strict, max(SHORTEST_VALIDITY_S, 0.625 * rules.guard_s))
     return strict
+
+
+def fixed_guard_s(rules: LimitRules) -> float | None:
+    """The guard where it is not derived from measurements: as configured, or what a bucket server's burst is for."""
+    if rules.guard_s is None and rules.enforcer is Enforcer.BUCKET:
+        # Half for late slots, half for the way to the server: below the burst's slack, but where burst / rate is tiny.
+        return 2 * validity_s(rules)
+    return rules.guard_s
 
 
 def _rates(rules: LimitRules) -> Iterator[LimitSpec]:

@@ -32,8 +32,8 @@ class Slot(Struct):
 class Dispatcher:
     """Hands slots that are due to the calls that wait, first come first served, with one timer for all.
 
-    Slots are not tied to calls: the call that waits longest takes the next slot, and what it costs more or less than the
-    slot reserved is settled. A slot later than its validity is dropped, never fired in a bunch with others.
+    Slots are not tied to calls: the call that waits longest takes the next slot, and what it costs more or less than
+    the slot reserved is settled. A slot later than its validity is dropped, never fired in a bunch with others.
     """
 
     def __init__(self, timing: Timing, permits: Permits, *, validity_s: float, paced: bool) -> None:
@@ -46,6 +46,7 @@ class Dispatcher:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
         self.on_settle: Callable[[int], None] = _ignore
+        self.on_need: Callable[[], None] = _nothing
         self.paused_until = 0.0
         self.pause_reason: str | None = None
         self.fired = 0
@@ -71,7 +72,7 @@ class Dispatcher:
         if not self._paced:
             return 0
         self._drop_late(monotonic())
-        return min(len(self._queue), self._permits.free) - len(self._held)
+        return min(len(self._queue), max(0, self._permits.free)) - len(self._held)
 
     def costs(self, count: int) -> list[int]:
         """The tokens of the next ``count`` calls that no held slot covers."""
@@ -98,7 +99,8 @@ class Dispatcher:
         """The call gave up: whatever it had is there for the others."""
         self._queue.pop(future, None)
         if future.done() and not future.cancelled():
-            self._held.appendleft(future.result())
+            if self._paced:
+                self._held.appendleft(future.result())
             self._permits.give()
             self.dispatch()
 
@@ -131,6 +133,7 @@ class Dispatcher:
             self.paused_until, self.pause_reason = until, reason
             self._drop_paused()
             self.dispatch()
+            self.on_need()
 
     def dispatch(self) -> None:
         """Wake the calls whose slots are due and set the timer for the next."""
@@ -162,8 +165,11 @@ class Dispatcher:
         return self._held.popleft() if self._held and self._held[0].start <= now else None
 
     def _drop_late(self, now: float) -> None:
+        before = len(self._held)
         while self._held and self._held[0].start < now - self._validity_s:
             self._waste(self._held.popleft(), missed=bool(self._queue))
+        if len(self._held) < before:
+            self.on_need()
 
     def _drop_paused(self) -> None:
         while self._held and self._held[0].start < self.paused_until:
@@ -206,4 +212,8 @@ class Dispatcher:
 
 
 def _ignore(_tokens: int) -> None:
+    return
+
+
+def _nothing() -> None:
     return

@@ -123,18 +123,18 @@ class LimitStore:
         await answer(self._pause(keys=keys, args=[round(seconds * 1e6), reason, self._keys.channel]))
 
     async def permits(self, *, want: int, used: int, held: int, limit: int, ttl_us: int) -> tuple[int, int]:
-        """Bring this worker's lease of concurrency permits up to date; the permits it has, and how many workers lack some.
+        """Bring this worker's lease of permits up to date; the permits it has, and how many workers lack some.
 
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused; the lease may or may not be renewed.
         """
-        args = [self._worker, want, used, held, ttl_us, limit]
+        args: list[str | int] = [self._worker, want, used, held, ttl_us, limit]
         granted, unmet = await answer(self._permits(keys=self._keys.permits, args=args))
         return granted, unmet
 
     async def _exchange(self, request: Request) -> list[Any]:
         keys = [self._keys.meta, self._keys.active, self._keys.queue, *self._limit_keys]
-        args = [
+        args: list[str | int] = [
             self._worker,
             request.boot,
             request.seq,

@@ -70,9 +70,10 @@ class AsyncBatch:
             for outcome in bundle:
                 yield outcome
 
-    def bundles(self, after: str | None = None) -> AsyncIterator[list[Outcome]]:
+    async def bundles(self, after: str | None = None) -> AsyncIterator[list[Outcome]]:
         """Yield outcomes as ``outcomes`` does, as many at a time as were recorded together."""
-        return self._batches.outcomes(self.id, after or FIRST)
+        async for bundle in self._batches.outcomes(self.id, after or FIRST):
+            yield bundle
 
     async def release(self, cursor: str) -> None:
         """Drop the outcomes up to ``Outcome.cursor`` from Redis, so that it stays small. They cannot be read again."""

@@ -1,7 +1,8 @@
 -- Gives a worker the time-limited right to execute a chunk.
 -- KEYS  BATCH_KEYS, DUE, queued(api)
 -- ARGV  1 chunk number  2 member  3 worker  4 lease (ms)
--- Returns {'ok', fence, payload, bitmap of recorded jobs or '', attempts spent or '', earlier claims}
+-- Returns {'ok', fence, payload, bitmap of recorded jobs or '', attempts spent or '', earlier claims,
+--          now (ms)}
 --       | {'gone'} done, cancelled or unknown | {'leased'} | {'waiting'} not due yet | {'paused'} held back now
 -- Invariant: every claim raises the fence, so at most one worker can record for a chunk.
 local number, member = ARGV[1], ARGV[2]
@@ -31,4 +32,5 @@ write_state(number, s)
 redis.call('ZADD', DUE, int(now_ms + tonumber(ARGV[4])), member)
 return {
   'ok', s.fence, payload, redis.call('HGET', DONE, number) or '', redis.call('HGET', REST, number) or '', s.claims - 1,
+  now_ms,
 }

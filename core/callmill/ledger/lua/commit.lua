@@ -2,7 +2,7 @@
 -- KEYS  BATCH_KEYS, DUE, queued(api)
 -- ARGV  1 chunk number  2 member  3 fence  4 bundle ('' = none)  5 offsets of the recorded jobs, 4 bytes each, big-endian
 --       6 offsets of the failed ones among them  7 retries  8 calls  9 throttled calls (429)
---       10 'keep' | 'finish'  11 due time of the remainder (ms; 0 = now)  12 attempts spent on the remainder ('' = none)
+--       10 'keep' | 'finish'  11 delay of the remainder (ms)  12 attempts spent on the remainder ('' = none)
 --       13.. latency bucket, calls, ...
 -- Returns {'ok', control} recorded, lease kept | {'done', control} | {'waiting', control} | {'queued', control}: publish
 --         the hint | {'stale'}: the lease is somebody else's now, nothing recorded | {'recorded', offset, ...}: these
@@ -68,10 +68,10 @@ if s.done == s.count then
   return {'done', control()}
 end
 if ARGV[12] ~= '' then redis.call('HSET', REST, number, ARGV[12]) end
-if tonumber(ARGV[11]) > now_ms and control() == 'run' then
+if tonumber(ARGV[11]) > 0 and control() == 'run' then
   s.status, s.worker = 'W', ''
   write_state(number, s)
-  redis.call('ZADD', DUE, ARGV[11], member)
+  redis.call('ZADD', DUE, int(now_ms + tonumber(ARGV[11])), member)
   return {'waiting', control()}
 end
 local queued = put_back(number, s, member, KEYS[12])

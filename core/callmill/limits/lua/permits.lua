@@ -1,0 +1,79 @@
+-- Lease concurrency permits to one worker: take, renew, give back.
+--
+-- KEYS  1 zset worker -> lease end us   2 hash worker -> permits held   3 hash worker -> permits wanted
+--       4 zset of workers that wait for a single permit (FIFO)   5 meta hash
+-- ARGV  1 worker   2 permits wanted   3 permits in use   4 permits held at the last reply   5 lease us   6 limit
+-- Returns {permits this worker holds now, workers that lack permits}. Wanting and using none ends the lease.
+--
+-- Invariant: the permits of all live leases never exceed the limit, but where more calls are already in flight (a lowered
+-- limit, or lost state: then, for longer than the pause between renewals, everybody keeps what he had and nobody gets more).
+local EXPIRY, HELD, WANT, WAITING, META = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local me, want, used, had = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local lease, limit = tonumber(ARGV[5]), tonumber(ARGV[6])
+local time = redis.call('TIME')
+local now = math.max(time[1] * 1000000 + time[2], tonumber(redis.call('HGET', META, 'now') or 0))
+redis.call('HSET', META, 'now', string.format('%.0f', now))
+
+local function forget(worker)
+  redis.call('ZREM', EXPIRY, worker)
+  redis.call('HDEL', HELD, worker)
+  redis.call('HDEL', WANT, worker)
+  redis.call('ZREM', WAITING, worker)
+end
+for _, dead in ipairs(redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', now)) do forget(dead) end
+
+local born = tonumber(redis.call('HGET', META, 'born') or 0)
+if born == 0 then
+  born = now
+  redis.call('HSET', META, 'born', string.format('%.0f', now))
+end
+
+local mine, others, unmet, wants = 0, 0, 0, { want }
+local held, all = {}, redis.call('HGETALL', HELD)
+for i = 1, #all, 2 do
+  held[all[i]] = tonumber(all[i + 1])
+  if all[i] == me then mine = held[me] else others = others + held[all[i]] end
+end
+all = redis.call('HGETALL', WANT)
+for i = 1, #all, 2 do
+  if all[i] ~= me then
+    wants[#wants + 1] = tonumber(all[i + 1])
+    if wants[#wants] > (held[all[i]] or 0) then unmet = unmet + 1 end
+  end
+end
+
+local room = math.max(0, limit - others) -- the most this worker may hold
+local function fair_share() -- max-min fairness: who wants less than an equal part gets it, the rest is parted again
+  table.sort(wants)
+  local left = limit
+  for i, wish in ipairs(wants) do
+    local equal = left / (#wants - i + 1)
+    if wish > equal then return equal end
+    left = left - wish
+  end
+  return math.huge
+end
+local fair, goal = fair_share(), want
+if now < born + lease / 3 and not held[me] then
+  goal = had -- others may still be at work on leases that nobody remembers
+elseif fair < 1 and want > 0 then -- fewer permits than workers: one each, in turn
+  if used > 0 then
+    goal = 1
+  else
+    redis.call('ZADD', WAITING, 'NX', now, me)
+    goal = redis.call('ZRANK', WAITING, me) < room and 1 or 0
+  end
+elseif unmet > 0 then
+  goal = math.min(want, math.floor(fair))
+end
+mine = math.max(used, math.min(goal, room)) -- what is in use is in use
+
+if want == 0 and mine == 0 then
+  forget(me)
+else
+  redis.call('HSET', HELD, me, mine)
+  redis.call('HSET', WANT, me, want)
+  redis.call('ZADD', EXPIRY, now + lease, me)
+  if mine > 0 then redis.call('ZREM', WAITING, me) end
+end
+return { mine, unmet }

@@ -1,0 +1,127 @@
+"""Concurrency permits: leased from Redis in bulk, used and reused here without a round trip."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+from typing import Protocol
+
+from callmill.errors import RedisUnavailableError
+
+LEASE_S = 10.0
+SAFETY_S = 1.0
+HEARTBEAT_S = LEASE_S / 4
+CONTENDED_S = 0.250
+GAP_S = 0.010
+UNLIMITED = sys.maxsize
+
+
+class PermitStore(Protocol):
+    """Where the leases are kept."""
+
+    async def permits(self, *, want: int, used: int, held: int, limit: int, ttl_us: int) -> tuple[int, int]:
+        """Bring the lease up to date; the permits held, and how many workers lack some.
+
+        Raises:
+            RedisUnavailableError: The lease may or may not be renewed.
+        """
+        ...
+
+
+class Permits:
+    """This worker's permits for one API; without a limit there are always some."""
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+        self.granted = 0
+        self.used = 0
+        self.valid_until = 0.0
+
+    @property
+    def free(self) -> int:
+        """Permits with which a call may start now."""
+        if self.limit is None:
+            return UNLIMITED
+        return self.granted - self.used if monotonic() < self.valid_until else 0
+
+    def take(self) -> None:
+        """A call starts."""
+        self.used += 1
+
+    def give(self) -> None:
+        """A call is over, or never started."""
+        self.used -= 1
+
+
+class PermitLease:
+    """Keeps the lease: asks when calls lack permits, renews while it holds any, gives back what others lack.
+
+    A worker that cannot renew stops starting calls a second before its lease ends in Redis.
+    """
+
+    def __init__(
+        self, store: PermitStore, permits: Permits, *, wanting: Callable[[], int], on_change: Callable[[], None]
+    ) -> None:
+        self._store = store
+        self._permits = permits
+        self._wanting = wanting
+        self._on_change = on_change
+        self._wake = asyncio.Event()
+        self._unmet = 0
+        self.round_trips = 0
+
+    def demand(self) -> None:
+        """Calls wait: see whether they lack permits."""
+        if self._lacking():
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Keep the lease until cancelled."""
+        while True:
+            self._wake.clear()
+            try:
+                await self.renew()
+                pause_s = CONTENDED_S if self._unmet or self._lacking() else GAP_S
+            except RedisUnavailableError:
+                pause_s = CONTENDED_S
+            await asyncio.sleep(pause_s)  # whatever calls come meanwhile: no storm of renewals
+            if not self._lacking():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(HEARTBEAT_S if self._permits.granted else None):
+                        await self._wake.wait()
+
+    async def renew(self) -> None:
+        """One exchange.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached or refused.
+        """
+        permits = self._permits
+        limit = permits.limit or 0
+        asked = monotonic()
+        want = min(limit, permits.used + self._wanting())
+        granted, self._unmet = await self._store.permits(
+            want=want, used=permits.used, held=permits.granted, limit=limit, ttl_us=round(LEASE_S * 1e6)
+        )
+        self.round_trips += 1
+        permits.granted = granted
+        permits.valid_until = asked + LEASE_S - SAFETY_S
+        self._on_change()
+
+    async def release(self) -> None:
+        """Give everything back that is not in use.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached or refused; the lease then ends by itself.
+        """
+        used, limit = self._permits.used, self._permits.limit or 0
+        await self._store.permits(want=used, used=used, held=used, limit=limit, ttl_us=round(LEASE_S * 1e6))
+
+    def _lacking(self) -> bool:
+        permits = self._permits
+        if self._wanting() <= 0 or permits.free > 0:
+            return False
+        return permits.granted < (permits.limit or 0) or monotonic() >= permits.valid_until

@@ -1,0 +1,75 @@
+"""Call: a job on its way through a worker, and who is told what became of it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from callmill.jobs.wire import WireJob, WireOutcome
+
+
+class CallOwner(Protocol):
+    """Who a call belongs to: a chunk, or the plain task."""
+
+    def may_start(self, now_s: float) -> bool:
+        """Say whether calls may still start; ``now_s`` is the event loop's time."""
+        ...
+
+    def started(self) -> None:
+        """Note that an attempt begins."""
+        ...
+
+    def record(self, call: Call, outcome: WireOutcome) -> None:
+        """Take the call's outcome. The attempt is over."""
+        ...
+
+    def refuse(self, call: Call, outcome: WireOutcome) -> None:
+        """Take the outcome of a call that is over without an attempt."""
+        ...
+
+    def postpone(self, call: Call, delay_s: float, why: Postponed) -> None:
+        """Take the call back for another attempt after ``delay_s``. The attempt is over."""
+        ...
+
+    def interrupted(self, call: Call) -> None:
+        """Note that the attempt was cancelled; what the API made of it is unknown."""
+        ...
+
+
+class Postponed:
+    """Why a call is not over after an attempt."""
+
+    __slots__ = ("code", "message", "spends_attempt", "throttled")
+
+    def __init__(self, code: str, message: str, *, spends_attempt: bool = True, throttled: bool = False) -> None:
+        self.code = code
+        self.message = message
+        self.spends_attempt = spends_attempt
+        self.throttled = throttled
+
+
+class Call:
+    """A job with what its attempts have come to so far.
+
+    Attributes:
+        offset: Its place in its owner.
+        index: Its position in the batch.
+        key: What its idempotency key is made from.
+        url: Where the next attempt goes: the job's URL, or where a redirect pointed to.
+        deadline_s: Time on the event loop's clock after which it is not started any more; None: none.
+        attempts: Attempts spent.
+        redirects: Redirects followed since the job's own URL.
+    """
+
+    __slots__ = ("attempts", "deadline_s", "index", "job", "key", "latency_us", "offset", "owner", "redirects", "url")
+
+    def __init__(self, job: WireJob, owner: CallOwner, offset: int, index: int, key: str) -> None:
+        self.job = job
+        self.owner = owner
+        self.offset = offset
+        self.index = index
+        self.key = key
+        self.url = job.url
+        self.deadline_s: float | None = None
+        self.attempts = 0
+        self.redirects = 0
+        self.latency_us = 0

@@ -1,0 +1,175 @@
+"""ChunkRun: one claimed chunk while its calls are made.
+
+It ends when every job is recorded, when all that is left must wait longer than it may be held, or when it is closed:
+time budget over, shutdown, batch paused. What is left then goes back as the remainder.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from callmill.jobs.wire import Chunk, WireOutcome, assigned_id
+from callmill.ledger import Bundle, Claim, Finish
+from callmill.ledger.latency import bucket as latency_bucket
+from callmill.ledger.latency import quantile_s
+from callmill.workers.call import Call, Postponed
+from callmill.workers.lane import Lane
+
+BUDGET_S = 30.0
+"""How long a chunk is held before the rest of it goes back, so that others get their turn."""
+
+
+class Recorder(Protocol):
+    """Who brings a chunk's outcomes to the ledger."""
+
+    def changed(self, run: ChunkRun) -> None:
+        """Note that the chunk has something to record."""
+        ...
+
+    def finished(self, run: ChunkRun, finish: Finish) -> None:
+        """Note that the chunk is to be given up, after its last bundle."""
+        ...
+
+
+class ChunkRun:
+    """The calls of one chunk. Belongs to one event loop."""
+
+    def __init__(self, claim: Claim, chunk: Chunk, lane: Lane, recorder: Recorder) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.claim = claim
+        self.bundle = Bundle()
+        self.over: asyncio.Future[None] = self._loop.create_future()
+        self.lease_ends_s = 0.0
+        self.succeeded = self.failed = 0
+        self._latencies: dict[int, int] = {}
+        self._lane = lane
+        self._recorder = recorder
+        self._open = True
+        self._ended = False
+        self._in_flight = 0
+        self._unrecorded = self._calls_of(chunk)
+        self._backoffs: dict[int, asyncio.TimerHandle] = {}
+        self._due_s: dict[int, float] = {}
+        self._closes_s = self._loop.time() + BUDGET_S
+        self._closer = self._loop.call_at(self._closes_s, self.close)
+
+    def begin(self) -> None:
+        """Hand the calls to the lane."""
+        self._lane.add(self._unrecorded.values())
+        self._end_if_over()
+
+    def close(self) -> None:
+        """Start no further calls; the chunk ends when those in flight have."""
+        if not self._open:
+            return
+        self._open = False
+        for offset, timer in self._backoffs.items():
+            timer.cancel()
+            self._due_s[offset] = timer.when()
+        self._backoffs.clear()
+        self._lane.forget(self)
+        self._end_if_over()
+
+    def abandon(self) -> None:
+        """Forget the chunk: the lease is somebody else's, nothing can be recorded any more."""
+        if self.over.done():
+            return
+        self._ended = True
+        self.close()
+        self._closer.cancel()
+        self.over.set_result(None)
+
+    def may_start(self, now_s: float) -> bool:
+        """Say whether calls may still start: not closed, and the lease holds."""
+        return self._open and now_s < self.lease_ends_s
+
+    def started(self) -> None:
+        """Note that an attempt begins."""
+        self._in_flight += 1
+
+    def record(self, call: Call, outcome: WireOutcome) -> None:
+        """Take the outcome of a call whose attempt is over."""
+        self._attempt_ended()
+        self.bundle.latencies_us.append(outcome.latency_us)
+        number = latency_bucket(outcome.latency_us)
+        self._latencies[number] = self._latencies.get(number, 0) + 1
+        self._take(call, outcome)
+
+    def refuse(self, call: Call, outcome: WireOutcome) -> None:
+        """Take the outcome of a call that is over without an attempt."""
+        self._take(call, outcome)
+
+    def postpone(self, call: Call, delay_s: float, why: Postponed) -> None:
+        """Wait for another attempt: in line at once, on a timer, or as part of the remainder."""
+        self._attempt_ended()
+        self.bundle.retries += why.spends_attempt
+        self.bundle.throttled += why.throttled
+        self._recorder.changed(self)
+        now_s = self._loop.time()
+        if not self._open or now_s + delay_s >= self._closes_s:
+            self._due_s[call.offset] = now_s + delay_s
+        elif delay_s <= 0:
+            self._lane.add_first(call)
+        else:
+            self._backoffs[call.offset] = self._loop.call_later(delay_s, self._back_in_line, call)
+        self._end_if_over()
+
+    def interrupted(self, call: Call) -> None:
+        """Note that an attempt was cancelled; the call stays unrecorded and runs again."""
+        call.attempts += 1
+        self._attempt_ended()
+        self._end_if_over()
+
+    def summary(self) -> str:
+        """Say in a few words what came of the chunk so far."""
+        p50_s = quantile_s(self._latencies, 0.5)
+        parts = [f"{self.succeeded} ok", f"{self.failed} failed"]
+        if self._unrecorded:
+            parts.append(f"{len(self._unrecorded)} put back")
+        if p50_s is not None:
+            parts.append(f"p50 {p50_s * 1000:.0f} ms")
+        return ", ".join(parts)
+
+    def _calls_of(self, chunk: Chunk) -> dict[int, Call]:
+        calls = {}
+        batch_id, now_s = self.claim.ref.batch_id, self._loop.time()
+        for offset, job in enumerate(chunk.jobs):
+            if offset in self.claim.recorded:
+                continue
+            index = chunk.index(offset)
+            call = calls[offset] = Call(job, self, offset, index, assigned_id(batch_id, index))
+            call.attempts = self.claim.attempts.get(offset, 0)
+            if job.deadline_ms is not None:
+                call.deadline_s = now_s + (job.deadline_ms - self.claim.now_ms) / 1000
+        return calls
+
+    def _take(self, call: Call, outcome: WireOutcome) -> None:
+        del self._unrecorded[call.offset]
+        self.bundle.outcomes.append((call.offset, outcome))
+        if outcome.error_code is None:
+            self.succeeded += 1
+        else:
+            self.failed += 1
+        self._recorder.changed(self)
+        self._end_if_over()
+
+    def _back_in_line(self, call: Call) -> None:
+        del self._backoffs[call.offset]
+        self._lane.add_first(call)
+
+    def _attempt_ended(self) -> None:
+        self._in_flight -= 1
+        self.bundle.calls += 1
+
+    def _end_if_over(self) -> None:
+        waits_only = len(self._due_s) == len(self._unrecorded)
+        if self._in_flight or self._ended or (self._open and not waits_only):
+            return
+        self._ended = True
+        self._open = False
+        self._closer.cancel()
+        now_s = self._loop.time()
+        delay_s = max(0.0, min(self._due_s.values()) - now_s) if self._due_s and waits_only else 0.0
+        attempts = {offset: call.attempts for offset, call in self._unrecorded.items() if call.attempts}
+        self._recorder.finished(self, Finish(delay_ms=int(delay_s * 1000), attempts=attempts))

@@ -1,0 +1,245 @@
+"""Engine: what one worker process consists of besides Celery.
+
+Celery's threads call ``run_chunk`` and wait; the work itself happens on the engine's one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import socket
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any
+
+from callmill.config.profiles import ApiProfile
+from callmill.config.redis_connections import connect, connect_blocking
+from callmill.errors import RedisUnavailableError, UnknownFormatError
+from callmill.jobs.wire import decode_chunk
+from callmill.ledger import ChunkRef, Chunks, ClaimRefused, LedgerSession
+from callmill.ledger.fleet import STATUS_EVERY_S, Fleet, WorkerStatus
+from callmill.ledger.hints import HintPublisher
+from callmill.workers.chunk_run import ChunkRun
+from callmill.workers.committer import Committer
+from callmill.workers.lane import Lane
+from callmill.workers.lane_switch import LaneSwitch
+from callmill.workers.lanes import open_lanes
+from callmill.workers.lease_keeper import LOST, RENEWED, LeaseKeeper
+from callmill.workers.loop_thread import LoopThread
+from callmill.workers.reconciler import Reconciler
+from callmill.workers.worker_options import WorkerOptions
+
+log = logging.getLogger(__name__)
+
+_ROOM_CHECK_S = 0.05
+_ROOM_WAIT_S = 1.0
+_ROOM_POLL_S = 0.005
+
+
+class Engine:
+    """Executes chunks. Started and stopped by the pool; its public methods may be called from any thread."""
+
+    def __init__(self, options: WorkerOptions, profiles: Mapping[str, ApiProfile], switch: LaneSwitch) -> None:
+        self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._options = options
+        self._profiles = profiles
+        self._switch = switch
+        self._started_ms = int(time.time() * 1000)
+        self._thread = LoopThread()
+        self._hints = HintPublisher(options.broker_url)
+        self._runs: dict[ChunkRef, ChunkRun] = {}
+        self._draining = False
+        self._background: set[asyncio.Task[None]] = set()
+        self._thread.run(self._open())
+
+    def run_chunk(self, ref: ChunkRef) -> str:
+        """Execute a chunk, or find out that there is nothing to do; return what came of it, for people."""
+        return self._thread.run(self._run_chunk(ref))
+
+    def drain(self) -> None:
+        """Start no further calls; chunks end when their calls in flight have, the rest goes back. Returns at once."""
+        self._thread.loop.call_soon_threadsafe(self._drain)
+
+    def stop(self) -> None:
+        """Record everything, close every connection and end the loop. No chunk may be running any more."""
+        self._leases.stop()
+        self._thread.run(self._close())
+        self._hints.close()
+        self._thread.stop()
+
+    async def _open(self) -> None:
+        options = self._options
+        self._redis, self._broker = connect(options.redis_url), connect(options.broker_url)
+        self._limiter_redis = connect(options.limiter_url)
+        session = LedgerSession(self._redis)
+        self._chunks = Chunks(session, worker=self.worker, lease_ms=options.lease_ms)
+        self._fleet = Fleet(session)
+        self._lanes = await open_lanes(
+            self._profiles, self._limiter_redis, worker=self.worker, calls_in_flight=options.calls_in_flight
+        )
+        self._doors = {api: asyncio.Lock() for api in self._lanes}
+        self._committer = Committer(self._chunks, self._publish, self._open_gates)
+        self._leases = LeaseKeeper(
+            connect_blocking(options.redis_url, socket_timeout_s=options.lease_ms / 3000),
+            self._chunks,
+            lambda: list(self._runs.values()),
+            self._leases_renewed,
+            every_s=options.lease_ms / 3000,
+        )
+        self._leases.start()
+        reconciler = Reconciler(self._redis, self._broker, self._chunks, self._fleet, self._publish, worker=self.worker)
+        for task in (self._committer.run(), reconciler.run(), self._report(), self._watch_room()):
+            self._in_background(task)
+
+    async def _close(self) -> None:
+        await self._committer.idle()
+        for task in list(self._background):
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        for lane in self._lanes.values():
+            await lane.aclose()
+        try:
+            await self._fleet.leave(self.worker)
+        except RedisUnavailableError as error:
+            log.warning("left without a word: %s", error, extra={"action": "leave_failed"})
+        for client in (self._redis, self._broker, self._limiter_redis):
+            await client.aclose()
+
+    async def _run_chunk(self, ref: ChunkRef) -> str:
+        lane = self._lanes.get(ref.api)
+        if lane is None:
+            return f"not served here: {ref.api}"
+        if not await self._finds_room(lane):
+            self._switch.set(ref.api, on=False)
+            self._publish([ref])
+            return "left to others: the lane is full"
+        claim = await self._chunks.claim(ref)
+        if isinstance(claim, ClaimRefused):
+            return f"nothing to do: {claim}"
+        try:
+            chunk = decode_chunk(claim.payload)
+        except UnknownFormatError as error:
+            log.error("chunk left alone: %s", error, extra={"action": "unknown_format", "chunk": ref.member})  # noqa: TRY400
+            return f"left to others: {error}"
+        run = ChunkRun(claim, chunk, lane, self._committer)
+        run.lease_ends_s = self._thread.loop.time() + self._options.lease_ms / 1000
+        self._runs[ref] = run
+        try:
+            run.begin()
+            if self._draining:
+                run.close()
+            if lane.paced and not self._takes(lane):
+                self._switch.set(ref.api, on=False)
+            await run.over
+        finally:
+            del self._runs[ref]
+        return run.summary()
+
+    async def _finds_room(self, lane: Lane) -> bool:
+        """Wait a moment for room in a lane that only its API's speed holds up; one that limits pace is full for long."""
+        if lane.paced:
+            return self._takes(lane)
+        try:
+            async with asyncio.timeout(_ROOM_WAIT_S), self._doors[lane.api]:
+                while not self._takes(lane):
+                    await asyncio.sleep(_ROOM_POLL_S)
+        except TimeoutError:
+            return False
+        return True
+
+    def _takes(self, lane: Lane) -> bool:
+        """Say whether the lane may have another chunk here: its work fits, and other lanes keep half of the threads."""
+        chunks = sum(ref.api == lane.api for ref in self._runs)
+        share = self._options.chunks_at_once // (2 if len(self._lanes) > 1 else 1)
+        return not self._draining and lane.has_room and chunks < max(1, share)
+
+    async def _watch_room(self) -> None:
+        while True:
+            await asyncio.sleep(_ROOM_CHECK_S)
+            for lane in self._lanes.values():
+                if self._switch.is_off(lane.api) and self._takes(lane):
+                    self._switch.set(lane.api, on=True)
+
+    def _drain(self) -> None:
+        if self._draining:
+            return
+        self._draining = True
+        for run in list(self._runs.values()):
+            run.close()
+        self._in_background(self._end_grace())
+
+    async def _end_grace(self) -> None:
+        await asyncio.sleep(self._options.shutdown_grace_s)
+        for lane in self._lanes.values():
+            if lane.in_flight:
+                log.warning(
+                    "%d calls of %s cut off: the grace is over",
+                    lane.in_flight,
+                    lane.api,
+                    extra={"action": "grace_over", "api": lane.api, "calls": lane.in_flight},
+                )
+                await lane.cancel()
+
+    def _open_gates(self, reachable: bool) -> None:  # noqa: FBT001 - a callback with one meaning
+        for lane in self._lanes.values():
+            lane.gate_open = reachable
+            lane.kick()
+
+    def _leases_renewed(self, runs: Sequence[ChunkRun], answers: Sequence[int]) -> None:
+        self._thread.loop.call_soon_threadsafe(self._apply_renewal, runs, answers)
+
+    def _apply_renewal(self, runs: Sequence[ChunkRun], answers: Sequence[int]) -> None:
+        ends_s = self._thread.loop.time() + self._options.lease_ms / 1000
+        for run, answer in zip(runs, answers, strict=True):
+            if answer == LOST:
+                run.abandon()
+                continue
+            run.lease_ends_s = ends_s
+            if answer != RENEWED:
+                run.close()
+
+    def _publish(self, refs: list[ChunkRef]) -> None:
+        self._in_background(self._publish_in_thread(refs))
+
+    async def _publish_in_thread(self, refs: list[ChunkRef]) -> None:
+        try:
+            await asyncio.to_thread(self._hints.publish, refs)
+        except RedisUnavailableError as error:
+            log.warning("hints wait for the reconciler: %s", error, extra={"action": "hints_lost"})
+
+    async def _report(self) -> None:
+        announced = False
+        while True:
+            try:
+                if not announced:
+                    await self._fleet.announce_apis(profile.public_facts() for profile in self._profiles.values())
+                    announced = True
+                await self._fleet.report(self._status())
+            except RedisUnavailableError as error:
+                log.warning("status not reported: %s", error, extra={"action": "report_failed"})
+            await asyncio.sleep(STATUS_EVERY_S)
+
+    def _status(self) -> WorkerStatus:
+        return WorkerStatus(
+            id=self.worker,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            started_ms=self._started_ms,
+            calls=sum(lane.calls for lane in self._lanes.values()),
+            cpu_s=time.process_time(),
+            draining=self._draining,
+            apis=list(self._lanes),
+            lanes=[lane.status() for lane in self._lanes.values()],
+        )
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background_ended)
+
+    def _background_ended(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.critical("a part of the worker died", exc_info=error, extra={"action": "background_died"})

@@ -1,0 +1,46 @@
+"""Lanes: one lane for each API that this process serves, made from the profiles."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from redis.asyncio import Redis
+
+from callmill.config.credentials import resolve_headers
+from callmill.config.profiles import ApiProfile
+from callmill.limits import Limiter, LimitRules
+from callmill.workers.lane import Lane
+from callmill.workers.request_builder import RequestBuilder
+from callmill.workers.transports.factory import make_transport
+from callmill.workers.transports.port import TransportOptions
+
+
+async def open_lanes(
+    profiles: Mapping[str, ApiProfile], limiter_redis: Redis, *, worker: str, calls_in_flight: int
+) -> dict[str, Lane]:
+    """Return a lane for each profile, its limiter started.
+
+    Raises:
+        ConfigurationError: A credential is missing, or a session factory cannot be loaded.
+    """
+    return {
+        name: await _open_lane(profile, limiter_redis, worker, min(profile.max_connections, calls_in_flight))
+        for name, profile in profiles.items()
+    }
+
+
+async def _open_lane(profile: ApiProfile, limiter_redis: Redis, worker: str, max_in_flight: int) -> Lane:
+    options = TransportOptions(
+        max_connections=max_in_flight,
+        max_response_bytes=profile.max_response_bytes,
+        allow_private_addresses=profile.allow_private_addresses,
+        connect_timeout_s=profile.connect_timeout,
+        ca_file=profile.ca_file,
+        session_factory=profile.session_factory,
+    )
+    rules = LimitRules(limits=profile.limit_specs, enforcer=profile.enforcer, burst=profile.burst)
+    limiter = Limiter(limiter_redis, profile.name, rules, worker=worker)
+    requests = RequestBuilder(profile, resolve_headers(profile))
+    transport = make_transport(profile.transport, options)
+    await limiter.start()
+    return Lane(profile, requests, transport, limiter, max_in_flight=max_in_flight)

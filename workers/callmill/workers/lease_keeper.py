@@ -1,0 +1,73 @@
+"""LeaseKeeper: renews the leases of every chunk that the process holds.
+
+It is a thread with a connection of its own: the event loop may be busy, and a shutdown that drains must keep its
+leases.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from redis import Redis
+from redis.exceptions import RedisError
+
+from callmill.ledger import Chunks
+from callmill.ledger.scripts import script
+from callmill.workers.chunk_run import ChunkRun
+
+log = logging.getLogger(__name__)
+
+LOST, RENEWED, RENEWED_BUT_STOP = 0, 1, 2
+
+
+class LeaseKeeper(threading.Thread):
+    """Renews leases until stopped.
+
+    Args:
+        redis: A connection of its own.
+        chunks: The ledger.
+        held: Returns the chunks held now; called in this thread.
+        report: Takes each chunk with what ``renew.lua`` says of it; called in this thread.
+        every_s: Seconds between renewals: a third of the lease.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        chunks: Chunks,
+        held: Callable[[], Sequence[ChunkRun]],
+        report: Callable[[Sequence[ChunkRun], Sequence[int]], None],
+        *,
+        every_s: float,
+    ) -> None:
+        super().__init__(name="callmill-leases", daemon=True)
+        self._redis = redis
+        self._renew = redis.register_script(script("renew"))
+        self._chunks = chunks
+        self._held = held
+        self._report = report
+        self._every_s = every_s
+        self._stopping = threading.Event()
+
+    def run(self) -> None:
+        """Renew until stopped; while Redis is away, try again sooner."""
+        wait_s = self._every_s
+        while not self._stopping.wait(wait_s):
+            runs = self._held()
+            wait_s = self._every_s
+            if not runs:
+                continue
+            keys, arguments = self._chunks.renewal([run.claim for run in runs])
+            try:
+                self._report(runs, self._renew(keys=keys, args=arguments))
+            except (RedisError, OSError) as error:
+                log.warning("leases not renewed: %s", error, extra={"action": "renew_failed"})
+                wait_s = min(1.0, self._every_s)
+
+    def stop(self) -> None:
+        """End the thread and its connection."""
+        self._stopping.set()
+        self.join()
+        self._redis.close()

@@ -1,0 +1,58 @@
+"""TaskPool: Celery's thread pool with an engine behind it, which drains when the worker is asked to stop."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from celery.concurrency.base import apply_target
+from celery.concurrency.thread import ApplyResult
+from celery.concurrency.thread import TaskPool as ThreadPool
+
+from callmill.workers import process
+
+
+class TaskPool(ThreadPool):  # type: ignore[misc] # celery ships no types
+    """One thread per chunk; all calls of all chunks on the engine's one event loop."""
+
+    _job_ids = itertools.count(1)
+
+    def on_start(self) -> None:
+        """Start the engine: at the pool's start and not at import, because of forks."""
+        process.engine()
+        super().on_start()
+
+    def on_close(self) -> None:
+        """Begin to drain: the first thing that happens when a worker stops."""
+        process.drain()
+        super().on_close()
+
+    def on_stop(self) -> None:
+        """Wait for the chunks, then end the engine."""
+        process.drain()
+        super().on_stop()
+        process.stop()
+
+    def on_terminate(self) -> None:
+        """Drain on a cold shutdown as well: the leases would otherwise have to run out."""
+        process.drain()
+
+    def on_apply(
+        self,
+        target: Callable[..., Any],
+        args: Any = None,
+        kwargs: Any = None,
+        callback: Any = None,
+        accept_callback: Any = None,
+        **_: Any,
+    ) -> ApplyResult:
+        """Run a task in a thread, under an id of its own, so that ``terminate_job`` means one task."""
+        future = self.executor.submit(
+            apply_target, target, args, kwargs, callback, accept_callback, pid=next(self._job_ids)
+        )
+        return ApplyResult(future)
+
+    def terminate_job(self, _pid: int, _signal: Any = None) -> None:
+        """Drain: a thread cannot be killed, and without this method a cold shutdown crashes."""
+        process.drain()

@@ -1,0 +1,72 @@
+"""Reconciler: puts back what nobody works on, and publishes hints that were lost.
+
+Every worker runs it behind a short lock, so that one at a time does. It heals a worker that was killed, a message that
+the broker lost, and a retry whose time has come; nothing else is needed for any of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from callmill.config.celery import lane_queue_key
+from callmill.errors import RedisUnavailableError
+from callmill.ledger import ChunkRef, Chunks
+from callmill.ledger.fleet import Fleet
+from callmill.ledger.keys import RECONCILER_LOCK
+
+log = logging.getLogger(__name__)
+
+_EVERY_S = 1.0
+_LOCK_MS = 3_000
+_STRANDED_AFTER_MS = 5_000
+
+
+class Reconciler:
+    """Looks after the chunks of all batches. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        broker: Redis,
+        chunks: Chunks,
+        fleet: Fleet,
+        publish: Callable[[list[ChunkRef]], None],
+        *,
+        worker: str,
+    ) -> None:
+        self._redis = redis
+        self._broker = broker
+        self._chunks = chunks
+        self._fleet = fleet
+        self._publish = publish
+        self._worker = worker
+
+    async def run(self) -> None:
+        """Reconcile every second, until cancelled."""
+        while True:
+            await asyncio.sleep(_EVERY_S)
+            try:
+                if await self._has_lock():
+                    await self.reconcile()
+            except (RedisUnavailableError, RedisError, OSError) as error:
+                log.warning("not reconciled: %s", error, extra={"action": "reconcile_failed"})
+
+    async def reconcile(self) -> None:
+        """Do one round."""
+        refs = await self._chunks.requeue_due()
+        for api in await self._fleet.apis():
+            if not await self._broker.llen(lane_queue_key(api)):
+                refs += await self._chunks.stranded(api, _STRANDED_AFTER_MS)
+        if refs:
+            log.info("%d chunks put back", len(refs), extra={"action": "reconciled", "chunks": len(refs)})
+            self._publish(refs)
+
+    async def _has_lock(self) -> bool:
+        if await self._redis.set(RECONCILER_LOCK, self._worker, nx=True, px=_LOCK_MS):
+            return True
+        return bool(await self._redis.get(RECONCILER_LOCK) == self._worker.encode())

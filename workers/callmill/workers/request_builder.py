@@ -1,0 +1,80 @@
+"""RequestBuilder: what a call looks like on the wire of its API."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+
+from callmill.config.profiles import ApiProfile
+from callmill.workers.call import Call
+
+_NOT_IDEMPOTENT = frozenset({"POST", "PATCH"})
+
+Request = tuple[str, str, Mapping[str, str], bytes | None, float]
+"""Method, URL, headers, body, seconds for the whole call: the arguments of ``Transport.send``."""
+
+
+class RequestBuilder:
+    """Builds requests from calls and one API's profile.
+
+    Args:
+        profile: The API.
+        credentials: One set of headers per credential; calls take them in turn.
+    """
+
+    def __init__(self, profile: ApiProfile, credentials: list[dict[str, str]]) -> None:
+        self._profile = profile
+        self._base_url = profile.base_url
+        self._credentials = itertools.cycle(credentials or [{}])
+        self._idempotency_header = profile.idempotency_header
+        self._timeout_s = profile.timeout
+
+    def build(self, call: Call) -> Request:
+        """Return the request of the call's next attempt.
+
+        Raises:
+            ValueError: The URL is not the API's; nothing may be sent.
+        """
+        job = call.job
+        url = call.url
+        if url.startswith("/") and "/." not in url and "\\" not in url:
+            url = self._base_url + url
+        else:
+            url = self._profile.resolve(url)
+        headers = dict(next(self._credentials))
+        if job.content_type is not None:
+            headers["content-type"] = job.content_type
+        if self._idempotency_header is not None and (job.idempotency_key or job.method in _NOT_IDEMPOTENT):
+            headers[self._idempotency_header] = job.idempotency_key or call.key
+        if job.headers is not None:
+            _override(headers, job.headers)
+        return job.method, url, headers, job.body, job.timeout_s or self._timeout_s
+
+    def absolute(self, url: str) -> str:
+        """Return the absolute form of a URL that a request was built from."""
+        return self._profile.resolve(url)
+
+    def covers(self, url: str) -> bool:
+        """Say whether calls of this API may go to the URL."""
+        return self._profile.covers(url)
+
+    def tokens_used(self, body: bytes) -> int | None:
+        """Return the real cost that the answer states at the profile's ``usage`` pointer; None when it does not."""
+        if self._profile.usage is None:
+            return None
+        try:
+            value = json.loads(body)
+            for part in self._profile.usage.split("/")[1:]:
+                key = part.replace("~1", "/").replace("~0", "~")
+                value = value[int(key)] if isinstance(value, list) else value[key]
+            return int(value)
+        except (ValueError, KeyError, IndexError, TypeError):
+            return None
+
+
+def _override(headers: dict[str, str], own: Mapping[str, str]) -> None:
+    names = {name.lower(): name for name in headers}
+    for name, value in own.items():
+        headers.pop(names.get(name.lower(), ""), None)
+        headers[name] = value

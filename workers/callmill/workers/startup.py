@@ -1,0 +1,32 @@
+"""What a Celery worker needs before it starts: the queues of its lanes, and a clear word when something is wrong."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery.signals import celeryd_init
+from kombu.entity import Queue
+
+from callmill.config.celery import CALLS_QUEUE, app, lane_queue
+from callmill.config.credentials import resolve_headers
+from callmill.config.profiles import find_profiles
+from callmill.config.settings import load_settings
+from callmill.errors import CallmillError
+from callmill.workers.lane_switch import LaneSwitchStep
+
+app.steps["consumer"].add(LaneSwitchStep)
+
+
+@celeryd_init.connect  # type: ignore[untyped-decorator] # celery ships no types
+def prepare(conf: Any, **_: Any) -> None:
+    """Set up the queues of the lanes that this worker serves."""
+    if conf is not app.conf:
+        return  # somebody else's app, in whose worker our plain task runs
+    try:
+        profiles = find_profiles(load_settings()) or {}
+        for profile in profiles.values():
+            resolve_headers(profile)
+    except CallmillError as error:
+        raise SystemExit(f"callmill: {error}") from error
+    names = [CALLS_QUEUE, *map(lane_queue, profiles)]
+    conf.task_queues = [Queue(name) for name in names]  # type: ignore[no-untyped-call] # kombu is not annotated

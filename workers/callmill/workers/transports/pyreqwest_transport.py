@@ -1,0 +1,207 @@
+"""The default transport: pyreqwest, HTTP/1.1 and HTTP/2."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+from msgspec import Struct
+from pyreqwest.client import Client, ClientBuilder
+from pyreqwest.request import StreamRequest
+from pyreqwest.response import Response as RawResponse
+
+from callmill.errors import ConfigurationError
+from callmill.workers.transports import exit_guard
+from callmill.workers.transports.connection_slots import ConnectionSlots
+from callmill.workers.transports.lazy_headers import LazyHeaders
+from callmill.workers.transports.pinned_clients import Pinned, PinnedClients, Route, close_now
+from callmill.workers.transports.port import FaultKind, Response, TransportFault, TransportOptions
+from callmill.workers.transports.pyreqwest_faults import fault_of
+from callmill.workers.transports.user_agent import USER_AGENT
+
+_BODILESS_STATUSES = frozenset({204, 304})
+_IDLE_S = 60
+
+
+class _Call(Struct, gc=False):
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: bytes | None
+
+
+class PyreqwestTransport:
+    """One API's pooled pyreqwest clients.
+
+    A URL goes out as the WHATWG URL standard writes it: percent-encodings stay as they are, dot segments are resolved,
+    and in a query ``'`` becomes ``%27``.
+    """
+
+    def __init__(self, options: TransportOptions) -> None:
+        self._options = options
+        self._roots = _read_roots(options.ca_file)
+        self._slots = ConnectionSlots(options.max_connections)
+        self._pins = PinnedClients(self._make_client)
+        self._anywhere = Pinned(self._make_client(None, None)) if options.allow_private_addresses else None
+        self._timeouts: dict[float, timedelta] = {}
+        self._read_limit = options.max_response_bytes + 1
+        self._closed = False
+        exit_guard.guard(self)
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that have not ended."""
+        return self._slots.taken
+
+    async def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float
+    ) -> Response:
+        """See the port."""
+        if self._closed:
+            raise TransportFault(FaultKind.CONNECT, "the transport is closed", sent=False)
+        task = asyncio.current_task()
+        cancels = task.cancelling() if task is not None else 0
+        try:
+            if not self._slots.take_now():
+                timeout_s = await self._wait_for_slot(timeout_s)
+            try:
+                call = _Call(method, url, headers, body)
+                if self._anywhere is not None:
+                    return await self._exchange(self._anywhere, call, timeout_s)
+                return await self._exchange_pinned(call, timeout_s)
+            finally:
+                self._slots.give_back()
+        finally:
+            # pyreqwest drops a cancellation that arrives together with the answer; the task would run on for ever.
+            if task is not None and task.cancelling() > cancels:
+                raise asyncio.CancelledError
+
+    async def aclose(self) -> None:
+        """See the port."""
+        self.close_now()
+        await self._slots.drained()
+        exit_guard.release(self)
+
+    def close_now(self) -> None:
+        """End the calls in flight and refuse new ones, without an event loop."""
+        if self._closed:
+            return
+        self._closed = True
+        for pinned in (*self._pins.pinned, *([self._anywhere] if self._anywhere else [])):
+            close_now(pinned.client)
+
+    async def _wait_for_slot(self, timeout_s: float) -> float:
+        started_s = time.monotonic()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._slots.take()
+        except TimeoutError:
+            raise TransportFault(FaultKind.TIMEOUT, "no connection became free in time", sent=False) from None
+        return max(timeout_s - (time.monotonic() - started_s), 0.001)
+
+    async def _exchange_pinned(self, call: _Call, timeout_s: float) -> Response:
+        route = self._pins.known(call.url)
+        if route is None:
+            route, timeout_s = await self._find_route(call.url, timeout_s)
+        give_up_at_s = time.monotonic() + timeout_s
+        for _ in range(len(route.addresses)):
+            pinned, address = route.pinned, route.addresses[0]
+            pinned.in_flight += 1
+            try:
+                return await self._exchange(pinned, call, timeout_s)
+            except TransportFault as fault:
+                # Another address is no second call: nothing of the request has left this machine.
+                timeout_s = give_up_at_s - time.monotonic()
+                unreachable = not fault.sent and fault.kind in (FaultKind.CONNECT, FaultKind.TIMEOUT)
+                if not unreachable or not self._pins.move_on(route, address) or timeout_s <= 0:
+                    raise
+                last = fault
+            finally:
+                self._pins.release(pinned)
+        raise last
+
+    async def _find_route(self, url: str, timeout_s: float) -> tuple[Route, float]:
+        started_s = time.monotonic()
+        try:
+            async with asyncio.timeout(timeout_s):
+                route = await self._pins.find(url)
+        except TimeoutError:
+            raise TransportFault(FaultKind.TIMEOUT, "the name was not resolved in time", sent=False) from None
+        return route, max(timeout_s - (time.monotonic() - started_s), 0.001)
+
+    async def _exchange(self, pinned: Pinned, call: _Call, timeout_s: float) -> Response:
+        try:
+            request = self._build(pinned.client, call, timeout_s)
+            raw = await request.__aenter__()
+            status = raw.status
+            if call.method == "HEAD" or status in _BODILESS_STATUSES:
+                content = b""
+            else:
+                content = await self._read(request, raw)
+            return Response(status, LazyHeaders(raw.headers), content)
+        except Exception as error:
+            fault = fault_of(error)
+            if fault is None:
+                raise
+            raise fault from error
+
+    def _build(self, client: Client, call: _Call, timeout_s: float) -> StreamRequest:
+        timeout = self._timeouts.get(timeout_s)
+        if timeout is None:
+            if len(self._timeouts) > 64:
+                self._timeouts.clear()
+            timeout = self._timeouts[timeout_s] = timedelta(seconds=timeout_s)
+        builder = client.request(call.method, call.url).headers(call.headers).timeout(timeout)
+        if call.body is not None:
+            builder = builder.body_bytes(call.body)
+        return builder.streamed_read_buffer_limit(self._read_limit).build_streamed()
+
+    async def _read(self, request: StreamRequest, raw: RawResponse) -> bytes:
+        """Read the body; up to the cap it is there already, read together with the head."""
+        reader = raw.body_reader
+        first = await reader.read_chunk()
+        if first is None:
+            return b""
+        total = len(first)
+        chunks = [first]
+        while total < self._read_limit and (chunk := await reader.read_chunk()) is not None:
+            chunks.append(chunk)
+            total += len(chunk)
+        if total < self._read_limit:
+            return first.to_bytes() if len(chunks) == 1 else b"".join(chunk.to_bytes() for chunk in chunks)
+        await request.__aexit__(None, None, None)
+        message = f"the answer is larger than {self._options.max_response_bytes} bytes"
+        raise TransportFault(FaultKind.TOO_LARGE, message, sent=True)
+
+    def _make_client(self, host: str | None, address: str | None) -> Client:
+        options = self._options
+        builder = (
+            ClientBuilder()
+            .http2(enable=True)
+            .http2_adaptive_window(enabled=True)
+            .follow_redirects(enable=False)
+            .referer(enable=False)
+            .default_cookie_store(enable=False)
+            .no_proxy()
+            .user_agent(USER_AGENT)
+            .connect_timeout(timedelta(seconds=options.connect_timeout_s))
+            .pool_idle_timeout(timedelta(seconds=_IDLE_S))
+            .pool_max_idle_per_host(options.max_connections)
+        )
+        if self._roots is not None:
+            builder = builder.add_root_certificate_pem(self._roots)
+        if host is not None and address is not None and host.strip("[]") != address:
+            builder = builder.resolve(host, address, 0)
+        return builder.build()
+
+
+def _read_roots(ca_file: str | None) -> bytes | None:
+    if ca_file is None:
+        return None
+    try:
+        return Path(ca_file).read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"ca_file {ca_file!r} cannot be read: {error.strerror}") from error

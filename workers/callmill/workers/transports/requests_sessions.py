@@ -1,0 +1,118 @@
+"""requests.Sessions as the transport needs them: ours, or those of a user's factory."""
+
+from __future__ import annotations
+
+import importlib
+import ssl
+from collections.abc import Callable
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from requests.utils import default_user_agent
+
+from callmill.errors import ConfigurationError
+from callmill.workers.transports.checked_connections import POOL_CLASSES
+from callmill.workers.transports.port import TransportOptions
+from callmill.workers.transports.user_agent import USER_AGENT
+
+SessionFactory = Callable[[], requests.Session]
+
+
+class _Adapter(HTTPAdapter):
+    """Trusts a CA file besides the public authorities."""
+
+    def __init__(self, ca_file: str | None) -> None:
+        self._ca_file = ca_file
+        super().__init__(pool_connections=16, pool_maxsize=1)
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        if self._ca_file is not None:
+            context = ssl.create_default_context()
+            context.load_verify_locations(self._ca_file)
+            kwargs["ssl_context"] = context
+        super().init_poolmanager(*args, **kwargs)
+
+
+def session_factory(options: TransportOptions) -> SessionFactory:
+    """Choose what makes the sessions, and try it once, so that a mistake shows at start.
+
+    Raises:
+        ConfigurationError: ``ca_file`` or ``session_factory`` is unusable.
+    """
+    make = _own_sessions(options.ca_file) if options.session_factory is None else _users(options.session_factory)
+
+    def checked() -> requests.Session:
+        session = make()
+        _obey(session, options)
+        return session
+
+    checked().close()
+    return checked
+
+
+def _own_sessions(ca_file: str | None) -> SessionFactory:
+    def make() -> requests.Session:
+        session = requests.Session()
+        # Neither proxies nor the credentials of a .netrc are taken from the surroundings.
+        session.trust_env = False
+        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        session.headers = requests.structures.CaseInsensitiveDict(
+            {"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
+        )
+        try:
+            adapter = _Adapter(ca_file)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(f"ca_file {ca_file!r} cannot be used: {error}") from error
+        session.mount("http://", adapter)
+        session.mount("https://", adapter)
+        return session
+
+    return make
+
+
+def _users(path: str) -> SessionFactory:
+    found = _load(path)
+
+    def make() -> requests.Session:
+        try:
+            session = found()
+        except Exception as error:
+            raise ConfigurationError(f"session_factory = {path!r} raised {error!r}") from error
+        if not isinstance(session, requests.Session):
+            raise ConfigurationError(
+                f"session_factory = {path!r} returned {type(session).__name__}, not a requests.Session"
+            )
+        if session.headers.get("User-Agent") == default_user_agent():
+            session.headers["User-Agent"] = USER_AGENT
+        return session
+
+    return make
+
+
+def _load(path: str) -> Callable[[], Any]:
+    module_name, colon, name = path.partition(":")
+    if not (module_name and colon and name):
+        raise ConfigurationError(f"session_factory = {path!r} must be written as 'module:callable'")
+    try:
+        found: Any = importlib.import_module(module_name)
+    except Exception as error:  # The module is the user's: it may raise anything.
+        raise ConfigurationError(f"session_factory = {path!r}: importing {module_name} failed: {error!r}") from error
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        raise ConfigurationError(f"session_factory = {path!r}: {module_name} has no callable {name!r}")
+    make: Callable[[], Any] = found
+    return make
+
+
+def _obey(session: requests.Session, options: TransportOptions) -> None:
+    for prefix, adapter in session.adapters.items():
+        if isinstance(adapter, HTTPAdapter):
+            adapter.poolmanager.pool_classes_by_scheme = POOL_CLASSES
+        elif not options.allow_private_addresses:
+            raise ConfigurationError(
+                f"session_factory = {options.session_factory!r}: the adapter for {prefix} is no requests HTTPAdapter, "
+                "so the addresses it connects to cannot be checked; set allow_private_addresses = true to use it"
+            )

@@ -1,0 +1,144 @@
+"""The transport over requests, for users with auth plug-ins, adapters or a session factory of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import string
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlsplit
+
+import requests
+from urllib3.response import BaseHTTPResponse
+
+from callmill.workers.transports.checked_connections import CallInThread
+from callmill.workers.transports.port import FaultKind, Response, TransportFault, TransportOptions
+from callmill.workers.transports.requests_faults import fault_of
+from callmill.workers.transports.requests_sessions import session_factory
+
+_MAX_THREADS = 64
+_CHUNK_BYTES = 65536
+_SENDABLE = frozenset(string.ascii_letters + string.digits + string.punctuation)
+
+
+class RequestsTransport:
+    """One API's sessions, one per thread, since requests does not promise that a session may be shared.
+
+    At most 64 calls run at once, however large ``max_connections`` is. What a user's session does by itself (cookies,
+    retries, proxies of the environment) stays as the user made it.
+    """
+
+    def __init__(self, options: TransportOptions) -> None:
+        self._options = options
+        self._make_session = session_factory(options)
+        threads = min(options.max_connections, _MAX_THREADS)
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="callmill-requests")
+        self._local = threading.local()
+        self._sessions: list[requests.Session] = []
+        self._calls: set[CallInThread] = set()
+        self._closed = False
+
+    async def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float
+    ) -> Response:
+        """See the port."""
+        if self._closed:
+            raise TransportFault(FaultKind.CONNECT, "the transport is closed", sent=False)
+        call = CallInThread(
+            target=_exact_target(url),
+            allow_private_addresses=self._options.allow_private_addresses,
+            give_up_at_s=time.monotonic() + timeout_s,
+        )
+        running = self._threads.submit(self._run, call, method, url, headers, body)
+        self._calls.add(call)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.wrap_future(running)
+        except TimeoutError:
+            raise TransportFault(FaultKind.TIMEOUT, "the call's time was over", sent=call.sent) from None
+        finally:
+            self._calls.discard(call)
+            # The thread cannot be stopped, but what it waits for can: it ends, and its slot is free again.
+            if not running.done():
+                call.break_off()
+
+    async def aclose(self) -> None:
+        """See the port."""
+        self._closed = True
+        for call in list(self._calls):
+            call.break_off()
+        await asyncio.get_running_loop().run_in_executor(None, self._threads.shutdown)
+        while self._sessions:
+            self._sessions.pop().close()
+
+    def _run(
+        self, call: CallInThread, method: str, url: str, headers: Mapping[str, str], body: bytes | None
+    ) -> Response:
+        with call:
+            try:
+                return self._exchange(call, method, url, headers, body)
+            except Exception as error:
+                if call.broken_off:
+                    raise TransportFault(FaultKind.RESET, "the call was given up", sent=call.sent) from error
+                fault = fault_of(error, sent=call.sent)
+                if fault is None or fault is error:
+                    raise
+                raise fault from error
+
+    def _exchange(
+        self, call: CallInThread, method: str, url: str, headers: Mapping[str, str], body: bytes | None
+    ) -> Response:
+        session = self._session()
+        request = session.prepare_request(requests.Request(method, url, headers=dict(headers), data=body))
+        if request.url != requests.utils.requote_uri(url):
+            call.target = _exact_target(request.url or url)  # An auth plug-in signed or extended the URL.
+        settings = session.merge_environment_settings(request.url, {}, None, None, None)
+        connect_s = min(self._options.connect_timeout_s, call.remaining_s())
+        answer = session.send(
+            request,
+            allow_redirects=False,
+            stream=True,
+            timeout=(connect_s, call.remaining_s()),
+            verify=settings["verify"],
+            cert=settings["cert"],
+            proxies=settings["proxies"],
+        )
+        try:
+            content = self._read(answer.raw)
+        except BaseException:
+            answer.close()
+            raise
+        answer.raw.release_conn()
+        return Response(answer.status_code, _joined(answer.raw), content)
+
+    def _read(self, raw: BaseHTTPResponse) -> bytes:
+        chunks: list[bytes] = []
+        total = 0
+        for chunk in raw.stream(_CHUNK_BYTES, decode_content=True):
+            total += len(chunk)
+            if total > self._options.max_response_bytes:
+                message = f"the answer is larger than {self._options.max_response_bytes} bytes"
+                raise TransportFault(FaultKind.TOO_LARGE, message, sent=True)
+            chunks.append(chunk)
+        return b"".join(chunks)
+
+    def _session(self) -> requests.Session:
+        session: requests.Session | None = getattr(self._local, "session", None)
+        if session is None:
+            session = self._local.session = self._make_session()
+            self._sessions.append(session)
+        return session
+
+
+def _exact_target(url: str) -> str | None:
+    """Path and query as the caller wrote them; None when they hold what must be quoted first."""
+    if not _SENDABLE.issuperset(url):
+        return None
+    parts = urlsplit(url)
+    return (parts.path or "/") + ("?" + parts.query if "?" in url.partition("#")[0] else "")
+
+
+def _joined(raw: BaseHTTPResponse) -> dict[str, str]:
+    return {name.lower(): ", ".join(raw.headers.getlist(name)) for name in raw.headers}

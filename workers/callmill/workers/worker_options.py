@@ -1,0 +1,45 @@
+"""WorkerOptions: what an engine is made with, taken from the settings."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from callmill.config.embedded_server import broker_url, limiter_url, redis_url
+from callmill.config.settings import Settings
+
+LEASE_MS = 15_000
+
+
+class WorkerOptions(Struct, frozen=True, kw_only=True):
+    """Addresses and sizes of one worker process.
+
+    Attributes:
+        chunks_at_once: Threads of the pool, each with a chunk.
+        calls_in_flight: Calls of one API in flight at once.
+        shutdown_grace_s: Seconds that calls in flight get when the worker is asked to stop.
+        lease_ms: How long a chunk stays this worker's without a renewal.
+    """
+
+    redis_url: str
+    broker_url: str
+    limiter_url: str
+    chunks_at_once: int
+    calls_in_flight: int
+    shutdown_grace_s: float
+    lease_ms: int = LEASE_MS
+
+    @classmethod
+    def of(cls, settings: Settings) -> WorkerOptions:
+        """Take the options from the settings.
+
+        Raises:
+            ServerNotFoundError: No Redis is configured and no embedded server runs.
+        """
+        return cls(
+            redis_url=redis_url(settings),
+            broker_url=broker_url(settings),
+            limiter_url=limiter_url(settings),
+            chunks_at_once=settings.chunks_per_process,
+            calls_in_flight=settings.calls_in_flight,
+            shutdown_grace_s=settings.shutdown_grace_s,
+        )
