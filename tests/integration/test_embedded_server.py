@@ -12,7 +12,7 @@ import stat
 import subprocess
 import sys
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -28,9 +28,21 @@ from callmill.errors import ConfigurationError, RedisUnavailableError, ServerNot
 STARTER = """import json, os, sys
 from callmill.config.embedded_server import start
 from callmill.config.settings import load_settings
+print('ready', flush=True)
+sys.stdin.readline()
 server = start(load_settings())
 print(json.dumps({"pid": server.pid, "owned": server.owned}), flush=True)
 """
+
+
+def _starter(program):
+    return subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 @pytest.fixture
@@ -106,11 +118,12 @@ def test_address_survives_an_instant_restart(settings):
 
 
 def test_stop_flushes(settings):
-    """What was written just before an orderly stop is there after the next start."""
+    """A stop is an orderly end, and what was written just before it is there after the next start."""
     server = start(settings)
     with closing(connect_blocking(server.url)) as client:
         client.mset({f"key-{n}": n for n in range(1000)})
     server.stop()
+    assert "ready to exit" in (settings.state_dir / "redis" / "server.log").read_text()
     server = start(settings)
     with closing(connect_blocking(server.url)) as client:
         assert client.dbsize() == 1000
@@ -120,8 +133,14 @@ def test_stop_flushes(settings):
 @pytest.mark.usefixtures("settings")
 def test_concurrent_starters_make_one_server():
     """Of several processes that start at the same time exactly one starts the server, and all get the same."""
-    starters = [subprocess.Popen([sys.executable, "-c", STARTER], stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    answers = [json.loads(starter.communicate(timeout=30)[0]) for starter in starters]
+    with ExitStack() as stack:
+        starters = [stack.enter_context(_starter(STARTER)) for _ in range(4)]
+        for starter in starters:
+            assert starter.stdout.readline() == "ready\n"
+        for starter in starters:
+            starter.stdin.write("go\n")
+            starter.stdin.flush()
+        answers = [json.loads(starter.stdout.readline()) for starter in starters]
     assert len({answer["pid"] for answer in answers}) == 1
     assert sorted(answer["owned"] for answer in answers) == [False, False, False, True]
 
@@ -129,10 +148,10 @@ def test_concurrent_starters_make_one_server():
 def test_server_outlives_its_starter(settings):
     """Kill -9 of the process group that started the server, and the end of its forks, leave the server running."""
     program = STARTER + "\nif os.fork(): sys.stdin.read()\n"
-    starter = subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-    )
-    with starter:
+    with _starter(program) as starter:
+        starter.stdin.write("go\n")
+        starter.stdin.flush()
+        assert starter.stdout.readline() == "ready\n"
         pid = json.loads(starter.stdout.readline())["pid"]
         os.killpg(starter.pid, signal.SIGKILL)
     assert running_url(settings) is not None
@@ -201,11 +220,18 @@ def test_password_is_private(settings):
         client.ping()
 
 
-def test_server_does_not_keep_secrets_of_its_starter(settings, monkeypatch):
-    """The environment of whoever starts the server, with its API keys, does not live on in the server."""
+def test_server_does_not_keep_secrets_of_its_starter(settings, monkeypatch, tmp_path):
+    """The environment of whoever starts the server, with its API keys, does not reach the server."""
+    program = tmp_path / "server"
+    program.write_text(f"#!/bin/sh\nenv > '{tmp_path}/environment'\nexit 1\n")
+    program.chmod(0o700)
+    monkeypatch.setenv("CALLMILL_REDIS_SERVER", str(program))
     monkeypatch.setenv("SOME_API_KEY", "hunter2")
-    server = start(settings)
-    assert b"hunter2" not in Path(f"/proc/{server.pid}/environ").read_bytes()
+    with pytest.raises(RedisUnavailableError, match="does not start"):
+        start(settings)
+    environment = (tmp_path / "environment").read_text()
+    assert "PATH=" in environment
+    assert "hunter2" not in environment
 
 
 def test_which_server_is_used(settings, monkeypatch):

@@ -50,6 +50,7 @@ def test_covered(url):
         "https://api.example.com/v1/./users",
         "https://api.example.com\\@evil.test/v1",
         "https://api.example.com/v1/..\\admin",
+        "https://api.example.com/v1/a\\b",
         "https://api.example.com/v1/\nHost: evil.test",
         "https://api.example.com/v1/a b",
         "https://api.example.com:port/v1",
