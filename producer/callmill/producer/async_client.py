@@ -13,6 +13,7 @@ from callmill.config.redis_connections import connect
 from callmill.config.settings import load_settings
 from callmill.errors import BatchStateError, InternalError
 from callmill.jobs import Job, Outcome
+from callmill.jobs.packing import JobPacker
 from callmill.ledger.batches import Batches
 from callmill.ledger.fleet import Fleet
 from callmill.ledger.hints import HintPublisher
@@ -20,7 +21,6 @@ from callmill.ledger.session import LedgerSession
 from callmill.producer.async_batch import AsyncBatch
 from callmill.producer.connection import Connection
 from callmill.producer.known_apis import KnownApis
-from callmill.producer.packing import JobPacker
 from callmill.producer.progress import Progress, read_progress
 from callmill.producer.submission import Submission
 

@@ -8,12 +8,12 @@ from collections.abc import Awaitable, Callable
 
 from callmill.errors import RedisUnavailableError
 from callmill.jobs import Job
+from callmill.jobs.packing import ChunkBuilder, JobPacker
 from callmill.jobs.wire import encode_chunk
 from callmill.ledger.batches import Batches
 from callmill.ledger.hints import HintPublisher
 from callmill.ledger.keys import ChunkRef
 from callmill.ledger.records import BatchState
-from callmill.producer.packing import ChunkBuilder, JobPacker
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Submission:
         wire, size_bytes = self._packer.pack(job, self._position)
         builder = self._open.get(job.api)
         if builder is None:
-            builder = self._open[job.api] = ChunkBuilder(job.api)
+            builder = self._open[job.api] = ChunkBuilder(job.api, self._position)
         if builder.add(self._position, wire, size_bytes):
             self._full.append(self._open.pop(job.api))
         self._position += 1

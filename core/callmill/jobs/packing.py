@@ -9,17 +9,20 @@ from typing import Any, NoReturn
 from urllib.parse import urlencode
 
 import msgspec
+from msgspec import UNSET
 
 from callmill.config.limit_spec import Unit, parse_limit
 from callmill.config.public_api import PublicApi
 from callmill.errors import DuplicateIdError, JobError
-from callmill.jobs import UNSET, Job
+from callmill.jobs.job import Job
+from callmill.jobs.seen_ids import SeenIds
 from callmill.jobs.wire import Chunk, WireJob
-from callmill.producer.seen_ids import SeenIds
 
-CHUNK_JOBS = 250
+FIRST_CHUNK_JOBS, LARGEST_CHUNK_JOBS = 100, 500
+_CHUNKS_BEFORE_GROWTH = 20
+"""Chunks grow with the batch: a small batch spreads over many workers, a large one costs few messages."""
 CHUNK_BYTES = 256 * 1024
-"""A chunk is full at this many jobs or bytes, before compression."""
+"""A chunk is full at this many bytes, before compression, however few its jobs."""
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 _MAX_ID_LENGTH = 512
@@ -117,12 +120,13 @@ class JobPacker:
 
 
 class ChunkBuilder:
-    """Gathers the jobs of one API until a chunk is full."""
+    """Gathers the jobs of one API until a chunk is full; ``jobs_before`` is the size of the batch before it."""
 
-    __slots__ = ("_api", "_indexes", "_jobs", "_size_bytes")
+    __slots__ = ("_api", "_full_at", "_indexes", "_jobs", "_size_bytes")
 
-    def __init__(self, api: str) -> None:
+    def __init__(self, api: str, jobs_before: int) -> None:
         self._api = api
+        self._full_at = min(max(jobs_before // _CHUNKS_BEFORE_GROWTH, FIRST_CHUNK_JOBS), LARGEST_CHUNK_JOBS)
         self._indexes: list[int] = []
         self._jobs: list[WireJob] = []
         self._size_bytes = 0
@@ -132,7 +136,7 @@ class ChunkBuilder:
         self._indexes.append(index)
         self._jobs.append(job)
         self._size_bytes += size_bytes
-        return len(self._jobs) >= CHUNK_JOBS or self._size_bytes >= CHUNK_BYTES
+        return len(self._jobs) >= self._full_at or self._size_bytes >= CHUNK_BYTES
 
     def chunk(self) -> Chunk:
         """Return what was gathered."""
