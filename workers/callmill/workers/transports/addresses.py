@@ -49,7 +49,7 @@ def _embedded_ipv4(parsed: IPv6Address) -> IPv4Address | None:
 
 
 def literal_address(host: str) -> str | None:
-    """The address that a host spells out, None for a name; takes what resolvers take: ``0x7f000001``, ``127.1``, ``[::1]``."""
+    """The address that a host spells out, None for a name; ``0x7f000001`` and ``127.1`` are literals too."""
     bare = host.removeprefix("[").removesuffix("]")
     try:
         return str(ip_address(bare))

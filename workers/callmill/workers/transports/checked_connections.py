@@ -28,8 +28,8 @@ class CallInThread:
         sent: Whether bytes of the request may have left.
     """
 
-    def __init__(self, *, target: str | None, allow_private_addresses: bool, give_up_at_s: float) -> None:
-        self.target = target
+    def __init__(self, *, allow_private_addresses: bool, give_up_at_s: float) -> None:
+        self.target: str | None = None
         self.allow_private_addresses = allow_private_addresses
         self.give_up_at_s = give_up_at_s
         self.sent = False

@@ -6,15 +6,15 @@ import asyncio
 import time
 from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
 
 from msgspec import Struct
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.request import StreamRequest
 from pyreqwest.response import Response as RawResponse
 
-from callmill.errors import ConfigurationError
 from callmill.workers.transports import exit_guard
+from callmill.workers.transports.abandoned_calls import AbandonedCalls, Cancelled, unhurt
+from callmill.workers.transports.authorities import read_authorities
 from callmill.workers.transports.connection_slots import ConnectionSlots
 from callmill.workers.transports.lazy_headers import LazyHeaders
 from callmill.workers.transports.pinned_clients import Pinned, PinnedClients, Route, close_now
@@ -31,10 +31,14 @@ class _Call(Struct, gc=False):
     url: str
     headers: Mapping[str, str]
     body: bytes | None
+    abandoned: bool = False
 
 
 class PyreqwestTransport:
     """One API's pooled pyreqwest clients.
+
+    A cancelled call goes on in the background until its answer or its time-out, and keeps its place among the
+    ``max_connections`` until then: pyreqwest cannot break it off.
 
     A URL goes out as the WHATWG URL standard writes it: percent-encodings stay as they are, dot segments are resolved,
     and in a query ``'`` becomes ``%27``.
@@ -42,10 +46,11 @@ class PyreqwestTransport:
 
     def __init__(self, options: TransportOptions) -> None:
         self._options = options
-        self._roots = _read_roots(options.ca_file)
+        self._roots = None if options.ca_file is None else read_authorities(options.ca_file)
         self._slots = ConnectionSlots(options.max_connections)
         self._pins = PinnedClients(self._make_client)
         self._anywhere = Pinned(self._make_client(None, None)) if options.allow_private_addresses else None
+        self._abandoned = AbandonedCalls()
         self._timeouts: dict[float, timedelta] = {}
         self._read_limit = options.max_response_bytes + 1
         self._closed = False
@@ -62,22 +67,20 @@ class PyreqwestTransport:
         """See the port."""
         if self._closed:
             raise TransportFault(FaultKind.CONNECT, "the transport is closed", sent=False)
-        task = asyncio.current_task()
-        cancels = task.cancelling() if task is not None else 0
+        if not self._slots.take_now():
+            timeout_s = await self._wait_for_slot(timeout_s)
+        call = _Call(method, url, headers, body)
         try:
-            if not self._slots.take_now():
-                timeout_s = await self._wait_for_slot(timeout_s)
-            try:
-                call = _Call(method, url, headers, body)
-                if self._anywhere is not None:
-                    return await self._exchange(self._anywhere, call, timeout_s)
-                return await self._exchange_pinned(call, timeout_s)
-            finally:
-                self._slots.give_back()
+            if self._anywhere is not None:
+                return await self._exchange(self._anywhere, call, timeout_s)
+            return await self._exchange_pinned(call, timeout_s)
+        except Cancelled as cancelled:
+            call.abandoned = True
+            self._abandoned.adopt(cancelled.rest, self._slots.give_back)
+            raise asyncio.CancelledError from None
         finally:
-            # pyreqwest drops a cancellation that arrives together with the answer; the task would run on for ever.
-            if task is not None and task.cancelling() > cancels:
-                raise asyncio.CancelledError
+            if not call.abandoned:
+                self._slots.give_back()
 
     async def aclose(self) -> None:
         """See the port."""
@@ -135,7 +138,7 @@ class PyreqwestTransport:
     async def _exchange(self, pinned: Pinned, call: _Call, timeout_s: float) -> Response:
         try:
             request = self._build(pinned.client, call, timeout_s)
-            raw = await request.__aenter__()
+            raw = await unhurt(request.__aenter__())
             status = raw.status
             if call.method == "HEAD" or status in _BODILESS_STATUSES:
                 content = b""
@@ -162,12 +165,12 @@ class PyreqwestTransport:
     async def _read(self, request: StreamRequest, raw: RawResponse) -> bytes:
         """Read the body; up to the cap it is there already, read together with the head."""
         reader = raw.body_reader
-        first = await reader.read_chunk()
+        first = await unhurt(reader.read_chunk())
         if first is None:
             return b""
         total = len(first)
         chunks = [first]
-        while total < self._read_limit and (chunk := await reader.read_chunk()) is not None:
+        while total < self._read_limit and (chunk := await unhurt(reader.read_chunk())) is not None:
             chunks.append(chunk)
             total += len(chunk)
         if total < self._read_limit:
@@ -196,12 +199,3 @@ class PyreqwestTransport:
         if host is not None and address is not None and host.strip("[]") != address:
             builder = builder.resolve(host, address, 0)
         return builder.build()
-
-
-def _read_roots(ca_file: str | None) -> bytes | None:
-    if ca_file is None:
-        return None
-    try:
-        return Path(ca_file).read_bytes()
-    except OSError as error:
-        raise ConfigurationError(f"ca_file {ca_file!r} cannot be read: {error.strerror}") from error

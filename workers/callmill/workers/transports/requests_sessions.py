@@ -13,6 +13,7 @@ from requests.adapters import HTTPAdapter
 from requests.utils import default_user_agent
 
 from callmill.errors import ConfigurationError
+from callmill.workers.transports.authorities import read_authorities
 from callmill.workers.transports.checked_connections import POOL_CLASSES
 from callmill.workers.transports.port import TransportOptions
 from callmill.workers.transports.user_agent import USER_AGENT
@@ -30,7 +31,7 @@ class _Adapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         if self._ca_file is not None:
             context = ssl.create_default_context()
-            context.load_verify_locations(self._ca_file)
+            context.load_verify_locations(cadata=read_authorities(self._ca_file).decode())
             kwargs["ssl_context"] = context
         super().init_poolmanager(*args, **kwargs)
 
@@ -61,10 +62,7 @@ def _own_sessions(ca_file: str | None) -> SessionFactory:
         session.headers = requests.structures.CaseInsensitiveDict(
             {"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
         )
-        try:
-            adapter = _Adapter(ca_file)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigurationError(f"ca_file {ca_file!r} cannot be used: {error}") from error
+        adapter = _Adapter(ca_file)
         session.mount("http://", adapter)
         session.mount("https://", adapter)
         return session

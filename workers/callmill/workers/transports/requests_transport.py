@@ -47,7 +47,6 @@ class RequestsTransport:
         if self._closed:
             raise TransportFault(FaultKind.CONNECT, "the transport is closed", sent=False)
         call = CallInThread(
-            target=_exact_target(url),
             allow_private_addresses=self._options.allow_private_addresses,
             give_up_at_s=time.monotonic() + timeout_s,
         )
@@ -92,8 +91,9 @@ class RequestsTransport:
     ) -> Response:
         session = self._session()
         request = session.prepare_request(requests.Request(method, url, headers=dict(headers), data=body))
-        if request.url != requests.utils.requote_uri(url):
-            call.target = _exact_target(request.url or url)  # An auth plug-in signed or extended the URL.
+        # An auth plug-in signs the URL that requests wrote, so then that is the one to send.
+        as_prepared = session.auth is not None or session.params
+        call.target = _exact_target((request.url or url) if as_prepared else url)
         settings = session.merge_environment_settings(request.url, {}, None, None, None)
         connect_s = min(self._options.connect_timeout_s, call.remaining_s())
         answer = session.send(
