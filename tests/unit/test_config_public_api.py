@@ -74,6 +74,16 @@ def test_no_tail_leaves_the_base(tail):
         assert "@" not in tail.split("/")[0].split("?")[0].split("#")[0]
 
 
+@given(st.text("/.%2eE?#\\@: ab\n", max_size=12))
+def test_resolved_paths_are_covered(tail):
+    """Whatever path is resolved, the result is covered by the API, and what is covered is resolved."""
+    if covers(BASE, f"{BASE}/{tail}"):
+        assert resolve(BASE, f"/{tail}") == f"{BASE}/{tail}"
+    else:
+        with pytest.raises(ValueError, match="not under"):
+            resolve(BASE, f"/{tail}")
+
+
 def test_resolve_joins_paths_and_keeps_absolute_urls():
     """A path goes under the base URL, with its query; a covered absolute URL stays as it is."""
     assert resolve(BASE, "/users?page=2") == f"{BASE}/users?page=2"
@@ -89,6 +99,9 @@ def test_resolve_joins_paths_and_keeps_absolute_urls():
         ("https://evil.test/v1", "is not under"),
         ("/../admin", "dot segments"),
         ("/a b", "white space"),
+        ("/a\\b", "white space"),
+        ("/%2e%2e/admin", "dot segments"),
+        ("/..?x", "dot segments"),
     ],
 )
 def test_resolve_says_why_not(url, reason):

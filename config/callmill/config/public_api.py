@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from msgspec import Struct
 
+_AMBIGUOUS = re.compile(r"[\x00-\x20\x7f\\]")
+_PATH_END = re.compile(r"[?#]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -49,7 +52,7 @@ def covers(base_url: str, url: str) -> bool:
     A URL that two parsers may read differently (control characters, backslashes, credentials, dot segments in any
     encoding) is covered by nothing.
     """
-    if "\\" in url or any(character <= " " or character == "\x7f" for character in url):
+    if _AMBIGUOUS.search(url):
         return False
     try:
         base, target = urlsplit(base_url), urlsplit(url)
@@ -68,8 +71,12 @@ def resolve(base_url: str, url: str) -> str:
     Raises:
         ValueError: It is neither; the message says why.
     """
-    absolute = base_url.rstrip("/") + url if url.startswith("/") else url
-    if covers(base_url, absolute):
+    if url.startswith("/"):
+        absolute = base_url.rstrip("/") + url
+        # The origin is the base URL's by construction; every job comes through here, so parse no more than needed.
+        if not _AMBIGUOUS.search(url) and not _has_dot_segments(_PATH_END.split(url, maxsplit=1)[0]):
+            return absolute
+    elif covers(base_url, absolute := url):
         return absolute
     if "://" not in absolute:
         raise ValueError(f"{url!r} is neither a path that starts with '/' nor an absolute URL")
