@@ -46,8 +46,16 @@ class JobError(UsageError):
 
     def __init__(self, message: str, *, position: int, field: str) -> None:
         super().__init__(f"job {position}: {field}: {message}")
+        self.message = message
         self.position = position
         self.field = field
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _job_error, (type(self), self.message, self.position, self.field)
+
+
+def _job_error(kind: type[JobError], message: str, position: int, field: str) -> JobError:
+    return kind(message, position=position, field=field)
 
 
 class DuplicateIdError(JobError):

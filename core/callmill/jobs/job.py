@@ -45,3 +45,18 @@ class Job(_Target, frozen=True, kw_only=True):
     tokens: int | None = None
     idempotency_key: str | None = None
     deadline: datetime | None = None
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Job:
+        """Return the job that a mapping of its fields describes; ``deadline`` may be ISO 8601 text.
+
+        Raises:
+            ValueError: A field is unknown or missing, or the deadline is no date.
+        """
+        deadline = fields.get("deadline")
+        if isinstance(deadline, str):
+            fields = {**fields, "deadline": datetime.fromisoformat(deadline)}
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise ValueError(f"a job takes method, url, api, ...: {error}") from error

@@ -8,13 +8,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import secrets
 import socket
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from callmill.config.profiles import ApiProfile
 from callmill.config.redis_connections import connect, connect_blocking
 from callmill.errors import RedisUnavailableError, UnknownFormatError
 from callmill.jobs.wire import decode_chunk
@@ -24,10 +22,9 @@ from callmill.ledger.hints import HintPublisher
 from callmill.workers.chunk_run import ChunkRun
 from callmill.workers.committer import Committer
 from callmill.workers.lane import Lane
+from callmill.workers.lane_host import LaneHost
 from callmill.workers.lane_switch import LaneSwitch
-from callmill.workers.lanes import open_lanes
 from callmill.workers.lease_keeper import LOST, RENEWED, LeaseKeeper
-from callmill.workers.loop_thread import LoopThread
 from callmill.workers.reconciler import Reconciler
 from callmill.workers.worker_options import WorkerOptions
 
@@ -41,13 +38,14 @@ _ROOM_POLL_S = 0.005
 class Engine:
     """Executes chunks. Started and stopped by the pool; its public methods may be called from any thread."""
 
-    def __init__(self, options: WorkerOptions, profiles: Mapping[str, ApiProfile], switch: LaneSwitch) -> None:
-        self.worker = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    def __init__(self, worker: str, options: WorkerOptions, host: LaneHost, switch: LaneSwitch) -> None:
+        self.worker = worker
         self._options = options
-        self._profiles = profiles
+        self._profiles = host.profiles
+        self._lanes = host.lanes
         self._switch = switch
         self._started_ms = int(time.time() * 1000)
-        self._thread = LoopThread()
+        self._thread = host.thread
         self._hints = HintPublisher(options.broker_url)
         self._runs: dict[ChunkRef, ChunkRun] = {}
         self._draining = False
@@ -63,22 +61,17 @@ class Engine:
         self._thread.loop.call_soon_threadsafe(self._drain)
 
     def stop(self) -> None:
-        """Record everything, close every connection and end the loop. No chunk may be running any more."""
+        """Record everything and close the connections; the host goes on. No chunk may be running any more."""
         self._leases.stop()
         self._thread.run(self._close())
         self._hints.close()
-        self._thread.stop()
 
     async def _open(self) -> None:
         options = self._options
         self._redis, self._broker = connect(options.redis_url), connect(options.broker_url)
-        self._limiter_redis = connect(options.limiter_url)
         session = LedgerSession(self._redis)
         self._chunks = Chunks(session, worker=self.worker, lease_ms=options.lease_ms)
         self._fleet = Fleet(session)
-        self._lanes = await open_lanes(
-            self._profiles, self._limiter_redis, worker=self.worker, calls_in_flight=options.calls_in_flight
-        )
         self._doors = {api: asyncio.Lock() for api in self._lanes}
         self._committer = Committer(self._chunks, self._publish, self._open_gates)
         self._leases = LeaseKeeper(
@@ -98,14 +91,12 @@ class Engine:
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-        for lane in self._lanes.values():
-            await lane.aclose()
         try:
             await self._fleet.leave(self.worker)
         except RedisUnavailableError as error:
             log.warning("left without a word: %s", error, extra={"action": "leave_failed"})
-        for client in (self._redis, self._broker, self._limiter_redis):
-            await client.aclose()
+        await self._redis.aclose()
+        await self._broker.aclose()
 
     async def _run_chunk(self, ref: ChunkRef) -> str:
         lane = self._lanes.get(ref.api)
@@ -138,12 +129,12 @@ class Engine:
         return run.summary()
 
     async def _finds_room(self, lane: Lane) -> bool:
-        """Wait a moment for room in a lane that only its API's speed holds up; one that limits pace is full for long."""
+        """Wait a moment for room in a lane that only its API's speed holds up; a paced one is full for longer."""
         if lane.paced:
             return self._takes(lane)
         try:
             async with asyncio.timeout(_ROOM_WAIT_S), self._doors[lane.api]:
-                while not self._takes(lane):
+                while not self._takes(lane):  # noqa: ASYNC110 - an event per call would cost more than the head's poll
                     await asyncio.sleep(_ROOM_POLL_S)
         except TimeoutError:
             return False

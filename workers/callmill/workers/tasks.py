@@ -2,13 +2,69 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from celery import shared_task
+
 from callmill.config.celery import app
+from callmill.errors import UsageError
+from callmill.jobs import Job, Outcome
 from callmill.ledger import ChunkRef
 from callmill.ledger.hints import RUN_CHUNK
 from callmill.workers import process
+from callmill.workers.single_call import CallNotDoneError
 
 
 @app.task(name=RUN_CHUNK, ignore_result=True)  # type: ignore[untyped-decorator] # celery ships no types
 def run_chunk(batch_id: str, number: int, api: str) -> str:
     """Execute a chunk; return what came of it, for people."""
     return process.engine().run_chunk(ChunkRef(batch_id, number, api))
+
+
+@shared_task(  # type: ignore[untyped-decorator] # celery ships no types
+    name="callmill.call",
+    bind=True,
+    ignore_result=False,
+    acks_late=True,
+    autoretry_for=(CallNotDoneError,),
+    retry_backoff=True,
+    retry_backoff_max=60,
+    retry_jitter=True,
+    max_retries=5,
+)
+def call(self: Any, job: dict[str, Any]) -> dict[str, Any]:
+    """Make one call under its API's limits and return its outcome.
+
+    Registered with every Celery app of the process: import this module in a worker of your own, or send the task to
+    ours. Celery retries what another attempt may mend; what none mends comes back as an outcome with ``ok`` false.
+
+    Args:
+        self: The task.
+        job: The fields of ``Job``.
+
+    Returns:
+        The fields of ``Outcome``; ``body`` is parsed where it is JSON, else text.
+    """
+    try:
+        wanted = Job.from_dict(job)
+    except ValueError as error:
+        raise UsageError(f"callmill.call: {error}") from error
+    return _as_dict(process.host().call(wanted, key=self.request.id), self.request.retries + 1)
+
+
+def _as_dict(outcome: Outcome, attempts: int) -> dict[str, Any]:
+    try:
+        body = outcome.json()
+    except ValueError:
+        body = outcome.text()
+    return {
+        "id": outcome.id,
+        "ok": outcome.ok,
+        "status": outcome.status,
+        "body": body,
+        "headers": outcome.headers,
+        "error": None if outcome.error is None else {"code": outcome.error.code, "message": outcome.error.message},
+        "attempts": attempts,
+        "started_at": outcome.started_at,
+        "latency": outcome.latency,
+    }

@@ -1,0 +1,53 @@
+"""SingleCall: one call outside any batch, for the plain task."""
+
+from __future__ import annotations
+
+import asyncio
+
+from callmill.errors import OutsideError
+from callmill.jobs.wire import WireJob, WireOutcome
+from callmill.workers.call import Call, Postponed
+from callmill.workers.lane import Lane
+
+
+class CallNotDoneError(OutsideError):
+    """The call failed in a way that another attempt may mend."""
+
+
+class SingleCall:
+    """Owns one call; its caller awaits ``outcome``. Attempts are the caller's business."""
+
+    def __init__(self, job: WireJob, lane: Lane, key: str) -> None:
+        self.outcome: asyncio.Future[WireOutcome] = asyncio.get_running_loop().create_future()
+        self._lane = lane
+        self._call = Call(job, self, 0, 0, key)
+
+    def begin(self) -> None:
+        """Hand the call to the lane."""
+        self._lane.add([self._call])
+
+    def may_start(self, _now_s: float) -> bool:
+        """Say whether it is still wanted."""
+        return not self.outcome.done()
+
+    def started(self) -> None:
+        """Nothing to note: there is no one else's call to wait for."""
+
+    def record(self, _call: Call, outcome: WireOutcome) -> None:
+        """Pass the outcome on."""
+        if not self.outcome.done():
+            self.outcome.set_result(outcome)
+
+    refuse = record
+
+    def postpone(self, call: Call, _delay_s: float, why: Postponed) -> None:
+        """Try again where that spends no attempt; else leave the next attempt to the caller."""
+        if not why.spends_attempt:
+            self._lane.add_first(call)
+        elif not self.outcome.done():
+            self.outcome.set_exception(CallNotDoneError(f"{why.code}: {why.message}"))
+
+    def interrupted(self, _call: Call) -> None:
+        """Tell the caller that the attempt was cut off."""
+        if not self.outcome.done():
+            self.outcome.set_exception(CallNotDoneError("interrupted: the worker stopped in the middle of the call"))
