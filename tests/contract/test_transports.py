@@ -14,36 +14,40 @@ from typing import Any
 
 import pytest
 import trustme
+from faulty_server import FaultyServer, faulty_server
+from transport_cases import NAMES, answer_by_path, options
 
 from callmill.errors import ConfigurationError
 from callmill.workers.transports.factory import make_transport
 from callmill.workers.transports.port import FaultKind, Response, Transport, TransportFault
 from callmill.workers.transports.user_agent import USER_AGENT
-from faulty_server import FaultyServer, faulty_server
-from transport_cases import NAMES, answer_by_path, options
 
 Body = Callable[[Transport], Coroutine[Any, Any, Any]]
 
 
 @pytest.fixture(params=NAMES)
 def name(request: pytest.FixtureRequest) -> str:
+    """Name a transport."""
     return request.param
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[FaultyServer]:
+    """Serve for the whole module."""
     with faulty_server(answer_by_path) as running:
         yield running
 
 
 @pytest.fixture
 def own_server() -> Iterator[FaultyServer]:
+    """Serve for one test."""
     with faulty_server(answer_by_path) as running:
         yield running
 
 
 @contextlib.asynccontextmanager
 async def opened(name: str, **changes: Any) -> AsyncIterator[Transport]:
+    """Open a transport for a block."""
     transport = make_transport(name, options(**changes))
     try:
         yield transport
@@ -52,6 +56,8 @@ async def opened(name: str, **changes: Any) -> AsyncIterator[Transport]:
 
 
 def run(name: str, body: Body, **changes: Any) -> Any:
+    """Run ``body`` on a transport."""
+
     async def main() -> Any:
         async with opened(name, **changes) as transport:
             return await body(transport)
@@ -60,10 +66,12 @@ def run(name: str, body: Body, **changes: Any) -> Any:
 
 
 def get(name: str, url: str, timeout_s: float = 5, **changes: Any) -> Response:
+    """Make one call."""
     return run(name, lambda transport: transport.send("GET", url, {}, None, timeout_s), **changes)
 
 
 def fault(name: str, url: str, timeout_s: float = 5, **changes: Any) -> TransportFault:
+    """Make one call that fails."""
     with pytest.raises(TransportFault) as raised:
         get(name, url, timeout_s, **changes)
     return raised.value
@@ -194,11 +202,13 @@ def test_unusable_header(name: str, server: FaultyServer) -> None:
 
 @pytest.fixture(scope="module")
 def authority() -> trustme.CA:
+    """Make an authority."""
     return trustme.CA()
 
 
 @pytest.fixture(scope="module")
 def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Write its certificate to a file."""
     path: Path = tmp_path_factory.mktemp("tls") / "ca.pem"
     authority.cert_pem.write_to_path(path)
     return str(path)
@@ -206,6 +216,7 @@ def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @contextlib.contextmanager
 def tls_server(authority: trustme.CA, *names: str) -> Iterator[FaultyServer]:
+    """Serve over TLS with a certificate for ``names``."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(*names).configure_cert(context)
     with faulty_server(answer_by_path, context) as running:
@@ -461,7 +472,7 @@ def test_proxies_of_the_environment_are_ignored(
 
 
 def test_closing(name: str, own_server: FaultyServer) -> None:
-    """aclose ends the calls in flight, may be called again, drops every connection; later calls are faults, unsent."""
+    """Closing ends the calls in flight, may be called again, drops every connection; later calls are faults, unsent."""
 
     async def main() -> None:
         transport = make_transport(name, options())

@@ -8,9 +8,9 @@ import zlib
 from typing import Any
 
 import brotli
+from faulty_server import Exchange
 
 from callmill.workers.transports.port import TransportOptions
-from faulty_server import Exchange
 
 NAMES = ("pyreqwest", "requests")
 BOMB = b"\0" * (4 << 20)

@@ -93,5 +93,7 @@ async def resolve_public(host: str) -> list[str]:
     except (OSError, UnicodeError) as error:
         raise TransportFault(FaultKind.DNS, f"{host} does not resolve: {error}", sent=False) from error
     addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
+    if not addresses:
+        raise TransportFault(FaultKind.DNS, f"{host} has no address", sent=False)
     refuse_forbidden(host, addresses)
     return addresses
