@@ -98,6 +98,8 @@ _BROKER = {
         "socket_keepalive": True,
         "global_keyprefix": KEY_PREFIX,
         "client_name": CLIENT_NAME,
+        # How long a pop waits, and so how soon a lane that is switched on is heard. Kombu's word for BRPOP's time-out.
+        "polling_interval": 0.25,
         # No retry_on_timeout: it forbids kombu's batch publishing, and a replayed LPUSH is a message twice.
     },
     # Without it a failover to a replica ends the worker: "Unrecoverable error: ReadOnlyError".

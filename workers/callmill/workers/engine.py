@@ -13,6 +13,8 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from callmill.config.redis_connections import connect, connect_blocking
 from callmill.errors import RedisUnavailableError, UnknownFormatError
 from callmill.jobs.wire import decode_chunk
@@ -26,13 +28,12 @@ from callmill.workers.lane_host import LaneHost
 from callmill.workers.lane_switch import LaneSwitch
 from callmill.workers.lease_keeper import LOST, RENEWED, LeaseKeeper
 from callmill.workers.reconciler import Reconciler
+from callmill.workers.room import Room
 from callmill.workers.worker_options import WorkerOptions
 
 log = logging.getLogger(__name__)
 
 _ROOM_CHECK_S = 0.05
-_ROOM_WAIT_S = 1.0
-_ROOM_POLL_S = 0.005
 
 
 class Engine:
@@ -72,7 +73,7 @@ class Engine:
         session = LedgerSession(self._redis)
         self._chunks = Chunks(session, worker=self.worker, lease_ms=options.lease_ms)
         self._fleet = Fleet(session)
-        self._doors = {api: asyncio.Lock() for api in self._lanes}
+        self._room = Room(self._lanes, self._switch, self._broker, threads=options.chunks_at_once)
         self._committer = Committer(self._chunks, self._publish, self._open_gates)
         self._leases = LeaseKeeper(
             connect_blocking(options.redis_url, socket_timeout_s=options.lease_ms / 3000),
@@ -102,10 +103,13 @@ class Engine:
         lane = self._lanes.get(ref.api)
         if lane is None:
             return f"not served here: {ref.api}"
-        if not await self._finds_room(lane):
-            self._switch.set(ref.api, on=False)
-            self._publish([ref])
-            return "left to others: the lane is full"
+        async with self._room.enter(lane) as entered:
+            if entered:
+                return await self._execute(ref, lane)
+        self._publish([ref])
+        return "left to others: the lane is full"
+
+    async def _execute(self, ref: ChunkRef, lane: Lane) -> str:
         claim = await self._chunks.claim(ref)
         if isinstance(claim, ClaimRefused):
             return f"nothing to do: {claim}"
@@ -121,42 +125,24 @@ class Engine:
             run.begin()
             if self._draining:
                 run.close()
-            if lane.paced and not self._takes(lane):
-                self._switch.set(ref.api, on=False)
             await run.over
         finally:
             del self._runs[ref]
         return run.summary()
 
-    async def _finds_room(self, lane: Lane) -> bool:
-        """Wait a moment for room in a lane that only its API's speed holds up; a paced one is full for longer."""
-        if lane.paced:
-            return self._takes(lane)
-        try:
-            async with asyncio.timeout(_ROOM_WAIT_S), self._doors[lane.api]:
-                while not self._takes(lane):  # noqa: ASYNC110 - an event per call would cost more than the head's poll
-                    await asyncio.sleep(_ROOM_POLL_S)
-        except TimeoutError:
-            return False
-        return True
-
-    def _takes(self, lane: Lane) -> bool:
-        """Say whether the lane may have another chunk here: its work fits, and other lanes keep half of the threads."""
-        chunks = sum(ref.api == lane.api for ref in self._runs)
-        share = self._options.chunks_at_once // (2 if len(self._lanes) > 1 else 1)
-        return not self._draining and lane.has_room and chunks < max(1, share)
-
     async def _watch_room(self) -> None:
         while True:
             await asyncio.sleep(_ROOM_CHECK_S)
-            for lane in self._lanes.values():
-                if self._switch.is_off(lane.api) and self._takes(lane):
-                    self._switch.set(lane.api, on=True)
+            try:
+                await self._room.look()
+            except (RedisError, OSError) as error:
+                log.warning("queues not looked at: %s", error, extra={"action": "look_failed"})
 
     def _drain(self) -> None:
         if self._draining:
             return
         self._draining = True
+        self._room.shut()
         for run in list(self._runs.values()):
             run.close()
         self._in_background(self._end_grace())
