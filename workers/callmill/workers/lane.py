@@ -65,6 +65,7 @@ class Lane:
         self._requests = requests
         self._transport = transport
         self._limiter = limiter
+        self._keep_headers = tuple(profile.keep_headers)
         self._max_in_flight = max_in_flight
         self._retried_statuses = frozenset(profile.retry.statuses)
         self._rates = [spec.amount / spec.window_s for spec in profile.limit_specs if spec.unit is Unit.REQUESTS]
@@ -267,13 +268,13 @@ class Lane:
         code, message = (None, None) if failed is None else (failed.code, failed.message)
         if answer is None:
             return _outcome(call, code, message, started_ms)
-        headers = answer.headers
+        find = answer.headers.get
         return WireOutcome(
             call.index,
             call.job.id,
             answer.status,
             answer.body,
-            {name: headers[name] for name in self._profile.keep_headers if name in headers},
+            {name: value for name in self._keep_headers if (value := find(name)) is not None},
             code,
             message,
             call.attempts,

