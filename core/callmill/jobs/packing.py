@@ -99,6 +99,10 @@ class JobPacker:
         )
         return wire, _JOB_OVERHEAD_BYTES + len(job.url) + (len(body) if body else 0)
 
+    def note_id(self, job_id: str) -> None:
+        """Take note of an id that the batch has already."""
+        self._seen.add(job_id)
+
     @property
     def apis(self) -> list[str]:
         """The APIs that the jobs so far use."""

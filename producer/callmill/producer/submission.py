@@ -75,6 +75,10 @@ class Submission:
         self._window_bytes += size_bytes
         return self._position - self._written_jobs >= self._window_jobs or self._window_bytes >= WINDOW_BYTES
 
+    def note_id(self, job_id: str) -> None:
+        """Take note of the id of a job that an earlier submission of this batch wrote, so that no other takes it."""
+        self._packer.note_id(job_id)
+
     async def flush(self) -> None:
         """Write what was added, in one step, and publish its hints unless it waits for the seal.
 
