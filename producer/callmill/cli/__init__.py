@@ -1,1 +1,5 @@
+"""The ``callmill`` command."""
 
+from callmill.cli.program import main
+
+__all__ = ["main"]

@@ -1,0 +1,5 @@
+"""``python -m callmill.cli``."""
+
+from callmill.cli.program import main
+
+main()

@@ -1,0 +1,50 @@
+"""Where commands print: data on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+import msgspec
+from rich.console import Console
+
+PIPED_WIDTH = 120
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def stdout() -> Console:
+    """Return a console on standard output; a pipe has a width of its own, so that tables are never folded small."""
+    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False)
+
+
+def stderr() -> Console:
+    """Return a console on standard error."""
+    return Console(stderr=True, highlight=False)
+
+
+def say_line(line: str) -> None:
+    """Print a line on standard error; may be called from any thread."""
+    click.echo(line, err=True)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as one line of JSON."""
+    click.echo(msgspec.json.encode(value).decode())
+
+
+class _Forwarder(logging.Handler):
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._say(f"callmill: {record.getMessage()}")
+
+
+def say_warnings(say: Callable[[str], None]) -> None:
+    """Show what Callmill warns of in this process as lines of the command."""
+    logging.getLogger("callmill").handlers[:] = [_Forwarder(say)]

@@ -1,0 +1,263 @@
+"""FileRun: a JSONL file through a batch, to exactly one line per job, whatever is killed and whenever.
+
+What is certain is on the disk, in this order: lines of the output, then the state that counts them in, then what must
+not happen before:
+
+    bad lines of a window of the input on the disk  ->  state saved  ->  the window's jobs are written to the ledger
+    outcomes on the disk                            ->  state saved  ->  the ledger may drop them
+
+So the lines of the input that are neither blank nor reported bad are, in their order, the jobs of the batch, and the
+ledger's count of jobs says where to go on. The output itself says which jobs it has: an outcome that comes twice,
+because the ledger lost a moment and the job ran again, is written once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+from msgspec.structs import replace
+
+from callmill.cli.default_api import reason
+from callmill.cli.input_file import BadLineError, InputIdentity, Line, custom_id_of, open_input, parse_job, read_lines
+from callmill.cli.number_set import NumberSet
+from callmill.cli.result_file import ResultFile
+from callmill.cli.result_lines import bad_line, outcome_line, read_id
+from callmill.cli.run_report import RunReport
+from callmill.cli.run_state import RunState, save_state
+from callmill.errors import BatchStateError, InputFileError, JobError, OutsideError, RedisUnavailableError
+from callmill.jobs import Outcome
+from callmill.ledger.records import BatchState
+from callmill.producer import AsyncBatch, AsyncClient, Progress
+from callmill.producer.submission import Submission
+
+log = logging.getLogger(__name__)
+
+_COMMIT_EVERY_S = 1.0
+_COMMIT_BYTES = 8 * 1024 * 1024
+_LINES_AT_ONCE = 500
+_REPORTS_AT_ONCE = 1_000
+_REDIS_PATIENCE_S = 60.0
+_REDIS_RETRY_S = 1.0
+_SAMPLE_BYTES = 1024 * 1024
+_PENDING_BYTES = 256 * 1024 * 1024
+_FEWEST_PENDING, _MOST_PENDING = 1_000, 50_000
+
+
+class FileRun:
+    """One run of an input file. Belongs to one event loop.
+
+    Args:
+        client: The connection to the ledger.
+        state: Where the run is; its batch exists.
+        state_file: Where the state is kept.
+        output: Takes every line, or, beside ``errors``, the successes.
+        errors: Takes the failures and bad lines, if there is one.
+    """
+
+    def __init__(
+        self, client: AsyncClient, state: RunState, *, state_file: Path, output: ResultFile, errors: ResultFile | None
+    ) -> None:
+        self.state = state
+        self._client = client
+        self._state_file = state_file
+        self._output = output
+        self._errors = errors
+        self._files = [output] if errors is None else [output, errors]
+        self._written = NumberSet()
+        self._bad_lines = NumberSet()
+        self._cursor = state.cursor
+        self._reports: list[bytes] = []
+        self._writing = asyncio.Lock()
+        self._last_contact_s = 0.0
+
+    @property
+    def bad_lines(self) -> int:
+        """Lines so far that are no jobs."""
+        return len(self._bad_lines)
+
+    async def execute(self) -> Progress:
+        """Run until the batch is over and every outcome is in the output.
+
+        Raises:
+            InputFileError: The input is another now than it was.
+            BatchNotFoundError: The batch is gone.
+            RedisUnavailableError: Redis stayed away for a minute.
+            OutsideError: The disk is full.
+        """
+        self._take_stock()
+        self._last_contact_s = asyncio.get_running_loop().time()
+        while True:
+            try:
+                batch = await self._client.batch(self.state.batch_id)
+                await self._together(batch, self._submit(), self._read(batch))
+                return await self._checked_end(batch)
+            except (RedisUnavailableError, BatchStateError) as error:
+                if asyncio.get_running_loop().time() - self._last_contact_s > _REDIS_PATIENCE_S:
+                    raise
+                log.warning("%s; trying again", error, extra={"action": "run_retry"})
+                await asyncio.sleep(_REDIS_RETRY_S)
+
+    async def finish(self, report: RunReport) -> None:
+        """Note what came of the run."""
+        await self.commit()
+        self.state = replace(self.state, report=report)
+        self._save()
+
+    async def commit(self) -> None:
+        """Bring to the disk what was read and found so far."""
+        async with self._writing:
+            for line in self._reports:
+                (self._errors or self._output).append(line)
+            self._reports.clear()
+            if self._cursor == self.state.cursor and not any(file.unsynced for file in self._files):
+                return
+            sync = asyncio.ensure_future(asyncio.to_thread(self._sync))
+            try:
+                await asyncio.shield(sync)
+            except asyncio.CancelledError:
+                await sync  # a thread cannot be cancelled, and nobody may write while it syncs
+                raise
+
+    async def _together(self, batch: AsyncBatch, *parts: Coroutine[Any, Any, None]) -> None:
+        """Run the parts, and commits beside them, until all parts are through or anything raises."""
+        ticker = asyncio.create_task(self._commit_now_and_then(batch))
+        tasks = {asyncio.create_task(part) for part in parts}
+        waiting = tasks | {ticker}
+        try:
+            while waiting & tasks:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    task.result()
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    async def _checked_end(self, batch: AsyncBatch) -> Progress:
+        progress = await batch.progress()
+        await self.commit()
+        if self.state.cursor:
+            await batch.release(self.state.cursor)
+        if progress.state is BatchState.DONE and len(self._written) < progress.total:
+            raise OutsideError(
+                f"{progress.total - len(self._written):,} outcomes are in Redis no more: somebody else released them; "
+                "run those jobs again with --fresh"
+            )
+        return progress
+
+    def _take_stock(self) -> None:
+        """Cut the output to what is certain of it, and see which jobs and bad lines it has."""
+        lengths = (self.state.output_bytes, self.state.errors_bytes)
+        for file, length in zip(self._files, lengths, strict=False):
+            file.cut(length)
+            for line in file.lines():
+                found = read_id(line)
+                if found is None:
+                    raise InputFileError(f"{file.path}: has a line of somebody else; begin anew with --fresh")
+                is_bad_line, number = found
+                (self._bad_lines if is_bad_line else self._written).add(number)
+
+    async def _submit(self) -> None:
+        submission = await self._open_submission()
+        if submission is None:
+            return
+        path = Path(self.state.input.path)
+        jobs_to_pass = (await self._client.connection().batches.record(self.state.batch_id)).total
+        for count, line in enumerate(read_lines(path), 1):
+            if count % _LINES_AT_ONCE == 0:
+                await asyncio.sleep(0)
+            if line.number in self._bad_lines:
+                continue
+            if jobs_to_pass:
+                jobs_to_pass -= 1
+                submission.note_id(custom_id_of(line) or "")
+            elif self._add(submission, line):
+                await self._flush(submission)
+        self._check_input(path)
+        if jobs_to_pass:
+            raise InputFileError(f"{path}: has {jobs_to_pass:,} jobs less than its batch; begin anew with --fresh")
+        await self.commit()
+        await submission.seal()
+
+    async def _open_submission(self) -> Submission | None:
+        record = await self._client.connection().batches.record(self.state.batch_id)
+        if record.sealed or record.ended or record.state is BatchState.CANCELLED:
+            return None
+        return await self._client.open_submission(
+            batch_id=self.state.batch_id, start="at once", max_pending=_max_pending(Path(self.state.input.path))
+        )
+
+    def _add(self, submission: Submission, line: Line) -> bool:
+        """Add a line's job to the window, or report the line; True when the window is to be written."""
+        try:
+            return submission.add(parse_job(line, self.state.api))
+        except (BadLineError, JobError) as error:
+            self._bad_lines.add(line.number)
+            report = bad_line(self.state.batch_id, line.number, custom_id_of(line), reason(error))
+            self._reports.append(report)
+            return len(self._reports) >= _REPORTS_AT_ONCE
+
+    async def _flush(self, submission: Submission) -> None:
+        await self.commit()
+        await submission.flush()
+        self._last_contact_s = asyncio.get_running_loop().time()
+
+    def _check_input(self, path: Path) -> None:
+        difference = self.state.input.difference(InputIdentity.of(path))
+        if difference is not None:
+            raise InputFileError(f"{path}: changed while it was read: {difference}; begin anew with --fresh")
+
+    async def _read(self, batch: AsyncBatch) -> None:
+        async for bundle in batch.bundles(self._cursor or None):
+            async with self._writing:
+                for outcome in bundle:
+                    self._write(outcome)
+                if bundle:
+                    self._cursor = bundle[-1].cursor
+            self._last_contact_s = asyncio.get_running_loop().time()
+            if sum(file.unsynced for file in self._files) > _COMMIT_BYTES:
+                await self.commit()
+
+    def _write(self, outcome: Outcome) -> None:
+        if self._written.add(outcome.index):
+            file = self._output if outcome.ok or self._errors is None else self._errors
+            file.append(outcome_line(self.state.batch_id, outcome))
+
+    async def _commit_now_and_then(self, batch: AsyncBatch) -> None:
+        released = self.state.cursor
+        while True:
+            await asyncio.sleep(_COMMIT_EVERY_S)
+            await self.commit()
+            if released != self.state.cursor:
+                try:
+                    await batch.release(self.state.cursor)
+                    released = self.state.cursor
+                except RedisUnavailableError as error:
+                    log.info("outcomes not released yet: %s", error, extra={"action": "release_later"})
+
+    def _sync(self) -> None:
+        lengths = [file.sync() for file in self._files]
+        self.state = replace(
+            self.state, cursor=self._cursor, output_bytes=lengths[0], errors_bytes=lengths[1] if lengths[1:] else 0
+        )
+        self._save()
+
+    def _save(self) -> None:
+        try:
+            save_state(self._state_file, self.state)
+        except OSError as error:
+            raise OutsideError(
+                f"{self._state_file}: cannot be written: {error.strerror}; with room again, run the same command again"
+            ) from error
+
+
+def _max_pending(path: Path) -> int:
+    """Return how many jobs may wait in Redis: many, but no more than fit if all are as large as the first ones."""
+    with open_input(path) as file:
+        sample = file.read(_SAMPLE_BYTES)
+    line_bytes = len(sample) / max(1, sample.count(b"\n"))
+    return int(min(_MOST_PENDING, max(_FEWEST_PENDING, _PENDING_BYTES / max(1.0, line_bytes))))

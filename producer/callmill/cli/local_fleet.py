@@ -1,0 +1,189 @@
+"""LocalFleet: processes of ours on this machine, started, watched, started again when they die, and stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+
+from msgspec import Struct
+
+from callmill.cli import parent_watch
+
+CONFIGURATION_EXIT = 2
+"""What a program of ours ends with when its configuration is wrong: starting it again would not help."""
+
+_POLL_S = 0.1
+_FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 30.0
+_STABLE_AFTER_S = 30.0
+_KILL_AFTER_GRACE_S = 15.0
+
+
+class Program(Struct, frozen=True):
+    """A sub-command of callmill that runs as a child.
+
+    Attributes:
+        name: What messages call it.
+        arguments: The sub-command and its arguments.
+        vital: Whether the fleet has failed when its configuration is wrong.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    vital: bool = True
+
+
+class LocalFleet:
+    """Children that run until ``stop``; they end by themselves when this process is killed.
+
+    Args:
+        programs: What to run.
+        grace_s: Seconds that a child gets to end by itself.
+        say: Takes each line that a child writes, and each event, in threads of its own.
+        log_level: What children log at least, unless the environment says so already.
+    """
+
+    def __init__(
+        self, programs: Sequence[Program], *, grace_s: float, say: Callable[[str], None], log_level: str | None = None
+    ) -> None:
+        self._say = say
+        self._grace_s = grace_s
+        self._stop = threading.Event()
+        environment = parent_watch.environment()
+        if log_level is not None:
+            environment.setdefault("CALLMILL_LOG_LEVEL", log_level)
+        self._children = [_Child(program, environment, say) for program in programs]
+        self._watcher = threading.Thread(target=self._watch, name="callmill-fleet", daemon=True)
+
+    def start(self) -> None:
+        """Start every child and watch over them."""
+        for child in self._children:
+            child.start()
+        self._watcher.start()
+
+    @property
+    def failure(self) -> str | None:
+        """Why the fleet cannot work; None when it can."""
+        return next((child.failure for child in self._children if child.failure and child.program.vital), None)
+
+    @property
+    def pids(self) -> list[int]:
+        """Process ids of the children that live."""
+        return [child.process.pid for child in self._children if child.process is not None]
+
+    def stop(self) -> None:
+        """Ask every child to end and wait until it has; kill what has not after the grace, or at Ctrl-C. Idempotent."""
+        self._stop.set()
+        if self._watcher.is_alive():
+            self._watcher.join()
+        self._signal(signal.SIGTERM)
+        deadline = time.monotonic() + self._grace_s + _KILL_AFTER_GRACE_S
+        while any(child.running for child in self._children):
+            try:
+                time.sleep(_POLL_S / 2)
+            except KeyboardInterrupt:
+                deadline = 0.0
+            if time.monotonic() > deadline:
+                self._signal(signal.SIGKILL)
+        for child in self._children:
+            child.forget()
+
+    def _signal(self, number: signal.Signals) -> None:
+        for child in self._children:
+            child.signal(number)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_POLL_S):
+            for child in self._children:
+                child.look_after()
+
+
+class _Child:
+    """One child: its process, and when it may be started again."""
+
+    def __init__(self, program: Program, environment: Mapping[str, str], say: Callable[[str], None]) -> None:
+        self.program = program
+        self._environment = environment
+        self.process: subprocess.Popen[str] | None = None
+        self.failure: str | None = None
+        self._say = say
+        self._deaths = 0
+        self._started_s = 0.0
+        self._start_at_s: float | None = None
+        self._last_line = ""
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def start(self) -> None:
+        self._started_s, self._start_at_s = time.monotonic(), None
+        self.process = subprocess.Popen(  # noqa: S603 - ourselves
+            [sys.executable, "-m", "callmill.cli", *self.program.arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=self._environment,
+            # The terminal's Ctrl-C is for us; we tell the children.
+            start_new_session=True,
+        )
+        threading.Thread(target=self._forward, args=(self.process,), daemon=True).start()
+
+    def look_after(self) -> None:
+        """Note that the child died, and start it again when its time has come."""
+        now_s = time.monotonic()
+        if self._start_at_s is not None and now_s >= self._start_at_s:
+            self.start()
+        if self.process is None or (code := self.process.poll()) is None:
+            return
+        pid, self.process = self.process.pid, None
+        if code == CONFIGURATION_EXIT:
+            self.failure = self._last_line or f"{self.program.name} found its configuration wrong"
+            return
+        self._deaths = 1 if now_s - self._started_s > _STABLE_AFTER_S else self._deaths + 1
+        delay_s = min(_FIRST_DELAY_S * 2 ** (self._deaths - 1), _LONGEST_DELAY_S)
+        self._start_at_s = now_s + delay_s
+        self._say(f"{self.program.name} (process {pid}) {_died(code)}; starting it again in {delay_s:g} s")
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, to its whole session when it is the last one."""
+        if not self.running or self.process is None:
+            return
+        with suppress(ProcessLookupError):
+            if number is signal.SIGKILL:
+                os.killpg(self.process.pid, number)
+            else:
+                self.process.send_signal(number)
+
+    def forget(self) -> None:
+        """Take note that the child has ended for good."""
+        self.process = None
+
+    def _forward(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None  # noqa: S101 - PIPE was asked for
+        with process.stdout:
+            for line in process.stdout:
+                if text := line.rstrip():
+                    self._last_line = text
+                    self._say(text)
+
+
+def _died(code: int) -> str:
+    if code >= 0:
+        return f"ended with exit code {code}"
+    try:
+        return f"was ended by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"was ended by signal {-code}"
+
+
+def workers(number: int) -> list[Program]:
+    """Return that many worker programs."""
+    return [Program(f"worker {n}", ("worker",)) for n in range(1, number + 1)]

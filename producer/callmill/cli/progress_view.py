@@ -1,0 +1,101 @@
+"""How the progress of a batch is shown: in place on a terminal, as a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from callmill.cli.run_report import latency, seconds
+from callmill.producer.progress import Progress
+
+_LINE_EVERY_S = 5.0
+_BAR_WIDTH = 40
+
+
+class ProgressView:
+    """Shows progress while the context lasts; lines said meanwhile stand above it.
+
+    Args:
+        console: Where to.
+        quiet: Show nothing but what is said.
+    """
+
+    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._quiet = quiet
+        self._next_line_s = 0.0
+
+    def __enter__(self) -> Self:
+        if self._live is not None and not self._quiet:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, progress: Progress, *, last: bool = False) -> None:
+        """Show how far the batch is; ``last``: even if a line was printed just now."""
+        if self._quiet:
+            return
+        if self._live is not None:
+            self._live.update(progress_panel(progress), refresh=True)
+        elif last or time.monotonic() >= self._next_line_s:
+            self._next_line_s = time.monotonic() + _LINE_EVERY_S
+            self.say(progress_line(progress))
+
+    def say(self, line: str) -> None:
+        """Print a line; may be called from any thread."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def progress_line(progress: Progress) -> str:
+    """Return the progress in one line."""
+    parts = [f"{progress.done:,} of {total_text(progress)} done", f"{progress.failed:,} failed"]
+    if progress.retries:
+        parts.append(f"{progress.retries:,} retries")
+    if progress.throttled:
+        parts.append(f"{progress.throttled:,} x 429")
+    if progress.ended:
+        return ", ".join([progress.state.value, *parts, seconds(progress.elapsed)])
+    parts.append(f"{progress.rate:,.1f}/s")
+    if progress.eta is not None:
+        parts.append(f"{seconds(progress.eta)} left")
+    return f"{', '.join(parts)}; {progress.limited_by}"
+
+
+def progress_panel(progress: Progress) -> Group:
+    """Return the progress as a few lines that fit a terminal of 80 columns."""
+    title = Text.assemble((progress.name or progress.id, "bold"), f"  {progress.id}  {progress.state.value}")
+    share = progress.done / progress.total if progress.total else 0.0
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row(
+        ProgressBar(total=1.0, completed=share, width=_BAR_WIDTH),
+        f"{share:4.0%}" if progress.sealed else "",
+        f"{progress.done:,} of {total_text(progress)}",
+    )
+    left = "" if progress.eta is None else f", {seconds(progress.eta)} left"
+    facts = Table.grid(padding=(0, 2))
+    facts.add_column(style="dim", no_wrap=True)
+    facts.add_row("rate", f"{progress.rate:,.1f}/s after {seconds(progress.elapsed)}{left}")
+    facts.add_row("outcomes", f"{progress.succeeded:,} succeeded, {progress.failed:,} failed")
+    facts.add_row("calls", f"{progress.calls:,}: {progress.retries:,} retries, {progress.throttled:,} answered 429")
+    latencies = (("p50", progress.p50), ("p95", progress.p95), ("p99", progress.p99))
+    facts.add_row("latency", ", ".join(f"{name} {latency(value)}" for name, value in latencies))
+    facts.add_row("limited by", progress.limited_by)
+    return Group(title, bar, facts)
+
+
+def total_text(progress: Progress) -> str:
+    """Return the number of jobs, marked while more are still submitted."""
+    return f"{progress.total:,}" if progress.sealed else f"{progress.total:,}+"

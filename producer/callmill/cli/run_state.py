@@ -1,0 +1,81 @@
+"""RunState: what a run leaves beside its output, so that the same command goes on where it stopped.
+
+Replaced as a whole, after the output is on the disk: it never claims more than the output has. A run that was cut off
+goes back to it: the output is cut to the lengths here, and read on from the cursor.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from callmill.cli.input_file import InputIdentity
+from callmill.cli.run_report import RunReport
+from callmill.errors import InputFileError
+
+_VERSION = 1
+
+
+class RunState(Struct, frozen=True, kw_only=True):
+    """What is certain of a run.
+
+    Attributes:
+        batch_id: Its batch.
+        api: API of the lines that name none.
+        input: Its input file.
+        errors: Absolute path of the errors file, if there is one.
+        cursor: After which outcome to read on; empty: from the first.
+        output_bytes: Length of the output.
+        errors_bytes: Length of the errors file.
+        report: What came of it; None while it is not over.
+    """
+
+    version: int = _VERSION
+    batch_id: str
+    api: str | None
+    input: InputIdentity
+    errors: str | None
+    cursor: str = ""
+    output_bytes: int = 0
+    errors_bytes: int = 0
+    report: RunReport | None = None
+
+
+def state_path(output: Path) -> Path:
+    """Return where the state of the run with this output is kept."""
+    return output.with_name(f"{output.name}.callmill")
+
+
+def load_state(path: Path) -> RunState | None:
+    """Return the state that was saved; None when there is none.
+
+    Raises:
+        InputFileError: It cannot be read.
+    """
+    try:
+        state = msgspec.json.decode(path.read_bytes(), type=RunState)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise InputFileError(f"{path}: cannot be read ({error}); begin anew with --fresh") from error
+    if state.version != _VERSION:
+        raise InputFileError(f"{path}: was written by another version of Callmill; use that one, or --fresh")
+    return state
+
+
+def save_state(path: Path, state: RunState) -> None:
+    """Replace the state, on the disk when this returns."""
+    draft = path.with_name(f"{path.name}.new")
+    with draft.open("wb") as file:
+        file.write(msgspec.json.encode(state))
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

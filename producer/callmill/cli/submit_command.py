@@ -1,0 +1,48 @@
+"""``callmill submit``: a JSONL file becomes a batch, all of it or nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from callmill.cli import console
+from callmill.cli.client_session import with_client
+from callmill.cli.default_api import default_api, reason
+from callmill.cli.input_file import BadLineError, parse_job, read_lines
+from callmill.errors import InputFileError, JobError
+from callmill.producer import AsyncClient
+
+
+@click.command("submit")
+@click.argument("input_path", metavar="IN.jsonl", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--api", help="API of the lines that name none; not needed when only one is known.")
+@click.option("--name", help="What status, watch and dashboard show; the input's name when left out.")
+@console.json_option
+def submit(*, input_path: Path, api: str | None, name: str | None, as_json: bool) -> None:
+    """Submit a JSONL file of calls as one batch and print its id. One bad line, and nothing is submitted."""
+    batch_id, jobs = with_client(lambda client: _submit(client, input_path, api=api, name=name or input_path.name))
+    if as_json:
+        console.print_json({"id": batch_id, "jobs": jobs})
+    else:
+        click.echo(batch_id)
+
+
+async def _submit(client: AsyncClient, path: Path, *, api: str | None, name: str) -> tuple[str, int]:
+    api = await default_api(client, api)
+    submission = await client.open_submission(name=name)
+    jobs = 0
+    try:
+        for line in read_lines(path):
+            try:
+                due = submission.add(parse_job(line, api))
+            except (BadLineError, JobError) as error:
+                raise InputFileError(f"{path}: line {line.number}: {reason(error)}; nothing was submitted") from error
+            jobs += 1
+            if due:
+                await submission.flush()
+        await submission.seal()
+    except BaseException:
+        await submission.discard()
+        raise
+    return submission.batch_id, jobs

@@ -1,0 +1,43 @@
+"""``callmill watch``: a batch until it is over."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from callmill.cli import console
+from callmill.cli.client_session import find_batch, with_client
+from callmill.cli.progress_view import ProgressView, progress_panel
+from callmill.producer import AsyncClient, Progress
+
+_EVERY_S = 0.5
+
+
+@click.command("watch")
+@click.argument("batch_id", metavar="[BATCH]", required=False)
+@console.json_option
+def watch(*, batch_id: str | None, as_json: bool) -> None:
+    """Follow a batch, the newest when none is named, until it is over. Ctrl-C leaves it running.
+
+    Exit code 0 when every job succeeded, else 1. With --json, a line of JSON every half second.
+    """
+    progress = with_client(lambda client: _watch(client, batch_id, as_json=as_json))
+    raise SystemExit(0 if progress.succeeded == progress.total and progress.state.value == "done" else 1)
+
+
+async def _watch(client: AsyncClient, batch_id: str | None, *, as_json: bool) -> Progress:
+    batch = await find_batch(client, batch_id)
+    output = console.stdout()
+    with ProgressView(output, quiet=as_json) as view:
+        while True:
+            progress = await batch.progress()
+            if as_json:
+                console.print_json(progress)
+            view.show(progress, last=progress.ended)
+            if progress.ended:
+                break
+            await asyncio.sleep(_EVERY_S)
+    if output.is_terminal and not as_json:
+        output.print(progress_panel(progress))
+    return progress

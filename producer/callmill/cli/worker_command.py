@@ -1,0 +1,98 @@
+"""``callmill worker``: one worker process, which is a Celery worker with our pool."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+import warnings
+
+import click
+from celery.signals import setup_logging, worker_ready, worker_shutting_down
+from celery.utils.nodenames import host_format
+
+from callmill.cli.worker_setup import checked_profiles
+from callmill.config.embedded_server import redis_url
+from callmill.config.settings import load_settings
+from callmill.errors import ConfigurationError, InternalError
+
+log = logging.getLogger("callmill.worker")
+
+_HEARTBEAT_EVERY_S = 5
+_QUIET = ("celery", "kombu", "amqp", "asyncio")
+
+
+@click.command("worker")
+@click.option("--name", help="What Flower calls it, with the host's name behind; callmill-PID when left out.")
+def worker(name: str | None) -> None:
+    """Run one worker process: it serves every API of the profiles until SIGTERM or Ctrl-C.
+
+    Start one per core. It then finishes its calls in flight and gives back the rest.
+    """
+    if name is not None and (not name or "@" in name or "%" in name):
+        raise click.UsageError(f"--name {name!r}: give a plain name; the host's name is added")
+    settings = load_settings()
+    profiles = checked_profiles(settings)
+    redis_url(settings)
+    node = name or f"callmill-{os.getpid()}"
+    _log_to_stderr(node, settings.log_level.upper())
+    # Celery warns of root for the sake of pickle, which we do not accept.
+    warnings.filterwarnings("ignore", message=".*superuser privileges")
+    raise SystemExit(_run(node, ", ".join(sorted(profiles))))
+
+
+def _run(node: str, serves: str) -> int:
+    from callmill.workers import app, process  # noqa: PLC0415 - seconds of imports, not before the settings are right
+    from callmill.workers.pool import TaskPool  # noqa: PLC0415 - as above
+
+    vars(sys)["__stdout__"] = None  # where Celery writes, past all logging, that it stops; our log says so
+    process.engine()  # Celery would wrap what is wrong here into a traceback
+    celery_worker = app.Worker(
+        hostname=host_format(f"{node}@%h"),
+        quiet=True,
+        # Flower needs both: events to show chunks, heartbeats to take a worker for alive.
+        task_events=True,
+        heartbeat_interval=_HEARTBEAT_EVERY_S,
+        without_gossip=True,
+        without_mingle=True,
+    )
+    if celery_worker.pool_cls is not TaskPool:
+        raise InternalError(f"Celery took the pool {celery_worker.pool_cls!r}, not ours")
+
+    def say_ready(**_: object) -> None:
+        log.info("ready, serves %s", serves, extra={"action": "worker_ready"})
+
+    def say_stopping(sig: object = None, how: object = None, **_: object) -> None:
+        log.info("%s: stopping (%s)", sig, str(how).lower(), extra={"action": "worker_stopping"})
+
+    worker_ready.connect(say_ready, weak=False)
+    worker_shutting_down.connect(say_stopping, weak=False)
+    try:
+        celery_worker.start()
+    finally:
+        process.stop()
+    code = int(celery_worker.exitcode or 0)
+    log.info("stopped", extra={"action": "worker_stopped"})
+    return code
+
+
+def _log_to_stderr(node: str, level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    formatter = logging.Formatter(f"%(asctime)s %(levelname)-7s {node}: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    formatter.converter = time.gmtime
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    for noisy in _QUIET:
+        logging.getLogger(noisy).setLevel(logging.DEBUG if level == "DEBUG" else logging.WARNING)
+    # A lane that is switched off leaves its messages to others, which kombu reports one by one.
+    logging.getLogger("kombu.transport.virtual.base").setLevel(logging.ERROR)
+    # A receiver, whatever it does, keeps Celery from setting up logging of its own.
+    setup_logging.connect(_logging_is_set_up, weak=False)
+
+
+def _logging_is_set_up(**_: object) -> None:
+    if not logging.getLogger().handlers:
+        raise ConfigurationError("the worker's log has no handler")
