@@ -52,6 +52,7 @@ class FaultyServer:
     requests: list[Exchange] = field(default_factory=list)
     connections: int = 0
     open_connections: int = 0
+    ended: set[int] = field(default_factory=set)
     closed: threading.Condition = field(default_factory=threading.Condition)
     arrived: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     writers: set[asyncio.StreamWriter] = field(default_factory=set)
@@ -65,6 +66,11 @@ class FaultyServer:
         """Block until no more than ``connections`` are open; False when that did not happen in time."""
         with self.closed:
             return self.closed.wait_for(lambda: self.open_connections <= connections, timeout_s)
+
+    def wait_until_ended(self, connections: set[int], timeout_s: float = 5) -> bool:
+        """Block until these connections are gone; False when that did not happen in time."""
+        with self.closed:
+            return self.closed.wait_for(lambda: connections <= self.ended, timeout_s)
 
     def drop_connections(self) -> None:
         """Close every connection in good order."""
@@ -88,6 +94,7 @@ class FaultyServer:
             self.writers.discard(writer)
             with self.closed:
                 self.open_connections -= 1
+                self.ended.add(number)
                 self.closed.notify_all()
 
 
@@ -119,6 +126,8 @@ def faulty_server(handler: Handler, tls: ssl.SSLContext | None = None) -> Iterat
         ready.set()
         await stop.wait()
         listener.close()
+        if tls is not None:
+            await asyncio.sleep(0.05)  # A handshake that the client broke off is asyncio's to end; it tells nobody.
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()

@@ -22,23 +22,29 @@ class LazyHeaders(Mapping[str, str]):
         self._converted: dict[str, str] | None = None
 
     def __getitem__(self, name: str) -> str:
-        value: str | None = self.get(name)
+        value = self._one(name)
         if value is None:
             raise KeyError(name)
         return value
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self.get(name) is not None
+        return isinstance(name, str) and self._one(name) is not None
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return one header without converting the others, which costs ten times as much."""
+        value = self._one(name)
+        return default if value is None else value
+
+    def _one(self, name: str) -> str | None:
         if self._converted is not None:
-            return self._converted.get(name, default)
+            return self._converted.get(name)
+        if name != name.lower():
+            return None
         try:
-            values = self._raw.getall(name)
+            values = self._raw.get_header_all(name)
         except ValueError:
-            return default
-        return ", ".join(values) if values else default
+            return None
+        return ", ".join(values) if values else None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._all())

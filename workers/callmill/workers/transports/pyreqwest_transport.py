@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from msgspec import Struct
+from pyreqwest.bytes import Bytes
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.request import StreamRequest
-from pyreqwest.response import Response as RawResponse
+from pyreqwest.response import ResponseBodyReader
 
 from callmill.workers.transports import exit_guard
 from callmill.workers.transports.abandoned_calls import AbandonedCalls, Cancelled, unhurt
@@ -24,6 +25,7 @@ from callmill.workers.transports.user_agent import USER_AGENT
 
 _BODILESS_STATUSES = frozenset({204, 304})
 _IDLE_S = 60
+_PIECE_BYTES = 65536
 
 
 class _Call(Struct, gc=False):
@@ -141,10 +143,15 @@ class PyreqwestTransport:
             raw = await unhurt(request.__aenter__())
             status = raw.status
             if call.method == "HEAD" or status in _BODILESS_STATUSES:
-                content = b""
-            else:
-                content = await self._read(request, raw)
-            return Response(status, LazyHeaders(raw.headers), content)
+                return Response(status, LazyHeaders(raw), b"")
+            reader = raw.body_reader
+            # All up to the cap was read together with the head, so this takes what is there.
+            first = await unhurt(reader.read(_PIECE_BYTES))
+            if first is None:
+                return Response(status, LazyHeaders(raw), b"")
+            if len(first) < _PIECE_BYTES and len(first) < self._read_limit:
+                return Response(status, LazyHeaders(raw), first.to_bytes())
+            return Response(status, LazyHeaders(raw), await self._read_rest(request, reader, first))
         except Exception as error:
             fault = fault_of(error)
             if fault is None:
@@ -162,19 +169,14 @@ class PyreqwestTransport:
             builder = builder.body_bytes(call.body)
         return builder.streamed_read_buffer_limit(self._read_limit).build_streamed()
 
-    async def _read(self, request: StreamRequest, raw: RawResponse) -> bytes:
-        """Read the body; up to the cap it is there already, read together with the head."""
-        reader = raw.body_reader
-        first = await unhurt(reader.read_chunk())
-        if first is None:
-            return b""
+    async def _read_rest(self, request: StreamRequest, reader: ResponseBodyReader, first: Bytes) -> bytes:
+        pieces = [first]
         total = len(first)
-        chunks = [first]
-        while total < self._read_limit and (chunk := await unhurt(reader.read_chunk())) is not None:
-            chunks.append(chunk)
-            total += len(chunk)
+        while total < self._read_limit and (piece := await unhurt(reader.read_chunk())) is not None:
+            pieces.append(piece)
+            total += len(piece)
         if total < self._read_limit:
-            return first.to_bytes() if len(chunks) == 1 else b"".join(chunk.to_bytes() for chunk in chunks)
+            return b"".join(piece.to_bytes() for piece in pieces)
         await request.__aexit__(None, None, None)
         message = f"the answer is larger than {self._options.max_response_bytes} bytes"
         raise TransportFault(FaultKind.TOO_LARGE, message, sent=True)
