@@ -129,13 +129,13 @@ class ObedientHTTPSConnection(_Obedient, HTTPSConnection):
 class ObedientHTTPConnectionPool(HTTPConnectionPool):
     """Makes plain connections."""
 
-    ConnectionCls = ObedientHTTPConnection
+    ConnectionCls = ObedientHTTPConnection  # pyright: ignore[reportAssignmentType] - as urllib3 itself does it
 
 
 class ObedientHTTPSConnectionPool(HTTPSConnectionPool):
     """Makes TLS connections."""
 
-    ConnectionCls = ObedientHTTPSConnection
+    ConnectionCls = ObedientHTTPSConnection  # pyright: ignore[reportAssignmentType] - as above
 
 
 POOL_CLASSES: dict[str, type[HTTPConnectionPool]] = {

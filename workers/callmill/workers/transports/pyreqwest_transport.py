@@ -112,7 +112,9 @@ class PyreqwestTransport:
         if route is None:
             route, timeout_s = await self._find_route(call.url, timeout_s)
         give_up_at_s = time.monotonic() + timeout_s
-        for _ in range(len(route.addresses)):
+        tries_left = len(route.addresses)
+        while True:
+            tries_left -= 1
             pinned, address = route.pinned, route.addresses[0]
             pinned.in_flight += 1
             try:
@@ -121,12 +123,10 @@ class PyreqwestTransport:
                 # Another address is no second call: nothing of the request has left this machine.
                 timeout_s = give_up_at_s - time.monotonic()
                 unreachable = not fault.sent and fault.kind in (FaultKind.CONNECT, FaultKind.TIMEOUT)
-                if not unreachable or not self._pins.move_on(route, address) or timeout_s <= 0:
+                if not unreachable or not self._pins.move_on(route, address) or timeout_s <= 0 or not tries_left:
                     raise
-                last = fault
             finally:
                 self._pins.release(pinned)
-        raise last
 
     async def _find_route(self, url: str, timeout_s: float) -> tuple[Route, float]:
         started_s = time.monotonic()

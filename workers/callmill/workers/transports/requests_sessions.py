@@ -10,6 +10,7 @@ from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.structures import CaseInsensitiveDict
 from requests.utils import default_user_agent
 
 from callmill.errors import ConfigurationError
@@ -59,7 +60,7 @@ def _own_sessions(ca_file: str | None) -> SessionFactory:
         # Neither proxies nor the credentials of a .netrc are taken from the surroundings.
         session.trust_env = False
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        session.headers = requests.structures.CaseInsensitiveDict(
+        session.headers = CaseInsensitiveDict(
             {"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
         )
         adapter = _Adapter(ca_file)
