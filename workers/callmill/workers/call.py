@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from msgspec import Struct
+
 from callmill.jobs.wire import WireJob, WireOutcome
 
 
@@ -26,8 +28,8 @@ class CallOwner(Protocol):
         """Take the outcome of a call that is over without an attempt."""
         ...
 
-    def postpone(self, call: Call, delay_s: float, why: Postponed) -> None:
-        """Take the call back for another attempt after ``delay_s``. The attempt is over."""
+    def postpone(self, call: Call, postponed: Postponed) -> None:
+        """Take the call back for another attempt. This one is over."""
         ...
 
     def interrupted(self, call: Call) -> None:
@@ -35,16 +37,20 @@ class CallOwner(Protocol):
         ...
 
 
-class Postponed:
-    """Why a call is not over after an attempt."""
+class Postponed(Struct, frozen=True):
+    """A call is not over after an attempt: it wants another one.
 
-    __slots__ = ("code", "message", "spends_attempt", "throttled")
+    Attributes:
+        delay_s: Seconds before the next attempt; 0: at once.
+        spends_attempt: Whether this attempt counts towards those that the API's profile allows.
+        throttled: Whether the API refused because of its limits.
+    """
 
-    def __init__(self, code: str, message: str, *, spends_attempt: bool = True, throttled: bool = False) -> None:
-        self.code = code
-        self.message = message
-        self.spends_attempt = spends_attempt
-        self.throttled = throttled
+    code: str
+    message: str
+    delay_s: float = 0.0
+    spends_attempt: bool = True
+    throttled: bool = False
 
 
 class Call:
@@ -58,9 +64,23 @@ class Call:
         deadline_s: Time on the event loop's clock after which it is not started any more; None: none.
         attempts: Attempts spent.
         redirects: Redirects followed since the job's own URL.
+        started_ms: Unix time in milliseconds at which the last attempt began.
+        latency_us: How long it took.
     """
 
-    __slots__ = ("attempts", "deadline_s", "index", "job", "key", "latency_us", "offset", "owner", "redirects", "url")
+    __slots__ = (
+        "attempts",
+        "deadline_s",
+        "index",
+        "job",
+        "key",
+        "latency_us",
+        "offset",
+        "owner",
+        "redirects",
+        "started_ms",
+        "url",
+    )
 
     def __init__(self, job: WireJob, owner: CallOwner, offset: int, index: int, key: str) -> None:
         self.job = job
@@ -72,4 +92,5 @@ class Call:
         self.deadline_s: float | None = None
         self.attempts = 0
         self.redirects = 0
+        self.started_ms = 0
         self.latency_us = 0

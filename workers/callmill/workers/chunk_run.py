@@ -100,13 +100,13 @@ class ChunkRun:
         """Take the outcome of a call that is over without an attempt."""
         self._take(call, outcome)
 
-    def postpone(self, call: Call, delay_s: float, why: Postponed) -> None:
+    def postpone(self, call: Call, postponed: Postponed) -> None:
         """Wait for another attempt: in line at once, on a timer, or as part of the remainder."""
         self._attempt_ended()
-        self.bundle.retries += why.spends_attempt
-        self.bundle.throttled += why.throttled
+        self.bundle.retries += postponed.spends_attempt
+        self.bundle.throttled += postponed.throttled
         self._recorder.changed(self)
-        now_s = self._loop.time()
+        now_s, delay_s = self._loop.time(), postponed.delay_s
         if not self._open or now_s + delay_s >= self._closes_s:
             self._due_s[call.offset] = now_s + delay_s
         elif delay_s <= 0:

@@ -34,6 +34,8 @@ from callmill.workers.worker_options import WorkerOptions
 log = logging.getLogger(__name__)
 
 _ROOM_CHECK_S = 0.05
+_CANCEL_AGAIN_S = 0.5
+"""Redis clients may turn a cancellation into a connection error; it is then said again."""
 
 
 class Engine:
@@ -83,15 +85,16 @@ class Engine:
             every_s=options.lease_ms / 3000,
         )
         self._leases.start()
-        reconciler = Reconciler(self._redis, self._broker, self._chunks, self._fleet, self._publish, worker=self.worker)
+        reconciler = Reconciler(session, self._broker, self._chunks, self._publish, worker=self.worker)
         for task in (self._committer.run(), reconciler.run(), self._report(), self._watch_room()):
             self._in_background(task)
 
     async def _close(self) -> None:
         await self._committer.idle()
-        for task in list(self._background):
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        while tasks := list(self._background):
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=_CANCEL_AGAIN_S)
         try:
             await self._fleet.leave(self.worker)
         except RedisUnavailableError as error:

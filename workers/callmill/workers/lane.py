@@ -21,7 +21,7 @@ from callmill.ledger.fleet import LaneStatus
 from callmill.limits import Limiter, Slot
 from callmill.workers.backoff import full_jitter_s
 from callmill.workers.call import Call, CallOwner, Postponed
-from callmill.workers.request_builder import RequestBuilder
+from callmill.workers.request_builder import ForbiddenUrlError, RequestBuilder
 from callmill.workers.transports.port import FaultKind, Response, Transport, TransportFault
 from callmill.workers.verdict import (
     Failed,
@@ -191,6 +191,22 @@ class Lane:
         call.owner.started()
         self.in_flight += 1
         self.calls += 1
+        try:
+            ending = await self._exchange(call, slot)
+        except asyncio.CancelledError:
+            call.owner.interrupted(call)
+            raise
+        except Exception as error:  # the boundary of a job: a bug of ours must not take its neighbours along
+            log.exception("a call met a bug", extra={"action": "call_bug", "api": self.api})
+            ending = _outcome(call, "internal", f"{InternalError.__doc__} ({error!r})")
+        finally:
+            self.in_flight -= 1
+        if isinstance(ending, Postponed):
+            call.owner.postpone(call, ending)
+        else:
+            call.owner.record(call, ending)
+
+    async def _exchange(self, call: Call, slot: Slot) -> WireOutcome | Postponed:
         started_ms, began_s = int(time.time() * 1000), time.perf_counter()
         answer: Response | None = None
         try:
@@ -198,36 +214,29 @@ class Lane:
             verdict = classify_response(call.job.method, answer, self._retried_statuses)
         except TransportFault as fault:
             verdict = classify_fault(fault)
-        except ValueError as error:
+        except ForbiddenUrlError as error:
             verdict = Failed(FaultKind.FORBIDDEN_ADDRESS.value, str(error))
-        except asyncio.CancelledError:
-            call.owner.interrupted(call)
-            raise
-        except Exception as error:  # the boundary of a job: our own bug must not take its neighbours along
-            log.exception("a call met a bug", extra={"action": "call_bug", "api": self.api})
-            verdict = Failed("internal", f"{InternalError.__doc__} ({error!r})")
-        finally:
-            self.in_flight -= 1
+        call.started_ms = started_ms
         call.latency_us = int((time.perf_counter() - began_s) * 1e6)
         self._limiter.settle(slot, None if answer is None else self._requests.tokens_used(answer.body))
-        self._settle(call, verdict, answer, started_ms)
+        return self._ending(call, verdict, answer)
 
-    def _settle(self, call: Call, verdict: Verdict, answer: Response | None, started_ms: int) -> None:
+    def _ending(self, call: Call, verdict: Verdict, answer: Response | None) -> WireOutcome | Postponed:
         match verdict:
             case Succeeded():
                 self._throttled_in_a_row = 0
                 call.attempts += 1
-                call.owner.record(call, self._answered(call, answer, started_ms))
+                return self._outcome(call, answer)
             case Throttled():
-                self._throttle(call, verdict)
+                return self._throttle(verdict)
             case Retryable():
-                self._retry(call, verdict, answer, started_ms)
+                return self._retry(call, verdict, answer)
             case Redirected():
-                self._follow(call, verdict, answer, started_ms)
+                return self._follow(call, verdict, answer)
             case Failed():
-                self._fail(call, verdict, answer, started_ms)
+                return self._fail(call, verdict, answer)
 
-    def _throttle(self, call: Call, verdict: Throttled) -> None:
+    def _throttle(self, verdict: Throttled) -> Postponed:
         after_s = verdict.after_s
         if after_s is None:
             after_s = min(_FIRST_PAUSE_S * 2.0 ** min(self._throttled_in_a_row, 10), _LONGEST_PAUSE_S)
@@ -235,39 +244,34 @@ class Lane:
         pause = asyncio.ensure_future(self._limiter.pause(after_s, "the API answered 429"))
         self._pauses.add(pause)
         pause.add_done_callback(self._pauses.discard)
-        why = Postponed("http_429", "429 Too Many Requests", spends_attempt=False, throttled=True)
-        call.owner.postpone(call, 0.0, why)
+        return Postponed("http_429", "429 Too Many Requests", spends_attempt=False, throttled=True)
 
-    def _retry(self, call: Call, verdict: Retryable, answer: Response | None, started_ms: int) -> None:
+    def _retry(self, call: Call, verdict: Retryable, answer: Response | None) -> WireOutcome | Postponed:
         policy = self._profile.retry
         if call.attempts + 1 >= policy.attempts:
-            self._fail(call, Failed(verdict.code, verdict.message), answer, started_ms)
-            return
+            return self._fail(call, Failed(verdict.code, verdict.message), answer)
         call.attempts += 1
         delay_s = max(full_jitter_s(call.attempts, policy.base, policy.cap), verdict.after_s)
-        call.owner.postpone(call, delay_s, Postponed(verdict.code, verdict.message))
+        return Postponed(verdict.code, verdict.message, delay_s)
 
-    def _follow(self, call: Call, verdict: Redirected, answer: Response | None, started_ms: int) -> None:
+    def _follow(self, call: Call, verdict: Redirected, answer: Response | None) -> WireOutcome | Postponed:
         target = urljoin(self._requests.absolute(call.url), verdict.location)
         if not self._requests.covers(target):
-            self._fail(call, Failed("redirect", f"redirected away from the API, to {target}"), answer, started_ms)
-        elif call.redirects >= _MAX_REDIRECTS:
-            self._fail(call, Failed("redirect", f"more than {_MAX_REDIRECTS} redirects"), answer, started_ms)
-        else:
-            call.redirects += 1
-            call.url = target
-            call.owner.postpone(call, 0.0, Postponed("redirect", target, spends_attempt=False))
+            return self._fail(call, Failed("redirect", f"redirected away from the API, to {target}"), answer)
+        if call.redirects >= _MAX_REDIRECTS:
+            return self._fail(call, Failed("redirect", f"more than {_MAX_REDIRECTS} redirects"), answer)
+        call.redirects += 1
+        call.url = target
+        return Postponed("redirect", target, spends_attempt=False)
 
-    def _fail(self, call: Call, verdict: Failed, answer: Response | None, started_ms: int) -> None:
+    def _fail(self, call: Call, verdict: Failed, answer: Response | None) -> WireOutcome:
         call.attempts += 1
-        call.owner.record(call, self._answered(call, answer, started_ms, verdict))
+        return self._outcome(call, answer, verdict)
 
-    def _answered(
-        self, call: Call, answer: Response | None, started_ms: int, failed: Failed | None = None
-    ) -> WireOutcome:
+    def _outcome(self, call: Call, answer: Response | None, failed: Failed | None = None) -> WireOutcome:
         code, message = (None, None) if failed is None else (failed.code, failed.message)
         if answer is None:
-            return _outcome(call, code, message, started_ms)
+            return _outcome(call, code, message)
         find = answer.headers.get
         return WireOutcome(
             call.index,
@@ -278,12 +282,13 @@ class Lane:
             code,
             message,
             call.attempts,
-            started_ms,
+            call.started_ms,
             call.latency_us,
         )
 
 
-def _outcome(call: Call, code: str | None, message: str | None, started_ms: int = 0) -> WireOutcome:
+def _outcome(call: Call, code: str | None, message: str | None) -> WireOutcome:
+    """Return the outcome of a call that got no answer."""
     return WireOutcome(
-        call.index, call.job.id, None, b"", {}, code, message, call.attempts, started_ms, call.latency_us
+        call.index, call.job.id, None, b"", {}, code, message, call.attempts, call.started_ms, call.latency_us
     )

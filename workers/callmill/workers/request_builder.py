@@ -7,12 +7,17 @@ import json
 from collections.abc import Mapping
 
 from callmill.config.profiles import ApiProfile
+from callmill.errors import UsageError
 from callmill.workers.call import Call
 
 _NOT_IDEMPOTENT = frozenset({"POST", "PATCH"})
 
 Request = tuple[str, str, Mapping[str, str], bytes | None, float]
 """Method, URL, headers, body, seconds for the whole call: the arguments of ``Transport.send``."""
+
+
+class ForbiddenUrlError(UsageError):
+    """A job names a URL that its API's profile does not cover."""
 
 
 class RequestBuilder:
@@ -25,7 +30,6 @@ class RequestBuilder:
 
     def __init__(self, profile: ApiProfile, credentials: list[dict[str, str]]) -> None:
         self._profile = profile
-        self._base_url = profile.base_url
         self._credentials = itertools.cycle(credentials or [{}])
         self._idempotency_header = profile.idempotency_header
         self._timeout_s = profile.timeout
@@ -34,14 +38,10 @@ class RequestBuilder:
         """Return the request of the call's next attempt.
 
         Raises:
-            ValueError: The URL is not the API's; nothing may be sent.
+            ForbiddenUrlError: The URL is not the API's; nothing may be sent.
         """
         job = call.job
-        url = call.url
-        if url.startswith("/") and "/." not in url and "\\" not in url:
-            url = self._base_url + url
-        else:
-            url = self._profile.resolve(url)
+        url = self._profile.resolve(call.url)
         headers = dict(next(self._credentials))
         if job.content_type is not None:
             headers["content-type"] = job.content_type
@@ -52,8 +52,15 @@ class RequestBuilder:
         return job.method, url, headers, job.body, job.timeout_s or self._timeout_s
 
     def absolute(self, url: str) -> str:
-        """Return the absolute form of a URL that a request was built from."""
-        return self._profile.resolve(url)
+        """Return the absolute form of a job's URL.
+
+        Raises:
+            ForbiddenUrlError: The URL is not the API's.
+        """
+        try:
+            return self._profile.resolve(url)
+        except ValueError as error:
+            raise ForbiddenUrlError(str(error)) from error
 
     def covers(self, url: str) -> bool:
         """Say whether calls of this API may go to the URL."""
@@ -68,13 +75,15 @@ class RequestBuilder:
             for part in self._profile.usage.split("/")[1:]:
                 key = part.replace("~1", "/").replace("~0", "~")
                 value = value[int(key)] if isinstance(value, list) else value[key]
-            return int(value)
-        except (ValueError, KeyError, IndexError, TypeError):
+            tokens = int(value)
+        except (ValueError, KeyError, IndexError, TypeError, OverflowError, RecursionError):
             return None
+        return tokens if tokens >= 0 else None
 
 
 def _override(headers: dict[str, str], own: Mapping[str, str]) -> None:
     names = {name.lower(): name for name in headers}
     for name, value in own.items():
         headers.pop(names.get(name.lower(), ""), None)
+        names[name.lower()] = name
         headers[name] = value

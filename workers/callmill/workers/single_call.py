@@ -40,12 +40,12 @@ class SingleCall:
 
     refuse = record
 
-    def postpone(self, call: Call, _delay_s: float, why: Postponed) -> None:
+    def postpone(self, call: Call, postponed: Postponed) -> None:
         """Try again where that spends no attempt; else leave the next attempt to the caller."""
-        if not why.spends_attempt:
+        if not postponed.spends_attempt:
             self._lane.add_first(call)
         elif not self.outcome.done():
-            self.outcome.set_exception(CallNotDoneError(f"{why.code}: {why.message}"))
+            self.outcome.set_exception(CallNotDoneError(f"{postponed.code}: {postponed.message}"))
 
     def interrupted(self, _call: Call) -> None:
         """Tell the caller that the attempt was cut off."""
