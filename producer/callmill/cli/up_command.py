@@ -25,7 +25,8 @@ _CHECK_EVERY_S = 1.0
 @click.command("up")
 @click.option("--workers", "number", type=click.IntRange(1, 1024), help="Worker processes; one per core if left out.")
 @click.option("--no-dashboard", is_flag=True, help="Do not run the dashboard.")
-def up(*, number: int | None, no_dashboard: bool) -> None:
+@click.option("--dashboard-port", type=click.IntRange(1, 65535), default=5555, show_default=True)
+def up(*, number: int | None, no_dashboard: bool, dashboard_port: int) -> None:
     """Run workers and the dashboard, and a Redis server where CALLMILL_REDIS_URL is not set, until Ctrl-C.
 
     What dies is started again. At the end, calls in flight are finished and everything is on the disk.
@@ -39,7 +40,7 @@ def up(*, number: int | None, no_dashboard: bool) -> None:
     console.say_warnings(say)
     programs = workers(number or cores())
     if not no_dashboard and importlib.util.find_spec("callmill.dashboard.command") is not None:
-        programs.append(Program("dashboard", ("dashboard",), vital=False))
+        programs.append(Program("dashboard", ("dashboard", "--port", str(dashboard_port)), vital=False))
     with ExitStack() as stack:
         server = None
         if settings.redis_url is None:

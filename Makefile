@@ -1,0 +1,58 @@
+# Needs Python 3.11 or newer and make; everything else is installed into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+KEEP ?=
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(VENV)/.installed-dev ## Make the virtual environment with everything for development
+
+.PHONY: demo
+demo: $(VENV)/.installed ## Push a few thousand calls through a simulated API and show it (KEEP=1: leave all up)
+	@KEEP=$(KEEP) $(BIN)/python examples/demo.py
+
+.PHONY: test
+test: $(VENV)/.installed-dev ## Run the tests
+	@$(BIN)/python -m pytest -q
+
+.PHONY: check
+check: $(VENV)/.installed-dev ## Lint, types, layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+	@$(BIN)/mypy
+	@$(BIN)/pyright
+
+.PHONY: format
+format: $(VENV)/.installed-dev ## Put the code into its one format
+	@$(BIN)/ruff check --fix-only -q .
+	@$(BIN)/ruff format -q .
+
+.PHONY: bench
+bench: $(VENV)/.installed-dev ## Measure against the baselines (minutes; needs nginx)
+	@$(BIN)/python benchmarks/run.py
+
+.PHONY: clean
+clean: ## Remove what was made here
+	@rm -rf $(VENV) .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Callmill needs Python 3.11 or newer, this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo 'No virtual environment: install the venv module (Debian: apt install python3-venv)' >&2; exit 1; }
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -U 'pip>=25.1'
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+	@echo 'Installing Callmill into $(VENV) ...'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+	@echo 'Installing Callmill and its development tools into $(VENV) ...'
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e . --group dev
+	@touch $@ $(VENV)/.installed
