@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from callmill.errors import BatchNotFoundError, BatchStateError, InternalError
+from callmill.errors import BatchNotFoundError, BatchStateError
 from callmill.jobs.outcome import Outcome
 from callmill.jobs.wire import decode_chunk, decode_outcomes
 from callmill.ledger import keys
@@ -78,23 +78,26 @@ class Batches:
         total: int = answer[1]
         return total
 
-    async def add_apis(self, batch_id: str, apis: Sequence[str]) -> None:
-        """Note which APIs the batch's jobs use."""
-        await self._session.answer(
-            self._redis.hset(BatchKeys(batch_id).meta, mapping={f"api:{api}": 1 for api in apis})
-        )
-
     async def seal(self, batch_id: str) -> int:
         """Close the batch for new jobs and return how many it has. Safe to repeat."""
-        answer = await self._session.run("seal", _batch_keys(batch_id), [])
+        answer = await self._session.run("seal", [*_batch_keys(batch_id), keys.RESUMED], [batch_id])
         _raise_unless_open(batch_id, answer)
         total: int = answer[1]
         return total
 
     async def unpark(self, batch_id: str) -> list[ChunkRef]:
-        """Queue some of the chunks that are held back; publish their hints and call again until none comes."""
-        members = await self._session.run("unpark", _batch_keys(batch_id), [_UNPARK_AT_ONCE, keys.queued("")])
+        """Queue some of the chunks that are held back; publish their hints and call again until none comes.
+
+        None comes while the batch is paused, or waits for its seal.
+        """
+        members = await self._session.run(
+            "unpark", [*_batch_keys(batch_id), keys.RESUMED], [batch_id, _UNPARK_AT_ONCE, keys.queued("")]
+        )
         return [ChunkRef.parse(member.decode()) for member in members]
+
+    async def resumed(self) -> list[str]:
+        """Return the batches that may run and still have chunks held back, because who was to unpark them died."""
+        return [batch_id.decode() for batch_id in await self._session.answer(self._redis.smembers(keys.RESUMED))]
 
     async def control(self, batch_id: str, control: str) -> bool:
         """Set what a batch should do: ``run``, ``paused`` or ``cancelled``. False: it is over already.
@@ -102,15 +105,24 @@ class Batches:
         Raises:
             BatchNotFoundError: There is no such batch.
         """
-        answer = await self._session.run("control", _batch_keys(batch_id), [control])
+        answer = await self._session.run("control", [*_batch_keys(batch_id), keys.RESUMED], [control, batch_id])
         _raise_if_missing(batch_id, answer)
         return bool(answer[0] == b"ok")
 
     async def retry_failed(self, batch_id: str) -> tuple[int, list[ChunkRef]]:
-        """Queue every failed job again; return how many, and the chunks that need hints."""
+        """Queue every failed job again; return how many, and the chunks that need hints.
+
+        Raises:
+            BatchNotFoundError: There is no such batch.
+            BatchStateError: It was cancelled.
+        """
+        if (await self.record(batch_id)).state is BatchState.CANCELLED:
+            raise BatchStateError(f"batch {batch_id} was cancelled; what it left undone can only be submitted anew")
         batch, jobs, refs = BatchKeys(batch_id), 0, []
         async for number in self._done_chunks_with_failures(batch):
             api = await self._api_of(batch, number)
+            if api is None:  # cancelled meanwhile
+                continue
             ref = ChunkRef(batch_id, number, api)
             again = await self._session.run(
                 "retry_failed", [*_batch_keys(batch_id), keys.queued(api)], [number, ref.member]
@@ -178,6 +190,7 @@ class Batches:
         pipeline = self._redis.pipeline(transaction=True)
         pipeline.unlink(*BatchKeys(batch_id).all())
         pipeline.zrem(keys.BATCHES, batch_id)
+        pipeline.srem(keys.RESUMED, batch_id)
         await self._session.answer(pipeline.execute())
 
     async def latency_quantiles_s(self, batch_id: str, shares: Sequence[float]) -> list[float | None]:
@@ -198,11 +211,9 @@ class Batches:
             if text.split(b"|")[1] == b"D":
                 yield int(number)
 
-    async def _api_of(self, batch: BatchKeys, number: int) -> str:
-        from_payload = await self._session.answer(self._redis.hget(batch.chunks, str(number)))
-        if from_payload is None:
-            raise InternalError(f"{batch.chunks}: payload of failed chunk {number} is missing")
-        return decode_chunk(from_payload).api
+    async def _api_of(self, batch: BatchKeys, number: int) -> str | None:
+        payload = await self._session.answer(self._redis.hget(batch.chunks, str(number)))
+        return None if payload is None else decode_chunk(payload).api
 
     async def _has_more(self, stream: str, after: str) -> bool:
         return bool(await self._session.answer(self._redis.xrange(stream, min=f"({after}", count=1)))

@@ -86,15 +86,18 @@ class AsyncBatch:
     async def resume(self) -> None:
         """Go on after a pause."""
         await self._control("run")
-        if (await self._batches.record(self.id)).sealed:
-            await start_parked(self._batches, self._connection().hints, self.id, self.name)
+        await start_parked(self._batches, self._connection().hints, self.id, self.name)
 
     async def cancel(self) -> None:
         """End the batch: calls in flight finish and are recorded, the rest never start. Final."""
         await self._control("cancelled")
 
     async def retry_failed(self) -> int:
-        """Run every failed job again and return how many; each gets a further outcome when it is done."""
+        """Run every failed job again and return how many; each gets a further outcome when it is done.
+
+        Raises:
+            BatchStateError: The batch was cancelled.
+        """
         jobs, refs = await self._batches.retry_failed(self.id)
         await publish_hints(self._connection().hints, refs, self.name)
         return jobs

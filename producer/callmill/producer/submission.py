@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable
 from callmill.errors import RedisUnavailableError
 from callmill.jobs import Job
 from callmill.jobs.packing import ChunkBuilder, JobPacker
-from callmill.jobs.wire import encode_chunk
+from callmill.jobs.wire import Chunk, encode_chunk
 from callmill.ledger.batches import Batches
+from callmill.ledger.hint_labels import labels
 from callmill.ledger.hints import HintPublisher
 from callmill.ledger.keys import ChunkRef
 from callmill.ledger.records import BatchState
@@ -53,7 +54,7 @@ class Submission:
         self._max_pending = max_pending
         self._position = self._written_jobs = written_jobs
         self._written_chunks = written_chunks
-        self._known_apis: set[str] = set()
+        self._sealed = False
         self._window_jobs = WINDOW_JOBS if max_pending is None else max(1, min(WINDOW_JOBS, max_pending // 4))
         self._open: dict[str, ChunkBuilder] = {}
         self._full: list[ChunkBuilder] = []
@@ -88,11 +89,13 @@ class Submission:
         builders = [*self._full, *self._open.values()]
         if not builders:
             return
-        await self._note_apis()
         await self._wait_for_room()
-        chunks = await asyncio.to_thread(_encode, builders)
-        await self._repeat(lambda: self._batches.add(self.batch_id, self._written_chunks, chunks, park=self._parks))
-        refs = [ChunkRef(self.batch_id, number, api) for number, (api, _) in enumerate(chunks, self._written_chunks)]
+        chunks = [builder.chunk() for builder in builders]
+        payloads = await asyncio.to_thread(_encode, chunks)
+        await self._repeat(lambda: self._batches.add(self.batch_id, self._written_chunks, payloads, park=self._parks))
+        refs = [ChunkRef(self.batch_id, number, chunk.api) for number, chunk in enumerate(chunks, self._written_chunks)]
+        for ref, chunk in zip(refs, chunks, strict=True):
+            labels.note(ref, chunk.indexes, len(chunk.jobs))
         self._written_jobs = self._position
         self._written_chunks += len(chunks)
         self._full, self._open, self._window_bytes = [], {}, 0
@@ -103,28 +106,24 @@ class Submission:
         """Write the rest, close the batch and start what waited for that."""
         await self.flush()
         await self._repeat(lambda: self._batches.seal(self.batch_id))
+        self._sealed = True
         if self._parks:
             await start_parked(self._batches, self._hints, self.batch_id, self._name)
 
     async def discard(self) -> None:
-        """Undo the submission of a batch that was not to run before its seal; leave a started one as it is."""
-        if self._parks:
+        """Undo the submission of a batch that was not to run before its seal; leave one that started as it is."""
+        about = {"batch": self.batch_id, "jobs": self._written_jobs}
+        if self._sealed or not self._parks:
+            log.warning("batch left as it is: its submission failed", extra={"action": "submission_failed", **about})
+            return
+        try:
             await self._batches.delete(self.batch_id)
-        else:
-            log.warning(
-                "batch left open: its submission failed",
-                extra={"action": "submission_failed", "batch": self.batch_id, "jobs": self._written_jobs},
-            )
+        except RedisUnavailableError as error:  # why the submission failed is what its caller must see
+            log.warning("batch not discarded: %s", error, extra={"action": "discard_failed", **about})
 
     @property
     def _parks(self) -> bool:
         return not self._start_at_once
-
-    async def _note_apis(self) -> None:
-        new = [api for api in self._packer.apis if api not in self._known_apis]
-        if new:
-            await self._repeat(lambda: self._batches.add_apis(self.batch_id, new))
-            self._known_apis.update(new)
 
     async def _wait_for_room(self) -> None:
         if self._max_pending is None:
@@ -151,9 +150,12 @@ class Submission:
 
 
 async def start_parked(batches: Batches, hints: HintPublisher, batch_id: str, name: str) -> None:
-    """Queue every chunk that is held back and publish its hint."""
-    while refs := await batches.unpark(batch_id):
-        await publish_hints(hints, refs, name)
+    """Queue every chunk that is held back and publish its hint; where Redis goes away, workers go on with it."""
+    try:
+        while refs := await batches.unpark(batch_id):
+            await publish_hints(hints, refs, name)
+    except RedisUnavailableError as error:
+        log.warning("chunks not queued; workers will do it: %s", error, extra={"action": "unpark_failed"})
 
 
 async def publish_hints(hints: HintPublisher, refs: list[ChunkRef], name: str) -> None:
@@ -164,6 +166,5 @@ async def publish_hints(hints: HintPublisher, refs: list[ChunkRef], name: str) -
         log.warning("hints not published; workers will find the chunks: %s", error, extra={"action": "hints_lost"})
 
 
-def _encode(builders: list[ChunkBuilder]) -> list[tuple[str, bytes]]:
-    chunks = [builder.chunk() for builder in builders]
+def _encode(chunks: list[Chunk]) -> list[tuple[str, bytes]]:
     return [(chunk.api, encode_chunk(chunk)) for chunk in chunks]

@@ -1,7 +1,8 @@
 """Reconciler: puts back what nobody works on, and publishes hints that were lost.
 
 Every worker runs it behind a short lock, so that one at a time does. It heals a worker that was killed, a message that
-the broker lost, and a retry whose time has come; nothing else is needed for any of them.
+the broker lost, a producer that died while it started its batch, and a retry whose time has come; nothing else is
+needed for any of them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from redis.exceptions import RedisError
 
 from callmill.config.celery import lane_queue_key
 from callmill.errors import RedisUnavailableError
-from callmill.ledger import ChunkRef, Chunks
+from callmill.ledger import Batches, ChunkRef, Chunks, LedgerSession
 from callmill.ledger.fleet import Fleet
 from callmill.ledger.keys import RECONCILER_LOCK
 
@@ -31,18 +32,18 @@ class Reconciler:
 
     def __init__(
         self,
-        redis: Redis,
+        session: LedgerSession,
         broker: Redis,
         chunks: Chunks,
-        fleet: Fleet,
         publish: Callable[[list[ChunkRef]], None],
         *,
         worker: str,
     ) -> None:
-        self._redis = redis
+        self._redis = session.redis
         self._broker = broker
+        self._batches = Batches(session)
         self._chunks = chunks
-        self._fleet = fleet
+        self._fleet = Fleet(session)
         self._publish = publish
         self._worker = worker
 
@@ -59,6 +60,8 @@ class Reconciler:
     async def reconcile(self) -> None:
         """Do one round."""
         refs = await self._chunks.requeue_due()
+        for batch_id in await self._batches.resumed():
+            refs += await self._batches.unpark(batch_id)
         for api in await self._fleet.apis():
             if not await self._broker.llen(lane_queue_key(api)):
                 refs += await self._chunks.stranded(api, _STRANDED_AFTER_MS)

@@ -2,6 +2,7 @@
 -- KEYS  BATCH_KEYS, DUE, then queued(api) of each chunk
 -- ARGV  1 number that the first chunk gets  2 'park' | 'queue'  then per chunk: member, payload
 -- Returns {'ok', total jobs, chunks} | {'conflict', total jobs, chunks} | {'closed'} | {'missing'}
+-- Notes which APIs the batch uses, and whether it is held back until its seal.
 -- Invariant: what is written is a prefix of what was submitted; the same call twice appends once.
 local first, n = tonumber(ARGV[1]), #KEYS - 11
 local m = redis.call('HMGET', META, 'phase', 'control', 'chunks', 'total')
@@ -16,7 +17,9 @@ for i = 1, n do
   local _, count = struct.unpack('>BI4', payload)
   redis.call('HSET', CHUNKS, int(number), payload)
   redis.call('ZADD', park and PARKED or KEYS[11 + i], int(now_ms), member)
+  redis.call('HSET', META, 'api:' .. string.match(member, '([^/]*)$'), 1)
   total = total + count
 end
+if ARGV[2] == 'park' then redis.call('HSET', META, 'held', 1) end
 redis.call('HSET', META, 'chunks', int(first + n), 'total', int(total))
 return {'ok', total, first + n}

@@ -28,23 +28,40 @@ end
 
 local function control() return redis.call('HGET', META, 'control') end
 
--- Ends the batch when nothing of it can change any more: everything recorded, or cancelled with no lease out.
+-- Ends the batch when nothing of it can change any more: no lease out, and everything recorded or the rest cancelled.
 -- Marks the stream, so that readers stop at once, and starts the retention.
 local function end_if_over()
   local m = redis.call('HMGET', META, 'phase', 'control', 'total', 'succeeded', 'failed', 'leased', 'ended_ms', 'retention_ms')
-  if not m[1] or m[7] then return false end
+  if not m[1] or m[7] or tonumber(m[6]) > 0 then return false end
   local recorded = tonumber(m[4]) + tonumber(m[5])
   local complete = m[1] == 'sealed' and recorded == tonumber(m[3])
-  local cancelled = m[2] == 'cancelled' and tonumber(m[6]) == 0
-  if not complete and not cancelled then return false end
+  if not complete and m[2] ~= 'cancelled' then return false end
   redis.call('HSET', META, 'ended_ms', int(now_ms))
   redis.call('XADD', OUT, '*', 'end', complete and 'complete' or 'cancelled')
   for i = 1, 10 do redis.call('PEXPIRE', KEYS[i], m[8]) end
   return true
 end
 
--- Puts a chunk that nobody holds where it belongs now: queued (returns 1: publish its hint), parked, or dropped.
+-- Closes a chunk whose jobs are all recorded; its payload stays while some of them failed and may be tried again.
+local function close_chunk(number, s, member)
+  redis.call('ZREM', DUE, member)
+  redis.call('HDEL', DONE, number)
+  redis.call('HDEL', REST, number)
+  if s.failed > 0 and control() ~= 'cancelled' then
+    s.status, s.worker = 'D', ''
+    write_state(number, s)
+  else
+    redis.call('HDEL', STATE, number)
+    redis.call('HDEL', CHUNKS, number)
+  end
+end
+
+-- Puts a chunk that nobody holds where it belongs now: queued (returns 1: publish its hint), parked, closed, or dropped.
 local function put_back(number, s, member, queued)
+  if s.done == s.count then
+    close_chunk(number, s, member)
+    return 0
+  end
   local c = control()
   redis.call('ZREM', DUE, member)
   if c == 'cancelled' then

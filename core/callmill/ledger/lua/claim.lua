@@ -20,12 +20,14 @@ if not s then
   local _, count = struct.unpack('>BI4', payload)
   s = {fence = 0, status = 'Q', worker = '', count = count, done = 0, failed = 0, claims = 0}
 end
-if s.status ~= 'L' then redis.call('HINCRBY', META, 'leased', 1) end
-if control() ~= 'run' then
-  redis.call('HINCRBY', META, 'leased', -1)
+local paused = control() ~= 'run'
+if paused or s.done == s.count then  -- the latter: its worker died between recording the last job and giving it up
+  if s.status == 'L' then redis.call('HINCRBY', META, 'leased', -1) end
   put_back(number, s, member, KEYS[12])
-  return {'paused'}
+  end_if_over()
+  return {paused and 'paused' or 'gone'}
 end
+if s.status ~= 'L' then redis.call('HINCRBY', META, 'leased', 1) end
 redis.call('ZREM', PARKED, member)
 s.fence, s.status, s.worker, s.claims = s.fence + 1, 'L', ARGV[3], s.claims + 1
 write_state(number, s)

@@ -54,16 +54,7 @@ end
 
 redis.call('HINCRBY', META, 'leased', -1)
 if s.done == s.count then
-  redis.call('ZREM', DUE, member)
-  redis.call('HDEL', DONE, number)
-  redis.call('HDEL', REST, number)
-  if s.failed > 0 and control() ~= 'cancelled' then
-    s.status, s.worker = 'D', ''
-    write_state(number, s)
-  else
-    redis.call('HDEL', STATE, number)
-    redis.call('HDEL', CHUNKS, number)
-  end
+  close_chunk(number, s, member)
   end_if_over()
   return {'done', control()}
 end

@@ -1,6 +1,6 @@
 -- Pauses, resumes or cancels a batch.
--- KEYS  BATCH_KEYS, DUE
--- ARGV  1 'run' | 'paused' | 'cancelled'
+-- KEYS  BATCH_KEYS, DUE, RESUMED
+-- ARGV  1 'run' | 'paused' | 'cancelled'  2 batch id
 -- Returns {'ok'} | {'ended'}: the batch is over, nothing changed | {'missing'}
 -- Invariant: cancelled is final; each is the same when done twice.
 local m = redis.call('HMGET', META, 'control', 'ended_ms')
@@ -11,5 +11,7 @@ redis.call('HSET', META, 'control', ARGV[1])
 if ARGV[1] == 'cancelled' then
   redis.call('UNLINK', CHUNKS, REST, PARKED)  -- leased chunks finish from their worker's memory
   end_if_over()
+elseif ARGV[1] == 'run' and redis.call('EXISTS', PARKED) == 1 then
+  redis.call('SADD', KEYS[12], ARGV[2])
 end
 return {'ok'}

@@ -1,0 +1,445 @@
+"""The ledger under any interleaving of producers, workers, clocks and users, against a plain model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from ledger_model import Held, ModelBatch, ModelChunk, Place
+
+from callmill.config.redis_connections import connect
+from callmill.errors import BatchNotFoundError, BatchStateError, StaleLeaseError
+from callmill.jobs.wire import Chunk, WireJob, WireOutcome, decode_outcomes, encode_chunk
+from callmill.ledger import Batches, Bundle, ChunkRef, Chunks, Claim, ClaimRefused, Finish, LedgerSession, keys
+from callmill.ledger.scripts import script
+
+APIS = ("one", "two")
+LEASE_MS, DELAY_MS, RETENTION_MS = 600_000, 600_000, 600_000
+"""Longer than any example takes: time passes only where a rule says so."""
+
+CONTROLS = ("paused", "paused", "paused", "run", "run", "cancelled")
+SIZES = st.sampled_from([1, 2, 3, 8, 9])
+FINISHED = (Place.GONE, Place.DONE_WITH_FAILURES)
+SELDOM = st.integers(0, 9).map(lambda number: number == 7)
+
+
+def payload(api: str, first: int, count: int) -> bytes:
+    """Return a chunk of empty jobs."""
+    return encode_chunk(Chunk(api, first, [WireJob("GET", "/")] * count))
+
+
+def outcome(index: int, *, ok: bool) -> WireOutcome:
+    """Return a small outcome."""
+    code = None if ok else "http_404"
+    return WireOutcome(index, None, 200 if ok else 404, b"", {}, code, code, 1, 0, 1000)
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Steps that anybody may take at any time."""
+
+    def __init__(self, redis_url: str) -> None:
+        super().__init__()
+        self.loop = asyncio.Runner()
+        self.redis = connect(redis_url)
+        self.do(self.redis.flushall())
+        session = LedgerSession(self.redis)
+        self.ledger = Batches(session)
+        self.workers = [Chunks(session, worker=name, lease_ms=LEASE_MS) for name in ("a", "b")]
+        self.batches: list[ModelBatch] = []
+        self.held: list[Held] = []
+
+    def do(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """Await something of Redis."""
+        return self.loop.run(work)
+
+    def teardown(self) -> None:
+        """Close everything."""
+        self.do(self.redis.aclose())
+        self.loop.close()
+
+    def batch(self, data: st.DataObject, wanted: Callable[[ModelBatch], bool] = lambda _: True) -> ModelBatch:
+        """Draw one of the batches."""
+        return data.draw(st.sampled_from([batch for batch in self.batches if wanted(batch)]))
+
+    @initialize(held=st.booleans(), sizes=st.lists(SIZES, min_size=1, max_size=3))
+    def begin(self, *, held: bool, sizes: list[int]) -> None:
+        """Begin with a batch that has something to do."""
+        self.create(held=held)
+        batch = self.batches[0]
+        chunks = []
+        for number, count in enumerate(sizes):
+            chunks.append(("one", payload("one", batch.total, count)))
+            place = Place.PARKED if held else Place.QUEUED
+            batch.chunks.append(ModelChunk(number, "one", batch.total, count, place))
+        batch.last_add = (0, chunks)
+        self.do(self.ledger.add(batch.id, 0, chunks, park=held))
+
+    @precondition(lambda self: len(self.batches) < 2)
+    @rule(held=st.booleans())
+    def create(self, *, held: bool) -> None:
+        """Open a batch that starts at once, or one that is held back until its seal."""
+        batch_id = self.do(self.ledger.create("", retention_ms=RETENTION_MS))
+        self.batches.append(ModelBatch(batch_id, held))
+
+    @precondition(lambda self: self.batches)
+    @rule(data=st.data(), sizes=st.lists(st.tuples(st.sampled_from(APIS), SIZES), min_size=1, max_size=2))
+    def add(self, data: st.DataObject, sizes: list[tuple[str, int]]) -> None:
+        """Append chunks; a batch that is not open refuses."""
+        batch = self.batch(data)
+        first, chunks, made = len(batch.chunks), [], []
+        place = Place.PARKED if batch.held or batch.control == "paused" else Place.QUEUED
+        index = batch.total
+        for number, (api, count) in enumerate(sizes, first):
+            chunks.append((api, payload(api, index, count)))
+            made.append(ModelChunk(number, api, index, count, place))
+            index += count
+        if batch.deleted or batch.sealed or batch.cancelled:
+            with pytest.raises(BatchNotFoundError if batch.deleted else BatchStateError):
+                self.do(self.ledger.add(batch.id, first, chunks, park=batch.held))
+            return
+        batch.chunks += made
+        batch.last_add = (first, chunks)
+        assert self.do(self.ledger.add(batch.id, first, chunks, park=batch.held)) == batch.total
+
+    @precondition(lambda self: any(batch.last_add for batch in self.batches))
+    @rule(data=st.data())
+    def add_again(self, data: st.DataObject) -> None:
+        """Repeat the latest append: its answer was lost on the way."""
+        batch = self.batch(data, lambda batch: batch.last_add is not None)
+        first, chunks = batch.last_add or (0, [])
+        if batch.deleted or batch.sealed or batch.cancelled:
+            return
+        assert self.do(self.ledger.add(batch.id, first, chunks, park=batch.held)) == batch.total
+
+    @precondition(lambda self: self.batches)
+    @rule(data=st.data(), first=st.integers(0, 12))
+    def add_in_the_wrong_place(self, data: st.DataObject, first: int) -> None:
+        """A second producer on the same batch is refused."""
+        batch = self.batch(data)
+        open_now = not (batch.deleted or batch.sealed or batch.cancelled)
+        if open_now and first not in (len(batch.chunks), len(batch.chunks) - 1):
+            with pytest.raises(BatchStateError):
+                self.do(self.ledger.add(batch.id, first, [("one", payload("one", 0, 1))], park=batch.held))
+
+    @precondition(lambda self: self.batches)
+    @rule(data=st.data())
+    def seal(self, data: st.DataObject) -> None:
+        """Close a batch, perhaps for the second time."""
+        self.seal_batch(self.batch(data))
+
+    def seal_batch(self, batch: ModelBatch) -> None:
+        """Close this batch."""
+        if batch.deleted or batch.cancelled:
+            with pytest.raises(BatchNotFoundError if batch.deleted else BatchStateError):
+                self.do(self.ledger.seal(batch.id))
+            return
+        assert self.do(self.ledger.seal(batch.id)) == batch.total
+        batch.sealed = True
+        batch.end_if_over()
+
+    @precondition(lambda self: self.batches)
+    @rule(data=st.data())
+    def unpark(self, data: st.DataObject) -> None:
+        """Queue what is held back, if it may run by now."""
+        self.unpark_batch(self.batch(data))
+
+    def unpark_batch(self, batch: ModelBatch) -> None:
+        """Queue what this batch holds back."""
+        may_run = not batch.deleted and batch.control == "run" and (batch.sealed or not batch.held)
+        expected = batch.members(Place.PARKED) if may_run else set()
+        assert {ref.member for ref in self.do(self.ledger.unpark(batch.id))} == expected
+        for chunk in batch.chunks:
+            if may_run and chunk.place is Place.PARKED:
+                chunk.place = Place.QUEUED
+
+    @precondition(lambda self: self.batches)
+    @rule(data=st.data(), control=st.sampled_from(CONTROLS))
+    def control(self, data: st.DataObject, control: str) -> None:
+        """Pause, resume or cancel."""
+        batch = self.batch(data)
+        if batch.deleted:
+            with pytest.raises(BatchNotFoundError):
+                self.do(self.ledger.control(batch.id, control))
+            return
+        again = batch.cancelled and control == "cancelled"
+        changes = not batch.ended and not batch.cancelled
+        assert self.do(self.ledger.control(batch.id, control)) == (changes or again)
+        if changes and control == "cancelled":
+            batch.cancel()
+        elif changes:
+            batch.control = control
+
+    @precondition(lambda self: self.batches)
+    @rule(data=st.data())
+    def retry_failed(self, data: st.DataObject) -> None:
+        """Run failed jobs again, also of a batch that ended."""
+        batch = self.batch(data)
+        if batch.deleted or batch.cancelled:
+            with pytest.raises(BatchNotFoundError if batch.deleted else BatchStateError):
+                self.do(self.ledger.retry_failed(batch.id))
+            return
+        expected = batch.members(Place.DONE_WITH_FAILURES)
+        jobs, refs = self.do(self.ledger.retry_failed(batch.id))
+        assert {ref.member for ref in refs} == expected
+        assert jobs == batch.retry_failed()
+
+    @precondition(lambda self: any(not batch.deleted for batch in self.batches))
+    @rule(data=st.data(), sure=SELDOM)
+    def delete(self, data: st.DataObject, *, sure: bool) -> None:
+        """Remove a batch, whatever happens to it."""
+        batch = self.batch(data, lambda batch: not batch.deleted)
+        if sure:
+            self.do(self.ledger.delete(batch.id))
+            batch.deleted = True
+
+    @precondition(lambda self: any(batch.chunks for batch in self.batches))
+    @rule(data=st.data())
+    def claim_what_is_over(self, data: st.DataObject) -> None:
+        """Follow a hint to a chunk that needs nobody any more."""
+        batch = self.batch(data, lambda batch: bool(batch.chunks))
+        for chunk in batch.chunks:
+            if chunk.place in FINISHED or batch.deleted or batch.cancelled:
+                answer = self.do(self.workers[0].claim(ChunkRef(batch.id, chunk.number, chunk.api)))
+                assert answer == ClaimRefused.GONE
+
+    @precondition(lambda self: any(batch.chunks for batch in self.batches))
+    @rule(data=st.data(), worker=st.integers(0, 1))
+    def claim(self, data: st.DataObject, worker: int) -> None:
+        """Follow a hint: true, late, or doubled."""
+        batch = self.batch(data, lambda batch: bool(batch.chunks))
+        unfinished = [chunk for chunk in batch.chunks if chunk.place not in FINISHED]
+        self.claim_chunk(batch, data.draw(st.sampled_from(unfinished or batch.chunks)), worker)
+
+    def claim_chunk(self, batch: ModelBatch, chunk: ModelChunk, worker: int) -> Held | None:
+        """Claim a chunk as a worker, if the model says that it can be had."""
+        answer = self.do(self.workers[worker].claim(ChunkRef(batch.id, chunk.number, chunk.api)))
+        refused = self.refusal(batch, chunk)
+        if refused is not None:
+            assert answer == refused
+            return None
+        assert isinstance(answer, Claim)
+        chunk.place, chunk.due, chunk.fence = Place.LEASED, False, chunk.fence + 1
+        assert (answer.fence, answer.claims) == (chunk.fence, chunk.fence - 1)
+        assert answer.recorded == chunk.recorded
+        assert {at: n for at, n in answer.attempts.items() if at in chunk.unrecorded} == chunk.attempts
+        self.held.append(Held(batch, chunk, answer))
+        return self.held[-1]
+
+    @staticmethod
+    def refusal(batch: ModelBatch, chunk: ModelChunk) -> ClaimRefused | None:
+        """Return why a claim must be refused, after what the refusal itself changes."""
+        over = batch.deleted or batch.cancelled or chunk.place in (Place.GONE, Place.DONE_WITH_FAILURES)
+        if over:
+            return ClaimRefused.GONE
+        if chunk.place in (Place.LEASED, Place.WAITING) and not chunk.due:
+            return ClaimRefused.LEASED if chunk.place is Place.LEASED else ClaimRefused.WAITING
+        if batch.control == "paused":
+            batch.give_up(chunk)
+            return ClaimRefused.PAUSED
+        if not chunk.unrecorded:
+            batch.give_up(chunk)
+            return ClaimRefused.GONE
+        return None
+
+    @precondition(lambda self: self.held)
+    @rule(
+        data=st.data(),
+        failing=st.frozensets(st.integers(0, 9)),
+        finish=st.sampled_from([None, Finish(), Finish(delay_ms=DELAY_MS)]),
+        share=st.sampled_from(["all", "all", "some", "some, recorded ones too"]),
+        calls=st.integers(0, 5),
+    )
+    def commit(
+        self, data: st.DataObject, failing: frozenset[int], finish: Finish | None, share: str, calls: int
+    ) -> None:
+        """Record some jobs, perhaps some that stand recorded already, and perhaps give the chunk up."""
+        held = data.draw(st.sampled_from([held for held in self.held if held.holds] or self.held))
+        chunk = held.chunk
+        candidates = range(chunk.count) if "too" in share else sorted(chunk.unrecorded)
+        offsets = list(candidates)
+        if "some" in share and offsets:
+            offsets = sorted(data.draw(st.sets(st.sampled_from(offsets))))
+        self.commit_jobs(held, offsets, failing, finish, calls)
+
+    @precondition(lambda self: any(batch.members(Place.QUEUED) for batch in self.batches))
+    @rule(failing=st.frozensets(st.integers(0, 9)), gives_up=st.booleans())
+    def work_through(self, *, failing: frozenset[int], gives_up: bool) -> None:
+        """A worker does all that is queued; it may die between recording the last job and giving the chunk up."""
+        for batch in self.batches:
+            for chunk in [chunk for chunk in batch.chunks if chunk.place is Place.QUEUED and not batch.deleted]:
+                held = self.claim_chunk(batch, chunk, 0)
+                if held is not None:
+                    self.commit_jobs(held, sorted(chunk.unrecorded), failing, Finish() if gives_up else None, 1)
+
+    @precondition(lambda self: self.batches)
+    @rule(data=st.data(), failing=st.frozensets(st.integers(0, 9)))
+    def run_to_the_end(self, data: st.DataObject, failing: frozenset[int]) -> None:
+        """Whatever happened before: a producer that seals and one healthy worker bring a live batch to its end."""
+        batch = self.batch(data)
+        if batch.deleted or batch.cancelled:
+            return
+        if not batch.ended:
+            self.do(self.ledger.control(batch.id, "run"))
+            batch.control = "run"
+        self.seal_batch(batch)
+        self.unpark_batch(batch)
+        for chunk in batch.chunks:
+            if chunk.place in (Place.LEASED, Place.WAITING):
+                self.make_due(batch, chunk)
+        self.requeue_due()
+        self.work_through(failing=failing, gives_up=True)
+        assert batch.ended
+
+    def commit_jobs(
+        self, held: Held, offsets: list[int], failing: frozenset[int], finish: Finish | None, calls: int
+    ) -> None:
+        """Commit outcomes for these jobs, and compare what comes of it."""
+        batch, chunk = held.batch, held.chunk
+        if finish is not None:
+            left = chunk.unrecorded - set(offsets)
+            finish = Finish(delay_ms=finish.delay_ms, attempts={offset: offset + 1 for offset in left})
+        outcomes = [(at, outcome(chunk.first + at, ok=at not in failing)) for at in offsets]
+        bundle = Bundle(outcomes=outcomes, calls=calls)
+        work = self.workers[0].commit(held.claim, bundle, finish)
+        if not held.holds:
+            with pytest.raises(StaleLeaseError):
+                self.do(work)
+            return
+        repeated = bool(chunk.recorded & set(offsets))
+        result = self.do(work)
+        new = [at for at in offsets if at not in chunk.recorded]
+        batch.calls += 0 if repeated else calls
+        batch.stream += [(chunk.first + at, at not in failing) for at in new]
+        chunk.recorded |= set(new)
+        chunk.failed |= set(new) & failing
+        if finish is not None:
+            chunk.attempts = dict(finish.attempts)
+            batch.give_up(chunk, delayed=finish.delay_ms > 0)
+        assert result.proceed == (batch.control == "run")
+        assert result.hint_wanted == (chunk.place is Place.QUEUED)
+
+    @precondition(lambda self: any(not held.holds for held in self.held))
+    @rule(data=st.data())
+    def commit_too_late(self, data: st.DataObject) -> None:
+        """A worker that lost its lease records nothing."""
+        held = data.draw(st.sampled_from([held for held in self.held if not held.holds]))
+        bundle = Bundle(outcomes=[(0, outcome(held.chunk.first, ok=True))], calls=1)
+        with pytest.raises(StaleLeaseError):
+            self.do(self.workers[0].commit(held.claim, bundle, Finish()))
+
+    @precondition(lambda self: self.held)
+    @rule()
+    def renew(self) -> None:
+        """Renew every claim that any worker believes in."""
+        names, arguments = self.workers[0].renewal([held.claim for held in self.held])
+        answers = self.do(self.redis.eval(script("renew"), len(names), *names, *arguments))
+        for held, answer in zip(self.held, answers, strict=True):
+            assert answer == (0 if not held.holds else 1 if held.batch.control == "run" else 2)
+            held.chunk.due = held.chunk.due and not held.holds
+
+    @precondition(lambda self: any(batch.members(Place.LEASED, Place.WAITING) for batch in self.batches))
+    @rule(data=st.data())
+    def time_passes(self, data: st.DataObject) -> None:
+        """A lease ends, or a remainder becomes due."""
+        batch = self.batch(data, lambda batch: bool(batch.members(Place.LEASED, Place.WAITING)))
+        places = (Place.LEASED, Place.WAITING)
+        chunk = data.draw(st.sampled_from([chunk for chunk in batch.chunks if chunk.place in places]))
+        self.make_due(batch, chunk)
+
+    def make_due(self, batch: ModelBatch, chunk: ModelChunk) -> None:
+        """Let the lease or the delay of this chunk be over."""
+        self.do(self.redis.zadd(keys.DUE, {ChunkRef(batch.id, chunk.number, chunk.api).member: 0}, xx=True))
+        chunk.due = True
+
+    @rule()
+    def requeue_due(self) -> None:
+        """The reconciler makes its round."""
+        refs = {ref.member for ref in self.do(self.workers[1].requeue_due())}
+        expected = set()
+        for batch in self.batches:
+            for chunk in [chunk for chunk in batch.chunks if chunk.due and not batch.deleted]:
+                batch.give_up(chunk)
+                if chunk.place is Place.QUEUED:
+                    expected.add(f"{batch.id}/{chunk.number}/{chunk.api}")
+        assert refs == expected
+
+    @rule()
+    def lose_the_scripts(self) -> None:
+        """Redis forgets every script, as after a restart."""
+        self.do(self.redis.script_flush())
+
+    @invariant()
+    def ledger_is_the_model(self) -> None:
+        """Look at everything that Redis has, in one round trip, and compare."""
+        seen = self.do(self.look())
+        queued = {member.decode() for members in seen[:2] for member in members}
+        assert sum(map(len, seen[:2])) == len(queued), "a chunk is queued for two APIs"
+        due = {member.decode() for member in seen[2]}
+        for at, batch in enumerate(self.batches):
+            entries, parked, *ttls = seen[3 + 12 * at : 15 + 12 * at]
+            self.check_stream(batch, entries)
+            if batch.deleted:
+                assert set(ttls) == {-2}, "a key of a deleted batch is there"
+                continue
+            self.check_counters(batch)
+            assert all(ttl == -2 or (ttl > 0) == batch.ended for ttl in ttls), "keys expire after the end, not before"
+            if not batch.cancelled:
+                assert {member for member in queued if member.startswith(batch.id)} == batch.members(Place.QUEUED)
+                assert {member.decode() for member in parked} == batch.members(Place.PARKED)
+                in_due = {member for member in due if member.startswith(batch.id)}
+                assert in_due == batch.members(Place.LEASED, Place.WAITING)
+
+    async def look(self) -> list[Any]:
+        """Return what the queues, the streams and the lifetimes are."""
+        pipeline = self.redis.pipeline(transaction=False)
+        for key in (keys.queued("one"), keys.queued("two"), keys.DUE):
+            pipeline.zrange(key, 0, -1)
+        for batch in self.batches:
+            names = keys.BatchKeys(batch.id)
+            pipeline.xrange(names.outcomes)
+            pipeline.zrange(names.parked, 0, -1)
+            for key in names.all():
+                pipeline.pttl(key)
+        seen: list[Any] = await pipeline.execute()
+        return seen
+
+    def check_counters(self, batch: ModelBatch) -> None:
+        """State and every counter of a batch are what happened to it."""
+        record = self.do(self.ledger.record(batch.id))
+        assert (record.total, record.chunks) == (batch.total, len(batch.chunks))
+        assert (record.succeeded, record.failed) == (batch.succeeded, batch.failed)
+        assert (record.leased, record.calls) == (batch.leased, batch.calls)
+        assert (record.sealed, record.ended) == (batch.sealed, batch.ended)
+        assert record.apis == sorted({chunk.api for chunk in batch.chunks})
+
+    @staticmethod
+    def check_stream(batch: ModelBatch, entries: list[tuple[bytes, dict[bytes, bytes]]]) -> None:
+        """The stream has every outcome once, in the order of recording."""
+        bundles = [decode_outcomes(fields[b"b"]) for _, fields in entries if b"b" in fields]
+        read = [(item.index, item.error_code is None) for bundle in bundles for item in bundle]
+        assert read == ([] if batch.deleted else batch.stream)
+
+
+def test_ledger_is_its_model(redis_url):
+    """Whatever the order of steps, the ledger's counters, stream, queues and leases are those of the plain model."""
+    run_state_machine_as_test(
+        lambda: LedgerMachine(redis_url),
+        settings=settings(
+            max_examples=100,
+            stateful_step_count=50,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
+        ),
+    )
