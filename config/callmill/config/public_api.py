@@ -65,6 +65,11 @@ def covers(base_url: str, url: str) -> bool:
     return target.path == prefix or target.path.startswith(f"{prefix}/")
 
 
+_SEGMENT = r"[\w\-~=&:,+@!$'()*;]"
+_PLAIN_PATH = re.compile(rf"(?:/{_SEGMENT}(?:\.|{_SEGMENT})*)*/?(?:\?[!-\[\]-~]*)?", re.ASCII)
+"""Nothing in it that two parsers may read differently: the form of nearly every path, told at one look."""
+
+
 def resolve(base_url: str, url: str) -> str:
     """Return the absolute URL of ``url``: a path under ``base_url``, or an absolute URL that it covers.
 
@@ -72,6 +77,8 @@ def resolve(base_url: str, url: str) -> str:
         ValueError: It is neither; the message says why.
     """
     if url.startswith("/"):
+        if _PLAIN_PATH.fullmatch(url):
+            return base_url.rstrip("/") + url
         absolute = base_url.rstrip("/") + url
         # The origin is the base URL's by construction; every job comes through here, so parse no more than needed.
         if not _AMBIGUOUS.search(url) and not _has_dot_segments(_PATH_END.split(url, maxsplit=1)[0]):

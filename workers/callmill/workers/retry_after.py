@@ -10,7 +10,7 @@ from email.utils import parsedate_to_datetime
 LONGEST_S = 3600.0
 """What is longer is cut to this: the lane asks again after an hour at the latest."""
 
-_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
@@ -34,6 +34,6 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 def _date(text: str) -> datetime | None:
     try:
         date = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return date if date.tzinfo else date.replace(tzinfo=UTC)

@@ -1,0 +1,106 @@
+"""The wire format: what is written is what is read, and what is not known is refused."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from callmill.errors import UnknownFormatError
+from callmill.jobs.wire import (
+    Chunk,
+    WireJob,
+    WireOutcome,
+    decode_chunk,
+    decode_outcomes,
+    encode_chunk,
+    encode_outcomes,
+)
+
+TEXT = st.text(max_size=20)
+MAYBE_TEXT = st.none() | TEXT
+COUNT = st.integers(0, 2**53)
+HEADERS = st.dictionaries(TEXT, TEXT, max_size=3)
+BODY = st.binary(max_size=200)
+
+JOBS = st.builds(
+    WireJob,
+    method=TEXT,
+    url=TEXT,
+    id=MAYBE_TEXT,
+    headers=st.none() | HEADERS,
+    body=st.none() | BODY,
+    content_type=MAYBE_TEXT,
+    timeout_s=st.none() | st.floats(0.001, 1e6),
+    tokens=st.none() | COUNT,
+    idempotency_key=MAYBE_TEXT,
+    deadline_ms=st.none() | COUNT,
+)
+OUTCOMES = st.builds(
+    WireOutcome,
+    index=COUNT,
+    id=MAYBE_TEXT,
+    status=st.none() | st.integers(100, 599),
+    body=BODY,
+    headers=HEADERS,
+    error_code=MAYBE_TEXT,
+    error_message=MAYBE_TEXT,
+    attempts=COUNT,
+    started_ms=COUNT,
+    latency_us=COUNT,
+)
+
+
+@given(api=TEXT, first=COUNT, jobs=st.lists(JOBS, max_size=5))
+def test_contiguous_chunk_round_trips(api, first, jobs):
+    """A chunk of jobs that follow each other comes back whole, each job with its position, its count in front."""
+    data = encode_chunk(Chunk(api, first, jobs))
+    chunk = decode_chunk(data)
+    assert (chunk.api, chunk.jobs) == (api, jobs)
+    assert [chunk.index(offset) for offset in range(len(jobs))] == list(range(first, first + len(jobs)))
+    assert struct.unpack_from(">BI", data) == (1, len(jobs))
+
+
+@given(st.lists(st.tuples(COUNT, JOBS), max_size=5))
+def test_scattered_chunk_round_trips(numbered):
+    """A chunk of jobs from all over a batch keeps each job's own position."""
+    indexes = [index for index, _ in numbered]
+    chunk = decode_chunk(encode_chunk(Chunk("api", indexes, [job for _, job in numbered])))
+    assert [(chunk.index(offset), job) for offset, job in enumerate(chunk.jobs)] == numbered
+
+
+@given(st.lists(OUTCOMES, max_size=12))
+def test_outcomes_round_trip(outcomes):
+    """A bundle of outcomes comes back whole, compressed or not."""
+    assert decode_outcomes(encode_outcomes(outcomes)) == outcomes
+
+
+@given(version=st.integers(0, 255).filter(lambda version: version != 1), rest=BODY)
+def test_unknown_chunk_version_is_refused(version, rest):
+    """A chunk of another version is refused by its first byte, whatever follows."""
+    with pytest.raises(UnknownFormatError, match=f"format {version}"):
+        decode_chunk(struct.pack(">BI", version, 1) + rest)
+
+
+@given(packing=st.integers(2, 255), rest=BODY)
+def test_unknown_packing_of_outcomes_is_refused(packing, rest):
+    """A bundle packed in an unknown way is refused by its first byte."""
+    with pytest.raises(UnknownFormatError):
+        decode_outcomes(bytes([packing]) + rest)
+
+
+def test_chunk_is_small():
+    """Five hundred jobs with small JSON bodies cost less than 12 bytes each on the wire."""
+    jobs = [WireJob("POST", "/v1/items", f"row-{n}", None, b'{"n":%d}' % n, "application/json") for n in range(500)]
+    assert len(encode_chunk(Chunk("api", 0, jobs))) < 500 * 12
+
+
+def test_outcomes_are_small():
+    """A hundred outcomes with equal headers cost less than 25 bytes each in the stream."""
+    outcomes = [
+        WireOutcome(n, None, 200, b'{"ok":true}', {"content-type": "application/json"}, None, None, 1, 10**12 + n, n)
+        for n in range(100)
+    ]
+    assert len(encode_outcomes(outcomes)) < 100 * 25

@@ -1,0 +1,165 @@
+"""What a job is refused for: every mistake names the job's position and the field."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from callmill.config.public_api import PublicApi
+from callmill.errors import DuplicateIdError, JobError, UnknownApiError
+from callmill.jobs import Job
+from callmill.jobs.packing import MAX_BODY_BYTES, JobPacker
+from callmill.producer.known_apis import KnownApis
+
+APIS = {
+    "openai": PublicApi(
+        name="openai",
+        base_url="https://api.example.com/v1",
+        limits=("500/minute", "1000 tokens/minute", "9000 tokens/day"),
+    ),
+    "crm": PublicApi(name="crm", base_url="https://crm.example.com"),
+}
+
+
+def packer(apis: dict[str, PublicApi] | None = APIS) -> JobPacker:
+    """Return a packer that knows these APIs."""
+    return JobPacker(KnownApis(apis, "served by the workers").find)
+
+
+def job(method: str = "GET", url: str = "/x", api: str = "openai", **fields: Any) -> Job:
+    """Return a job, right unless a field says otherwise."""
+    return Job(method, url, api=api, **fields)
+
+
+@dataclass
+class Point:
+    """A dataclass, which JSON can carry."""
+
+    x: int
+
+
+RECURSIVE: list[Any] = []
+RECURSIVE.append(RECURSIVE)
+
+REFUSALS = {
+    "unknown API": ({"api": "opnai"}, "api", "did you mean 'openai'"),
+    "quite unknown API": ({"api": "zzz"}, "api", "known: crm, openai"),
+    "API of a wrong type": ({"api": 7}, "api", "7"),
+    "method in lower case": ({"method": "get"}, "method", "'get'"),
+    "unknown method": ({"method": "FETCH"}, "method", "not one of"),
+    "method of a wrong type": ({"method": None}, "method", "None"),
+    "foreign host": ({"url": "https://evil.example/v1/x"}, "url", "not under"),
+    "foreign path": ({"url": "https://api.example.com/v2/x"}, "url", "not under"),
+    "dot segments": ({"url": "/a/../../x"}, "url", "dot segments"),
+    "encoded dot segments": ({"url": "/a/%2e%2e/x"}, "url", "dot segments"),
+    "relative URL": ({"url": "x"}, "url", "neither a path"),
+    "empty URL": ({"url": ""}, "url", "neither a path"),
+    "URL with a line break": ({"url": "/x\r\nHost: evil"}, "url", "refused"),
+    "URL of a wrong type": ({"url": None}, "url", "None"),
+    "empty id": ({"id": ""}, "id", "1 to 512"),
+    "long id": ({"id": "x" * 513}, "id", "1 to 512"),
+    "id of a wrong type": ({"id": 7}, "id", "string"),
+    "two bodies": ({"json": {}, "data": b"x"}, "data", "not both"),
+    "two bodies, one null": ({"json": None, "data": b"x"}, "data", "not both"),
+    "JSON of an object": ({"json": object()}, "json", "cannot be written"),
+    "JSON that contains itself": ({"json": RECURSIVE}, "json", "cannot be written"),
+    "JSON with a lone surrogate": ({"json": "\ud800"}, "json", "cannot be written"),
+    "data of a wrong type": ({"data": 7}, "data", "int"),
+    "data of a list": ({"data": [1]}, "data", "list"),
+    "body too large": ({"data": b"x" * (MAX_BODY_BYTES + 1)}, "body", "16,777,217"),
+    "params of a wrong type": ({"params": 7}, "params", "cannot be written"),
+    "params with a lone surrogate": ({"params": {"a": "\ud800"}}, "params", "cannot be written"),
+    "header name": ({"headers": {"a b": "c"}}, "headers", "'a b'"),
+    "header name of a wrong type": ({"headers": {7: "c"}}, "headers", "7"),
+    "header value with a line break": ({"headers": {"a": "b\r\nc: d"}}, "headers", "'a'"),
+    "header value of a wrong type": ({"headers": {"a": 7}}, "headers", "'a'"),
+    "secret header": ({"headers": {"Authorization": "Bearer x"}}, "headers", "secret"),
+    "secret header of another kind": ({"headers": {"X-API-Key": "x"}}, "headers", "secret"),
+    "header of the transport": ({"headers": {"Content-Length": "5"}}, "headers", "transport"),
+    "no time-out": ({"timeout": 0}, "timeout", "0"),
+    "negative time-out": ({"timeout": -1.0}, "timeout", "-1.0"),
+    "endless time-out": ({"timeout": math.inf}, "timeout", "inf"),
+    "time-out that is no number": ({"timeout": math.nan}, "timeout", "nan"),
+    "time-out of a wrong type": ({"timeout": "5"}, "timeout", "'5'"),
+    "negative tokens": ({"tokens": -1}, "tokens", "-1"),
+    "half tokens": ({"tokens": 1.5}, "tokens", "1.5"),
+    "tokens over the smallest window": ({"tokens": 1001}, "tokens", "1,000"),
+    "deadline without a zone": ({"deadline": datetime(2050, 1, 1)}, "deadline", "time zone"),  # noqa: DTZ001
+    "deadline of a wrong type": ({"deadline": 5}, "deadline", "time zone"),
+}
+
+
+@pytest.mark.parametrize(("fields", "field", "words"), REFUSALS.values(), ids=REFUSALS)
+def test_refusal(fields, field, words):
+    """A wrong job is refused with its position and the field, in words that show what is wrong."""
+    checked = packer()
+    checked.pack(job(id="good"), 0)
+    with pytest.raises(JobError) as raised:
+        checked.pack(job(**fields), 41)
+    assert (raised.value.position, raised.value.field) == (41, field)
+    assert words in str(raised.value)
+    assert str(raised.value).startswith(f"job 41: {field}: ")
+    str(raised.value).encode()
+
+
+@pytest.mark.parametrize("thing", [{"method": "GET"}, None, "GET /x", Job])
+def test_what_is_no_job(thing):
+    """Something else than a Job is refused by its type."""
+    with pytest.raises(JobError, match="job 3: job: "):
+        packer().pack(thing, 3)
+
+
+def test_duplicate_id():
+    """The second job with an id is refused under a class of its own; jobs without an id never collide."""
+    checked = packer()
+    checked.pack(job(id="a"), 0)
+    checked.pack(job(), 1)
+    checked.pack(job(), 2)
+    with pytest.raises(DuplicateIdError, match="'a'"):
+        checked.pack(job(api="crm", id="a"), 3)
+
+
+def test_unknown_api_has_its_own_class():
+    """An unknown API can be told from other mistakes."""
+    with pytest.raises(UnknownApiError):
+        packer().pack(job(api="nobody"), 0)
+
+
+def test_nothing_known_accepts_every_api():
+    """Where nobody knows any API, a job waits for a worker that serves its API."""
+    wire, _ = packer(None).pack(job(api="whatever"), 0)
+    assert wire.url == "/x"
+
+
+@pytest.mark.parametrize(
+    ("fields", "url", "body", "content_type"),
+    [
+        ({}, "/x", None, None),
+        ({"json": None}, "/x", b"null", "application/json"),
+        ({"json": {"a": [1, "é"]}}, "/x", '{"a":[1,"é"]}'.encode(), "application/json"),
+        ({"json": Point(1)}, "/x", b'{"x":1}', "application/json"),
+        ({"data": b"\x00"}, "/x", b"\x00", None),
+        ({"data": bytearray(b"a")}, "/x", b"a", None),
+        ({"data": "é"}, "/x", "é".encode(), "text/plain; charset=utf-8"),
+        ({"data": {"a": [1, 2], "b": "c d"}}, "/x", b"a=1&a=2&b=c+d", "application/x-www-form-urlencoded"),
+        ({"params": {"q": "a b", "n": [1, 2]}}, "/x?q=a+b&n=1&n=2", None, None),
+        ({"url": "/x?a=1#f", "params": {"b": 2}}, "/x?a=1&b=2#f", None, None),
+        ({"params": {}}, "/x", None, None),
+        ({"url": "https://api.example.com/v1/y"}, "https://api.example.com/v1/y", None, None),
+    ],
+)
+def test_wire_form(fields, url, body, content_type):
+    """Parameters become part of the URL, and a body becomes bytes with its content type."""
+    wire, size_bytes = packer().pack(job(**fields), 0)
+    assert (wire.url, wire.body, wire.content_type) == (url, body, content_type)
+    assert size_bytes >= len(body or b"")
+
+
+def test_deadline_is_absolute():
+    """A deadline travels as Unix time, whatever its zone."""
+    wire, _ = packer().pack(job(deadline=datetime(2050, 1, 1, tzinfo=UTC)), 0)
+    assert wire.deadline_ms == 2524608000000

@@ -1,0 +1,128 @@
+"""RequestBuilder: what a call looks like on the wire of its API."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from callmill.config.api_profile import ApiProfile
+from callmill.jobs.wire import WireJob
+from callmill.workers.call import Call
+from callmill.workers.request_builder import RequestBuilder
+
+BASE = "https://api.example.com/root"
+
+
+def build(job: WireJob, credentials: list[dict[str, str]] | None = None, **profile: Any):
+    """Build one request; returns method, URL, headers in lower case, body, timeout."""
+    builder = RequestBuilder(ApiProfile(name="api", base_url=BASE, **profile), credentials or [])
+    method, url, headers, body, timeout_s = builder.build(Call(job, None, 0, 0, "batch-0"))
+    assert len({name.lower() for name in headers}) == len(headers), "a header twice"
+    return method, url, {name.lower(): value for name, value in headers.items()}, body, timeout_s
+
+
+def test_plain_call():
+    """A path goes under the base URL, with the profile's time-out and no header of its own."""
+    assert build(WireJob("GET", "/users?a=b")) == ("GET", f"{BASE}/users?a=b", {}, None, 60.0)
+
+
+def test_body_and_timeout_of_the_job():
+    """Body, content type and time-out of the job are used."""
+    job = WireJob("PUT", f"{BASE}/x", body=b"{}", content_type="application/json", timeout_s=3.0)
+    assert build(job) == ("PUT", f"{BASE}/x", {"content-type": "application/json"}, b"{}", 3.0)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://evil.example/root/x",
+        "https://api.example.com/other",
+        "https://api.example.com@evil.example/root/",
+        "/../secret",
+        "/a/%2e%2e/%2e%2e/x",
+        "/a\\..\\x",
+        "//evil.example/x/../..",
+        "x",
+    ],
+)
+def test_foreign_url_is_refused(url):
+    """A URL outside the profile is refused before a request exists."""
+    with pytest.raises(ValueError, match=r".+"):
+        build(WireJob("GET", url))
+
+
+def test_job_headers_win_whatever_their_case():
+    """A job's header replaces the credential's and the made up one, compared without regard to case."""
+    job = WireJob("POST", "/x", headers={"X-Team": "mine", "CONTENT-TYPE": "text/csv", "idempotency-KEY": "k"})
+    _, _, headers, _, _ = build(job, [{"x-team": "theirs", "Authorization": "Bearer t"}])
+    assert headers == {
+        "x-team": "mine",
+        "content-type": "text/csv",
+        "idempotency-key": "k",
+        "authorization": "Bearer t",
+    }
+
+
+@pytest.mark.parametrize(
+    ("method", "own_key", "sent"),
+    [
+        ("POST", None, "batch-0"),
+        ("PATCH", None, "batch-0"),
+        ("GET", None, None),
+        ("PUT", None, None),
+        ("DELETE", None, None),
+        ("GET", "mine", "mine"),
+        ("POST", "mine", "mine"),
+    ],
+)
+def test_idempotency_key(method, own_key, sent):
+    """Methods that are not idempotent carry a key, the job's own if it has one; others only when asked."""
+    _, _, headers, _, _ = build(WireJob(method, "/x", idempotency_key=own_key))
+    assert headers.get("idempotency-key") == sent
+
+
+def test_idempotency_header_can_be_renamed_or_left_out():
+    """The profile names the header, or switches it off."""
+    job = WireJob("POST", "/x")
+    assert build(job, idempotency_header="X-Once")[2] == {"x-once": "batch-0"}
+    assert build(job, idempotency_header=False)[2] == {}
+
+
+def test_credentials_take_turns():
+    """Several credentials are a pool: calls use them one after the other."""
+    builder = RequestBuilder(ApiProfile(name="api", base_url=BASE), [{"k": "1"}, {"k": "2"}])
+    call = Call(WireJob("GET", "/x"), None, 0, 0, "batch-0")
+    assert [builder.build(call)[2]["k"] for _ in range(4)] == ["1", "2", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("pointer", "body", "tokens"),
+    [
+        (None, b'{"usage": 7}', None),
+        ("/usage/total", b'{"usage": {"total": 7}}', 7),
+        ("/0/n", b'[{"n": 8}]', 8),
+        ("/a~1b/c~0d", b'{"a/b": {"c~d": 9}}', 9),
+        ("/usage/total", b'{"usage": {}}', None),
+        ("/usage/total", b'{"usage": 3}', None),
+        ("/usage/total", b'{"usage": {"total": null}}', None),
+        ("/usage/total", b'{"usage": {"total": "many"}}', None),
+        ("/9", b"[1]", None),
+        ("/x", b"[1]", None),
+        ("/usage", b"no json", None),
+        ("/usage", b"\xff\xfe", None),
+        ("/usage", b'{"usage": 1e400}', None),
+        ("/usage", b'{"usage": NaN}', None),
+        ("/usage", b'{"usage": -5}', None),
+        ("/usage", b"[" * 100_000, None),
+    ],
+)
+def test_tokens_used(pointer, body, tokens):
+    """The real cost is read where the profile points to; an answer that does not state one is no trouble."""
+    profile = ApiProfile(name="api", base_url=BASE, usage=pointer)
+    assert RequestBuilder(profile, []).tokens_used(body) == tokens
+
+
+def test_a_header_given_in_two_cases_is_sent_once():
+    """Of a header that the job gives in two spellings, the last one is sent."""
+    assert build(WireJob("GET", "/x", headers={"X-A": "1", "x-a": "2"}))[2] == {"x-a": "2"}
