@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from callmill.ledger.fleet import WorkerStatus
 
@@ -14,12 +14,11 @@ class FleetCpu:
         self._first: dict[str, WorkerStatus] = {}
         self._last: dict[str, WorkerStatus] = {}
 
-    def note(self, workers: Iterable[WorkerStatus], pids: Collection[int]) -> None:
-        """Take in the reports of those workers that are ours."""
+    def note(self, workers: Iterable[WorkerStatus]) -> None:
+        """Take in what each of these workers reports now."""
         for worker in workers:
-            if worker.pid in pids:
-                self._first.setdefault(worker.id, worker)
-                self._last[worker.id] = worker
+            self._first.setdefault(worker.id, worker)
+            self._last[worker.id] = worker
 
     @property
     def us_per_call(self) -> float | None:

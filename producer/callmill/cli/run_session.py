@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 
 from callmill.cli import console
@@ -26,6 +28,7 @@ from callmill.errors import (
     ConfigurationError,
     RedisUnavailableError,
 )
+from callmill.ledger.fleet import WorkerStatus
 from callmill.producer import AsyncClient, Progress
 
 _SHOW_EVERY_S = 0.5
@@ -155,8 +158,7 @@ class RunSession:
         while self._fleet is not None:
             self._check_fleet()
             with suppress(RedisUnavailableError):
-                ours = set(self._fleet.pids)
-                if any(worker.pid in ours for worker in await client.connection().fleet.workers()):
+                if self._ours(await client.connection().fleet.workers()):
                     return
             await asyncio.sleep(_READY_POLL_S)
 
@@ -194,7 +196,11 @@ class RunSession:
     async def _note_cpu(self, client: AsyncClient) -> None:
         if self._fleet is not None:
             with suppress(RedisUnavailableError):
-                self._cpu.note(await client.connection().fleet.workers(), self._fleet.pids)
+                self._cpu.note(self._ours(await client.connection().fleet.workers()))
+
+    def _ours(self, workers: Iterable[WorkerStatus]) -> list[WorkerStatus]:
+        pids, host = set(self._fleet.pids if self._fleet is not None else ()), socket.gethostname()
+        return [worker for worker in workers if worker.pid in pids and worker.host == host]
 
     async def _keep_server(self) -> None:
         while self._server is not None:

@@ -46,7 +46,8 @@ def _run(node: str, serves: str) -> int:
     from callmill.workers import app, process  # noqa: PLC0415 - seconds of imports, not before the settings are right
     from callmill.workers.pool import TaskPool  # noqa: PLC0415 - as above
 
-    vars(sys)["__stdout__"] = None  # where Celery writes, past all logging, that it stops; our log says so
+    # Where Celery writes, past all logging, that it stops; our log says so.
+    setattr(sys, "__stdout__", None)  # noqa: B010 - final for type checkers
     process.engine()  # Celery would wrap what is wrong here into a traceback
     celery_worker = app.Worker(
         hostname=host_format(f"{node}@%h"),
