@@ -73,6 +73,7 @@ class FileRun:
         self._reports: list[bytes] = []
         self._writing = asyncio.Lock()
         self._last_contact_s = 0.0
+        self._last_trouble = ""
 
     @property
     def bad_lines(self) -> int:
@@ -98,7 +99,9 @@ class FileRun:
             except (RedisUnavailableError, BatchStateError) as error:
                 if asyncio.get_running_loop().time() - self._last_contact_s > _REDIS_PATIENCE_S:
                     raise
-                log.warning("%s; trying again", error, extra={"action": "run_retry"})
+                if str(error) != self._last_trouble:
+                    log.warning("%s; trying again", error, extra={"action": "run_retry"})
+                self._last_trouble = str(error)
                 await asyncio.sleep(_REDIS_RETRY_S)
 
     async def finish(self, report: RunReport) -> None:

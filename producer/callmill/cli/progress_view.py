@@ -87,7 +87,8 @@ def progress_panel(progress: Progress) -> Group:
     left = "" if progress.eta is None else f", {seconds(progress.eta)} left"
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
-    facts.add_row("rate", f"{progress.rate:,.1f}/s after {seconds(progress.elapsed)}{left}")
+    rate = progress.done / progress.elapsed if progress.ended and progress.elapsed else progress.rate
+    facts.add_row("rate", f"{rate:,.1f}/s after {seconds(progress.elapsed)}{left}")
     facts.add_row("outcomes", f"{progress.succeeded:,} succeeded, {progress.failed:,} failed")
     facts.add_row("calls", f"{progress.calls:,}: {progress.retries:,} retries, {progress.throttled:,} answered 429")
     latencies = (("p50", progress.p50), ("p95", progress.p95), ("p99", progress.p99))

@@ -48,7 +48,8 @@ def run(
     with RunFiles(output, errors) as files:
         files.check(identity, api, fresh=fresh)
         if files.state is not None and files.state.report is not None and not fresh:
-            console.stderr().print(f"{output} is complete: this run is over. --fresh runs it again.", soft_wrap=True)
+            how = files.state.report.state
+            console.say_line(f"{output}: this run is over ({how}). --fresh runs it again.")
             _end(files.state.report, as_json=as_json)
         session = RunSession(settings, files, name=name or input_path.name, api=api, quiet=as_json)
         report = session.run(identity, fresh=fresh, workers=workers)
