@@ -81,7 +81,6 @@ class PermitLease:
     async def run(self) -> None:
         """Keep the lease until cancelled."""
         while True:
-            self._wake.clear()
             try:
                 await self.renew()
                 pause_s = CONTENDED_S if self._unmet or self._lacking() else GAP_S
@@ -89,6 +88,7 @@ class PermitLease:
                 pause_s = CONTENDED_S
             await asyncio.sleep(pause_s)  # whatever calls come meanwhile: no storm of renewals
             if not self._lacking():
+                self._wake.clear()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(HEARTBEAT_S if self._permits.granted else None):
                         await self._wake.wait()
@@ -100,11 +100,13 @@ class PermitLease:
             RedisUnavailableError: Redis cannot be reached or refused.
         """
         permits = self._permits
-        limit = permits.limit or 0
+        limit, used, held = permits.limit or 0, permits.used, permits.granted
         asked = monotonic()
-        want = min(limit, permits.used + self._wanting())
+        want = min(limit, used + self._wanting())
+        # Redis may leave us no more than we report as used: until it has answered, use no more.
+        permits.granted = min(held, used)
         granted, self._unmet = await self._store.permits(
-            want=want, used=permits.used, held=permits.granted, limit=limit, ttl_us=round(LEASE_S * 1e6)
+            want=want, used=used, held=held, limit=limit, ttl_us=round(LEASE_S * 1e6)
         )
         self.round_trips += 1
         permits.granted = granted
