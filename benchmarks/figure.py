@@ -1,0 +1,70 @@
+"""Figure: one measured number, what it is held against, and the verdict."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import Literal
+
+from msgspec import Struct
+
+MISSED = "MISSED"
+
+
+class Figure(Struct, frozen=True, kw_only=True):
+    """One measured number.
+
+    Attributes:
+        name: What was measured.
+        unit: What the runs are counted in.
+        runs: What each run measured, in order.
+        baseline_name: What it is compared with.
+        baseline_runs: What the baseline took; each run stands beside its neighbour in ``runs``.
+        judged: Which of the two ``must`` and ``aim`` speak of.
+        better: Which way is better.
+        must: Bound that has to hold; None for a figure that only informs.
+        aim: Bound that is wished for.
+        note: What else was seen, in a few words.
+    """
+
+    name: str
+    unit: str
+    runs: tuple[float, ...]
+    baseline_name: str = ""
+    baseline_runs: tuple[float, ...] = ()
+    judged: Literal["value", "ratio"] = "value"
+    better: Literal["lower", "higher"] = "lower"
+    must: float | None = None
+    aim: float | None = None
+    note: str = ""
+
+    @property
+    def value(self) -> float:
+        """The median of the runs."""
+        return median(self.runs)
+
+    @property
+    def baseline(self) -> float | None:
+        """The median of the baseline's runs; None when there is none."""
+        return median(self.baseline_runs) if self.baseline_runs else None
+
+    @property
+    def ratio(self) -> float | None:
+        """The median of the ratios of neighbouring runs: a slow minute of the machine slows both."""
+        if not self.baseline_runs:
+            return None
+        return median(run / baseline for run, baseline in zip(self.runs, self.baseline_runs, strict=True))
+
+    @property
+    def verdict(self) -> str:
+        """What the bounds say: MISSED, "must" (met), "aim" (met too), or nothing where there is no bound."""
+        if self.must is None:
+            return ""
+        if not self._meets(self.must):
+            return MISSED
+        return "aim" if self.aim is not None and self._meets(self.aim) else "must"
+
+    def _meets(self, bound: float) -> bool:
+        judged = self.value if self.judged == "value" else self.ratio
+        if judged is None:
+            return False
+        return judged <= bound if self.better == "lower" else judged >= bound

@@ -1,0 +1,52 @@
+"""What Linux says of a process: its CPU time and its memory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+_AFTER_NAME = 2
+"""Number of the first field after the process's name, which may hold blanks and brackets."""
+
+
+def cpu_s(pid: int) -> float:
+    """Return the user and system time of a process and of its living descendants."""
+    family = _family(pid)
+    return sum(int(fields[13 - _AFTER_NAME]) + int(fields[14 - _AFTER_NAME]) for fields in family) * _TICK_S
+
+
+def rss_mb(pid: int) -> float:
+    """Return the resident memory of a process in MB."""
+    return _status_mb(pid, "VmRSS")
+
+
+def peak_rss_mb(pid: int) -> float:
+    """Return the most resident memory that a process ever had, in MB."""
+    return _status_mb(pid, "VmHWM")
+
+
+def _family(pid: int) -> list[list[str]]:
+    everybody = {int(path.name): fields for path in Path("/proc").glob("[0-9]*") if (fields := _stat(path))}
+    family, unseen = [], [pid]
+    while unseen:
+        parent = unseen.pop()
+        family.append(everybody[parent])
+        unseen += [child for child, fields in everybody.items() if int(fields[3 - _AFTER_NAME]) == parent]
+    return family
+
+
+def _stat(process: Path) -> list[str] | None:
+    try:
+        text = (process / "stat").read_text()
+    except OSError:  # it ended meanwhile
+        return None
+    return text.rpartition(") ")[2].split()
+
+
+def _status_mb(pid: int, field: str) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) * 1024 / 1e6
+    raise ProcessLookupError(f"process {pid} has no {field}: it ended")
