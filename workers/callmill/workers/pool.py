@@ -53,6 +53,6 @@ class TaskPool(ThreadPool):  # type: ignore[misc] # celery ships no types
         )
         return ApplyResult(future)
 
-    def terminate_job(self, _pid: int, _signal: Any = None) -> None:
+    def terminate_job(self, pid: int, signal: Any = None) -> None:  # noqa: ARG002 - Celery's signature
         """Drain: a thread cannot be killed, and without this method a cold shutdown crashes."""
         process.drain()

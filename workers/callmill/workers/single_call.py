@@ -26,19 +26,21 @@ class SingleCall:
         """Hand the call to the lane."""
         self._lane.add([self._call])
 
-    def may_start(self, _now_s: float) -> bool:
+    def may_start(self, now_s: float) -> bool:  # noqa: ARG002 - the port's signature
         """Say whether it is still wanted."""
         return not self.outcome.done()
 
     def started(self) -> None:
         """Nothing to note: there is no one else's call to wait for."""
 
-    def record(self, _call: Call, outcome: WireOutcome) -> None:
+    def record(self, call: Call, outcome: WireOutcome) -> None:  # noqa: ARG002 - the port's signature
         """Pass the outcome on."""
         if not self.outcome.done():
             self.outcome.set_result(outcome)
 
-    refuse = record
+    def refuse(self, call: Call, outcome: WireOutcome) -> None:
+        """Pass the outcome on."""
+        self.record(call, outcome)
 
     def postpone(self, call: Call, postponed: Postponed) -> None:
         """Try again where that spends no attempt; else leave the next attempt to the caller."""
@@ -47,7 +49,7 @@ class SingleCall:
         elif not self.outcome.done():
             self.outcome.set_exception(CallNotDoneError(f"{postponed.code}: {postponed.message}"))
 
-    def interrupted(self, _call: Call) -> None:
+    def interrupted(self, call: Call) -> None:  # noqa: ARG002 - the port's signature
         """Tell the caller that the attempt was cut off."""
         if not self.outcome.done():
             self.outcome.set_exception(CallNotDoneError("interrupted: the worker stopped in the middle of the call"))

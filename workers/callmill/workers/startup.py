@@ -9,12 +9,13 @@ from kombu.entity import Queue
 
 from callmill.config.celery import CALLS_QUEUE, app, lane_queue
 from callmill.config.credentials import resolve_headers
+from callmill.config.embedded_server import broker_url
 from callmill.config.profiles import find_profiles
 from callmill.config.settings import load_settings
 from callmill.errors import CallmillError
 from callmill.workers.lane_switch import LaneSwitchStep
 
-app.steps["consumer"].add(LaneSwitchStep)
+app.steps["consumer"].add(LaneSwitchStep)  # pyright: ignore[reportOptionalSubscript] - celery fills it
 
 
 @celeryd_init.connect  # type: ignore[untyped-decorator] # celery ships no types
@@ -23,7 +24,9 @@ def prepare(conf: Any, **_: Any) -> None:
     if conf is not app.conf:
         return  # somebody else's app, in whose worker our plain task runs
     try:
-        profiles = find_profiles(load_settings()) or {}
+        settings = load_settings()
+        broker_url(settings)
+        profiles = find_profiles(settings) or {}
         for profile in profiles.values():
             resolve_headers(profile)
     except CallmillError as error:
