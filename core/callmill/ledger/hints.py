@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from callmill.config.celery import app, lane_queue
 from callmill.errors import RedisUnavailableError
+from callmill.ledger.hint_labels import labels
 from callmill.ledger.keys import ChunkRef
 
 RUN_CHUNK = "callmill.run_chunk"
@@ -31,7 +32,7 @@ class HintPublisher:
 
         Args:
             refs: The chunks.
-            label: What Flower shows in front of the chunk: the batch's name.
+            label: The batch's name, which Flower shows in front of the chunk; left out where it is not at hand.
 
         Raises:
             RedisUnavailableError: The broker cannot be reached; some hints may be out.
@@ -42,7 +43,7 @@ class HintPublisher:
             try:
                 with app.amqp.Producer(self._connection, auto_declare=False) as producer, producer.batch(_AT_ONCE):
                     for ref in refs:
-                        self._send(producer, ref, label)
+                        self._send(producer, ref, labels.text(ref, label))
             except self._connection.connection_errors + self._connection.channel_errors as error:
                 self._connection.close()  # the next publish connects afresh
                 raise RedisUnavailableError(f"the broker cannot be reached: {error}") from error
@@ -52,8 +53,7 @@ class HintPublisher:
         self._connection.close()
 
     @staticmethod
-    def _send(producer: object, ref: ChunkRef, label: str) -> None:
-        shown = f"{label or ref.batch_id} · {ref.api} · chunk {ref.number}"
+    def _send(producer: object, ref: ChunkRef, shown: str) -> None:
         message = app.amqp.as_task_v2(
             f"{ref.batch_id}:{ref.number}",
             RUN_CHUNK,

@@ -10,15 +10,18 @@ from callmill.config.celery import app
 from callmill.errors import UsageError
 from callmill.jobs import Job, Outcome
 from callmill.ledger import ChunkRef
+from callmill.ledger.hint_labels import labels
 from callmill.ledger.hints import RUN_CHUNK
 from callmill.workers import process
 from callmill.workers.single_call import CallNotDoneError
 
 
-@app.task(name=RUN_CHUNK, ignore_result=True)  # type: ignore[untyped-decorator] # celery ships no types
-def run_chunk(batch_id: str, number: int, api: str) -> str:
+@app.task(name=RUN_CHUNK, bind=True, ignore_result=True)  # type: ignore[untyped-decorator] # celery ships no types
+def run_chunk(self: Any, batch_id: str, number: int, api: str) -> str:
     """Execute a chunk; return what came of it, for people."""
-    return process.engine().run_chunk(ChunkRef(batch_id, number, api))
+    ref = ChunkRef(batch_id, number, api)
+    labels.learn(ref, self.request.argsrepr or "")
+    return process.engine().run_chunk(ref)
 
 
 @shared_task(  # type: ignore[untyped-decorator] # celery ships no types
