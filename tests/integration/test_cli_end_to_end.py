@@ -252,6 +252,8 @@ def test_batch_commands(api, monkeypatch):
     assert call_here("delete", batch).exit_code == 0
     missing = call_here("status", batch)
     assert (missing.exit_code, "no batch" in missing.stderr) == (2, True)
+    unknown = call_here("submit", "in.jsonl", "--api", "lokal")
+    assert (unknown.exit_code, "--api: 'lokal'" in unknown.stderr) == (2, True)
     write_input(1, extra=["{broken"])
     refused = call_here("submit", "in.jsonl")
     assert (refused.exit_code, "line 2" in refused.stderr) == (2, True)

@@ -134,7 +134,8 @@ class _Child:
             # The terminal's Ctrl-C is for us; we tell the children.
             start_new_session=True,
         )
-        threading.Thread(target=self._forward, args=(self.process,), daemon=True).start()
+        self._forwarder = threading.Thread(target=self._forward, args=(self.process,), daemon=True)
+        self._forwarder.start()
 
     def look_after(self) -> None:
         """Note that the child died, and start it again when its time has come."""
@@ -145,7 +146,9 @@ class _Child:
             return
         pid, self.process = self.process.pid, None
         if code == CONFIGURATION_EXIT:
+            self._forwarder.join(1)  # its last line says what is wrong
             self.failure = self._last_line or f"{self.program.name} found its configuration wrong"
+            self._say(f"{self.program.name} is not started again: its configuration is wrong")
             return
         self._deaths = 1 if now_s - self._started_s > _STABLE_AFTER_S else self._deaths + 1
         delay_s = min(_FIRST_DELAY_S * 2 ** (self._deaths - 1), _LONGEST_DELAY_S)
