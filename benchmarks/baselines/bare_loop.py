@@ -17,6 +17,7 @@ import aiohttp
 import requests
 import uvloop
 from pyreqwest.client import ClientBuilder
+from requests.adapters import HTTPAdapter
 from workload import request_body
 
 CONCURRENCY = 100
@@ -76,7 +77,7 @@ async def with_pyreqwest(calls: int, url: str) -> dict[str, float]:
 def with_requests(calls: int, url: str) -> dict[str, float]:
     """Call with one requests.Session and many threads."""
     session = requests.Session()
-    session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=CONCURRENCY))
+    session.mount("http://", HTTPAdapter(pool_maxsize=CONCURRENCY))
 
     def call(number: int) -> None:
         response = session.post(url, json=request_body(number), headers=HEADERS, timeout=30)

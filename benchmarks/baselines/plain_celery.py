@@ -15,13 +15,14 @@ from typing import Any
 
 import requests
 from celery import Celery
+from requests.adapters import HTTPAdapter
 from workload import request_body
 
 app = Celery("baselines.plain_celery", broker=os.environ["PLAIN_BROKER_URL"], backend=os.environ["PLAIN_RESULTS_URL"])
 app.conf.update(task_acks_late=True, worker_prefetch_multiplier=4, broker_connection_retry_on_startup=True)
 
 session = requests.Session()
-session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=200))
+session.mount("http://", HTTPAdapter(pool_maxsize=200))
 
 
 @app.task(  # type: ignore[untyped-decorator] # celery ships no types
