@@ -42,7 +42,8 @@ class SeenIds:
 
     def _grow(self) -> None:
         former, count = self._buckets, (self._mask + 1) * _GROWTH
-        self._buckets, self._mask = [None] * count, count - 1
+        self._buckets = [None] * count
+        self._mask = count - 1
         self._room = (count - len(former)) * _MARKS_PER_BUCKET
         for at, bucket in enumerate(former):
             former[at] = None

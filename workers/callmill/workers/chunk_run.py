@@ -81,8 +81,10 @@ class ChunkRun:
         self.over.set_result(None)
 
     def may_start(self, now_s: float) -> bool:
-        """Say whether calls may still start: not closed, and the lease holds."""
-        return self._open and now_s < self.lease_ends_s
+        """Say whether calls may still start: not closed, and the lease holds. A lapsed lease closes the chunk."""
+        if self._open and now_s >= self.lease_ends_s:
+            self.close()
+        return self._open
 
     def started(self) -> None:
         """Note that an attempt begins."""
@@ -109,7 +111,7 @@ class ChunkRun:
         now_s, delay_s = self._loop.time(), postponed.delay_s
         if not self._open or now_s + delay_s >= self._closes_s:
             self._due_s[call.offset] = now_s + delay_s
-        elif delay_s <= 0:
+        elif delay_s < 0.001:  # what uvloop rounds to zero becomes a handle that does not know its time
             self._lane.add_first(call)
         else:
             self._backoffs[call.offset] = self._loop.call_later(delay_s, self._back_in_line, call)

@@ -49,6 +49,8 @@ class Committer:
         self._on_reachable = on_reachable
         self._changed: dict[ChunkRun, None] = {}
         self._finished: dict[ChunkRun, Finish] = {}
+        self._unsettled: list[_Entry] = []
+        self._reachable = True
         self._work, self._urgent = asyncio.Event(), asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -69,19 +71,19 @@ class Committer:
     async def run(self) -> None:
         """Record what comes, until cancelled."""
         loop = asyncio.get_running_loop()
-        next_full_s = 0.0
+        next_full_s, retry_s = 0.0, _FIRST_RETRY_S
         while True:
             await self._work.wait()
-            wait_s = next_full_s - loop.time()
-            if wait_s > 0 and not self._urgent.is_set():
-                timer = loop.call_later(wait_s, self._urgent.set)
-                await self._urgent.wait()
-                timer.cancel()
-            self._urgent.clear()
+            await self._gather_until(next_full_s)
             full = loop.time() >= next_full_s
             if full:
                 next_full_s = loop.time() + EVERY_S
-            await self._settle(self._take(full=full))
+            await self._settle(self._unsettled + self._take(full=full))
+            if self._unsettled:
+                await asyncio.sleep(retry_s)
+                retry_s = min(retry_s * 2, _LAST_RETRY_S)
+                continue
+            retry_s = _FIRST_RETRY_S
             if not self._changed and not self._finished:
                 self._work.clear()
                 self._idle.set()
@@ -90,10 +92,23 @@ class Committer:
         """Wait until everything is recorded."""
         await self._idle.wait()
 
+    async def _gather_until(self, time_s: float) -> None:
+        """Let outcomes come in until then, or until a chunk is over."""
+        loop = asyncio.get_running_loop()
+        wait_s = time_s - loop.time()
+        if wait_s > 0 and not self._urgent.is_set():
+            timer = loop.call_later(wait_s, self._urgent.set)
+            await self._urgent.wait()
+            timer.cancel()
+        self._urgent.clear()
+
     def _take(self, *, full: bool) -> list[_Entry]:
         entries = []
         runs = {**self._changed, **self._finished} if full else dict(self._finished)
+        waiting = {entry.run for entry in self._unsettled}  # what is newer must not overtake
         for run in runs:
+            if run in waiting:
+                continue
             finish = self._finished.pop(run, None)
             self._changed.pop(run, None)
             if not run.over.done() and (run.bundle or finish is not None):
@@ -102,24 +117,22 @@ class Committer:
         return entries
 
     async def _settle(self, entries: list[_Entry]) -> None:
-        delay_s = _FIRST_RETRY_S
-        while entries:
-            try:
-                results = await self._chunks.commit_all(
-                    [(run.claim, bundle, finish) for run, bundle, finish in entries]
-                )
-            except RedisUnavailableError as error:
-                results = [error] * len(entries)
-            entries = [
-                entry for entry, result in zip(entries, results, strict=True) if not self._settled(entry, result)
-            ]
-            if entries:
-                log.warning("outcomes wait for Redis: %s", results[0], extra={"action": "commit_retry"})
-                self._on_reachable(False)
-                await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * 2, _LAST_RETRY_S)
-        if delay_s > _FIRST_RETRY_S:
-            self._on_reachable(True)
+        if not entries:
+            return
+        results: list[CommitResult | CallmillError]
+        try:
+            results = await self._chunks.commit_all([(run.claim, bundle, finish) for run, bundle, finish in entries])
+        except RedisUnavailableError as error:
+            results = [error] * len(entries)
+        self._unsettled = [
+            entry for entry, result in zip(entries, results, strict=True) if not self._settled(entry, result)
+        ]
+        if self._unsettled:
+            why = next(result for result in results if isinstance(result, RedisUnavailableError))
+            log.warning("outcomes wait for Redis: %s", why, extra={"action": "commit_retry"})
+        if self._reachable == bool(self._unsettled):
+            self._reachable = not self._unsettled
+            self._on_reachable(self._reachable)
 
     def _settled(self, entry: _Entry, result: CommitResult | CallmillError) -> bool:
         if isinstance(result, StaleLeaseError):

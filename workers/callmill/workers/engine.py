@@ -113,7 +113,11 @@ class Engine:
         return "left to others: the lane is full"
 
     async def _execute(self, ref: ChunkRef, lane: Lane) -> str:
-        claim = await self._chunks.claim(ref)
+        try:
+            claim = await self._chunks.claim(ref)
+        except RedisUnavailableError as error:
+            log.warning("not claimed: %s", error, extra={"action": "claim_failed", "chunk": ref.member})
+            return "not claimed: Redis is away; the reconciler will find it"
         if isinstance(claim, ClaimRefused):
             return f"nothing to do: {claim}"
         try:

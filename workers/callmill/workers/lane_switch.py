@@ -76,6 +76,6 @@ class LaneSwitchStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery sh
         """Attach to a consumer that starts."""
         switch.attach(parent)
 
-    def stop(self, _parent: Any) -> None:
+    def stop(self, parent: Any) -> None:  # noqa: ARG002 - Celery's signature
         """Detach from a consumer that stops."""
         switch.detach()
