@@ -153,9 +153,13 @@ class Limiter:
         A pause that already lasts longer stays. Without Redis the pause holds here and is told when Redis is back.
         """
         if seconds > 0:
-            self._dispatcher.pause(monotonic() + min(seconds, LONGEST_PAUSE_S), reason)
+            self.hold(seconds, reason)
             async with self._telling:  # many calls learn of one pause at once; the first one tells for all
                 await self._refill.tell_pause()
+
+    def hold(self, seconds: float, reason: str) -> None:
+        """Let no call start here for ``seconds``, from this moment on; the part of ``pause`` that waits for nobody."""
+        self._dispatcher.pause(monotonic() + min(seconds, LONGEST_PAUSE_S), reason)
 
     def status(self) -> LimiterStatus:
         """What this limiter does now."""

@@ -51,7 +51,7 @@ local H = math.max(horizon, 1.5 * spacing) -- shorter than one emission, it woul
 
 -- Lost or regressed state: nobody knows what was granted, so wait until survivors have told and old slots are over.
 if not boot or (ARGV[2] == boot and seq < tonumber(ARGV[3])) then
-  boot, seq = text(now) .. '/' .. me, math.max(seq, tonumber(ARGV[3]))
+  boot, seq = text(now) .. '/' .. me .. '/' .. ARGV[3], math.max(seq, tonumber(ARGV[3]))
   floor = math.max(floor, now + math.max(lead, math.min(2 * H + spacing, tonumber(ARGV[10]))))
   redis.call('PUBLISH', ARGV[8], 'boot')
 end
