@@ -50,6 +50,7 @@ class _Lane:
         """Raise ValueError when the API does not cover the URL."""
         if url in self._good_urls:
             return
+        url.encode()
         if self.facts is None:
             if not url.startswith(("/", "http://", "https://")):
                 raise ValueError(f"{url!r} is neither a path that starts with '/' nor an absolute URL")
@@ -75,8 +76,10 @@ class JobPacker:
         """
         if type(job) is not Job:
             raise JobError(f"is {type(job).__name__}, not callmill.producer.Job", position=position, field="job")
+        if type(job.api) is not str:
+            _fail(position, "api", f"{job.api!r} is no name of an API")
         lane = self._lanes.get(job.api) or self._lane(job.api, position)
-        if job.method not in _METHODS:
+        if type(job.method) is not str or job.method not in _METHODS:
             _fail(position, "method", f"{job.method!r} is not one of {', '.join(sorted(_METHODS))}")
         try:
             lane.check_url(job.url)
@@ -94,7 +97,7 @@ class JobPacker:
             content_type,
             None if job.timeout is None else _timeout(job.timeout, position),
             None if job.tokens is None else _tokens(job.tokens, lane, position),
-            job.idempotency_key,
+            None if job.idempotency_key is None else _idempotency_key(job.idempotency_key, position),
             None if job.deadline is None else _deadline_ms(job, position),
         )
         return wire, _JOB_OVERHEAD_BYTES + len(job.url) + (len(body) if body else 0)
@@ -109,14 +112,14 @@ class JobPacker:
         return list(self._lanes)
 
     def _lane(self, name: str, position: int) -> _Lane:
-        if not isinstance(name, str):
-            _fail(position, "api", f"{name!r} is no name of an API")
         lane = self._lanes[name] = _Lane(name, self._find_api(name, position))
         return lane
 
     def _check_id(self, job_id: str, position: int) -> None:
         if not isinstance(job_id, str) or not 0 < len(job_id) <= _MAX_ID_LENGTH:
             _fail(position, "id", f"an id is a string of 1 to {_MAX_ID_LENGTH} characters; leave it out to get one")
+        if not _is_text(job_id):
+            _fail(position, "id", f"{job_id!r} holds half a character (a lone surrogate)")
         if not self._seen.add(job_id):
             raise DuplicateIdError(
                 f"{job_id!r} was given to an earlier job of this batch", position=position, field="id"
@@ -183,6 +186,8 @@ def _raw_body(data: Any, position: int) -> tuple[bytes, str | None]:
     if isinstance(data, (bytes, bytearray, memoryview)):
         return bytes(data), None
     if isinstance(data, str):
+        if not _is_text(data):
+            _fail(position, "data", "holds half a character (a lone surrogate)")
         return data.encode(), "text/plain; charset=utf-8"
     if isinstance(data, Mapping):
         return urlencode(data, doseq=True).encode(), "application/x-www-form-urlencoded"
@@ -200,6 +205,8 @@ def _with_params(job: Job, position: int) -> str:
 
 
 def _headers(headers: Mapping[str, str], position: int) -> dict[str, str]:
+    if not isinstance(headers, Mapping):
+        _fail(position, "headers", f"is {type(headers).__name__}; give a mapping")
     for name, value in headers.items():
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
             _fail(position, "headers", f"{name!r} is no header name")
@@ -208,9 +215,27 @@ def _headers(headers: Mapping[str, str], position: int) -> dict[str, str]:
             _fail(position, "headers", f"{name!r} would put a secret into Redis; name it in the API profile's auth")
         if lowered in _TRANSPORT_HEADERS:
             _fail(position, "headers", f"{name!r} is set by the transport; leave it out")
-        if not isinstance(value, str) or "\r" in value or "\n" in value or "\0" in value:
+        if not _is_line(value):
             _fail(position, "headers", f"the value of {name!r} is no single line of text")
     return dict(headers)
+
+
+def _idempotency_key(key: str, position: int) -> str:
+    if not _is_line(key) or not key:
+        _fail(position, "idempotency_key", f"{key!r} is no single line of text")
+    return key
+
+
+def _is_line(value: object) -> bool:
+    return isinstance(value, str) and not ("\r" in value or "\n" in value or "\0" in value) and _is_text(value)
+
+
+def _is_text(value: str) -> bool:
+    """Say whether UTF-8 can carry it: a lone surrogate, as ``json.loads`` lets through, cannot be."""
+    try:
+        return value.isascii() or bool(value.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _timeout(timeout: float, position: int) -> float:
