@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -32,25 +31,16 @@ class Batches:
         self._redis = session.redis
 
     async def create(self, name: str, *, retention_ms: int, batch_id: str | None = None) -> str:
-        """Open a new batch and return its id; its outcomes are kept ``retention_ms`` after its end."""
+        """Open a new batch and return its id; its outcomes are kept ``retention_ms`` after its end.
+
+        Raises:
+            BatchStateError: There is a batch with this id already.
+        """
         batch_id = batch_id or secrets.token_hex(6)
-        now_ms = int(time.time() * 1000)  # for display and listing only; every decision uses the clock of Redis
-        pipeline = self._redis.pipeline(transaction=True)
-        pipeline.hset(
-            BatchKeys(batch_id).meta,
-            mapping={
-                "name": name,
-                "phase": "open",
-                "control": "run",
-                "created_ms": now_ms,
-                "retention_ms": retention_ms,
-                **dict.fromkeys(
-                    ("total", "chunks", "succeeded", "failed", "calls", "retries", "throttled", "leased"), 0
-                ),
-            },
-        )
-        pipeline.zadd(keys.BATCHES, {batch_id: now_ms})
-        await self._session.answer(pipeline.execute())
+        if not await self._session.run(
+            "create", [*_batch_keys(batch_id), keys.BATCHES], [batch_id, name, retention_ms]
+        ):
+            raise BatchStateError(f"there is a batch {batch_id!r} already; attach to it, or choose another id")
         return batch_id
 
     async def add(self, batch_id: str, first: int, chunks: Sequence[tuple[str, bytes]], *, park: bool) -> int:

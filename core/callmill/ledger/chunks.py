@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -96,7 +97,7 @@ class Chunks:
         answer = await self._session.run("commit", _chunk_keys(claim.ref), commit_arguments(claim, bundle, finish))
         return await self._settled(claim, bundle, finish, answer)
 
-    async def _settled(self, claim: Claim, bundle: Bundle, finish: Finish | None, answer: list[bytes]) -> CommitResult:
+    async def _settled(self, claim: Claim, bundle: Bundle, finish: Finish | None, answer: list[Any]) -> CommitResult:
         if answer[0] == b"recorded":  # an earlier try got through; its counts are in
             already = frozenset(answer[1:])
             rest = Bundle(outcomes=[item for item in bundle.outcomes if item[0] not in already])
@@ -133,6 +134,11 @@ class Chunks:
         """Return chunks of a lane that are queued for so long that their hints must have been lost."""
         members = await self._session.run("stranded", [keys.queued(api)], [older_than_ms, limit])
         return [ChunkRef.parse(member.decode()) for member in members]
+
+    async def touch(self, refs: Sequence[ChunkRef]) -> None:
+        """Note that the hints of these chunks are in this worker's hands: they are not lost, they wait for room."""
+        if refs:
+            await self._session.run("touch", [keys.queued(ref.api) for ref in refs], [ref.member for ref in refs])
 
     def renewal(self, claims: Sequence[Claim]) -> tuple[list[str], list[Argument]]:
         """Return keys and arguments of ``renew.lua`` for these claims; its answer has one number per claim."""

@@ -190,8 +190,8 @@ class FileRun:
         record = await self._client.connection().batches.record(self.state.batch_id)
         if record.sealed or record.ended or record.state is BatchState.CANCELLED:
             return None
-        return await self._client.open_submission(
-            batch_id=self.state.batch_id, start="at once", max_pending=_max_pending(Path(self.state.input.path))
+        return await self._client.resume_submission(
+            self.state.batch_id, start="at once", max_pending=_max_pending(Path(self.state.input.path))
         )
 
     def _add(self, submission: Submission, line: Line) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import signal
 import socket
 from collections.abc import Iterable
@@ -177,8 +178,10 @@ class RunSession:
             else:
                 return
         api = await default_api(client, self._api)
-        batch_id = (await client.open_submission(name=self._name, start="at once")).batch_id
+        # On the disk first: killed in between, the next run finds no batch and begins anew.
+        batch_id = secrets.token_hex(6)
         self._files.begin(RunState(batch_id=batch_id, api=api, input=identity, errors=self._files.errors_path))
+        await client.open_submission(name=self._name, start="at once", batch_id=batch_id)
 
     async def _watch(self, client: AsyncClient, run: FileRun) -> None:
         batch = await client.batch(run.state.batch_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterable, Iterable
 from types import TracebackType
@@ -28,6 +29,7 @@ Start = Literal["sealed", "at once"]
 """When jobs start to run: once all of them are accepted, or as soon as each is written."""
 
 _KNOWN_APIS_FOR_S = 5.0
+_BATCH_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class AsyncClient:
@@ -63,6 +65,7 @@ class AsyncClient:
         name: str = "",
         max_pending: int | None = None,
         start: Start = "sealed",
+        batch_id: str | None = None,
     ) -> AsyncBatch:
         """Submit jobs as one batch, in constant memory however many they are.
 
@@ -71,12 +74,14 @@ class AsyncClient:
             name: For people: shown by ``status``, ``watch`` and the dashboard.
             max_pending: Hold back while more jobs than this wait for their outcome; jobs then start at once.
             start: ``"sealed"``: no job runs before all are accepted. ``"at once"``: each as soon as it is written.
+            batch_id: Id of the new batch, to know it beforehand: letters, digits, ``_`` and ``-``.
 
         Raises:
+            BatchStateError: There is a batch with this id already.
             JobError: A job is wrong. With ``start="sealed"`` nothing ran and nothing is kept.
             RedisUnavailableError: Redis stayed away.
         """
-        submission = await self.open_submission(name=name, max_pending=max_pending, start=start)
+        submission = await self.open_submission(name=name, max_pending=max_pending, start=start, batch_id=batch_id)
         try:
             if isinstance(jobs, AsyncIterable):
                 async for job in jobs:
@@ -95,21 +100,34 @@ class AsyncClient:
     async def open_submission(
         self, *, name: str = "", max_pending: int | None = None, start: Start = "sealed", batch_id: str | None = None
     ) -> Submission:
-        """Begin a batch that is filled step by step, or go on with one that was left open (``batch_id``).
+        """Begin a batch that is filled step by step; the arguments are those of ``submit``."""
+        if batch_id is not None and not _BATCH_ID.fullmatch(batch_id):
+            raise BatchStateError(f"{batch_id!r} is no batch id: 1 to 64 letters, digits, _ and -")
+        connection = self.connection()
+        retention_ms = int(self._settings.outcome_retention_hours * 3_600_000)
+        batch_id = await connection.batches.create(name, retention_ms=retention_ms, batch_id=batch_id)
+        return await self._submission(batch_id, name, max_pending, start)
+
+    async def resume_submission(
+        self, batch_id: str, *, max_pending: int | None = None, start: Start = "sealed"
+    ) -> Submission:
+        """Go on with a batch that was left open; what it has is a prefix of what was given to it.
 
         Raises:
-            BatchStateError: The batch to go on with is not open any more.
+            BatchStateError: It is not open any more.
+            BatchNotFoundError: There is no such batch.
         """
+        record = await self.connection().batches.record(batch_id)
+        if record.sealed or record.ended:
+            raise BatchStateError(f"batch {batch_id} is {record.state}: it takes no more jobs")
+        return await self._submission(
+            batch_id, record.name, max_pending, start, written_jobs=record.total, written_chunks=record.chunks
+        )
+
+    async def _submission(
+        self, batch_id: str, name: str, max_pending: int | None, start: Start, **written: int
+    ) -> Submission:
         connection = self.connection()
-        written_jobs = written_chunks = 0
-        if batch_id is None:
-            retention_ms = int(self._settings.outcome_retention_hours * 3_600_000)
-            batch_id = await connection.batches.create(name, retention_ms=retention_ms)
-        else:
-            record = await connection.batches.record(batch_id)
-            if record.sealed or record.ended:
-                raise BatchStateError(f"batch {batch_id} is {record.state}: it takes no more jobs")
-            name, written_jobs, written_chunks = record.name, record.total, record.chunks
         return Submission(
             connection.batches,
             connection.hints,
@@ -118,8 +136,7 @@ class AsyncClient:
             name=name,
             start_at_once=start == "at once",
             max_pending=max_pending,
-            written_jobs=written_jobs,
-            written_chunks=written_chunks,
+            **written,
         )
 
     async def batch(self, batch_id: str) -> AsyncBatch:

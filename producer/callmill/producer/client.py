@@ -39,14 +39,20 @@ class Client:
         self.close()
 
     def submit(
-        self, jobs: Iterable[Job], *, name: str = "", max_pending: int | None = None, start: Start = "sealed"
+        self,
+        jobs: Iterable[Job],
+        *,
+        name: str = "",
+        max_pending: int | None = None,
+        start: Start = "sealed",
+        batch_id: str | None = None,
     ) -> Batch:
         """Submit jobs as one batch, in constant memory however many; see ``AsyncClient.submit``.
 
         The iterable is read in the calling thread.
         """
         client, run = self.async_client(), EventLoopThread.shared().run
-        submission = run(client.open_submission(name=name, max_pending=max_pending, start=start))
+        submission = run(client.open_submission(name=name, max_pending=max_pending, start=start, batch_id=batch_id))
         try:
             for job in jobs:
                 if submission.add(job):

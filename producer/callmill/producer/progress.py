@@ -102,5 +102,5 @@ def _what_limits_lanes(record: BatchRecord, lanes: Sequence[LaneStatus]) -> str:
     if any(lane.in_flight for lane in lanes):
         return "the API's latency" if not any(lane.waiting for lane in lanes) else "workers: more would help"
     if record.total == record.recorded:
-        return "the producer: no jobs left to do"
-    return "workers are busy with other work" if lanes else "workers are about to start"
+        return "the producer: everything so far is done"
+    return "nobody yet: the jobs left are about to be taken, or wait for a retry or for a lost worker's lease to end"

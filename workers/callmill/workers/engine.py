@@ -106,7 +106,7 @@ class Engine:
         lane = self._lanes.get(ref.api)
         if lane is None:
             return f"not served here: {ref.api}"
-        async with self._room.enter(lane) as entered:
+        async with self._room.enter(lane, ref) as entered:
             if entered:
                 return await self._execute(ref, lane)
         self._publish([ref])
@@ -201,6 +201,7 @@ class Engine:
                     await self._fleet.announce_apis(profile.public_facts() for profile in self._profiles.values())
                     announced = True
                 await self._fleet.report(self._status())
+                await self._chunks.touch(list(self._room.waiting))
             except RedisUnavailableError as error:
                 log.warning("status not reported: %s", error, extra={"action": "report_failed"})
             await asyncio.sleep(STATUS_EVERY_S)

@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from redis.asyncio import Redis
 
 from callmill.config.celery import lane_queue_key
+from callmill.ledger import ChunkRef
 from callmill.workers.lane import Lane
 from callmill.workers.lane_switch import LaneSwitch
 
@@ -23,9 +24,14 @@ _LOOK_EVERY_S = 0.5
 
 
 class Room:
-    """The threads of one process, by lane. Belongs to one event loop."""
+    """The threads of one process, by lane. Belongs to one event loop.
+
+    Attributes:
+        waiting: Chunks whose hints are here and wait for room.
+    """
 
     def __init__(self, lanes: Mapping[str, Lane], switch: LaneSwitch, broker: Redis, *, threads: int) -> None:
+        self.waiting: set[ChunkRef] = set()
         self._lanes = lanes
         self._switch = switch
         self._broker = broker
@@ -38,11 +44,15 @@ class Room:
         self._open = True
 
     @asynccontextmanager
-    async def enter(self, lane: Lane) -> AsyncIterator[bool]:
+    async def enter(self, lane: Lane, ref: ChunkRef) -> AsyncIterator[bool]:
         """Wait until the lane may have another chunk here, and give True; False: leave the chunk to others."""
         self._threads[lane.api] += 1
+        self.waiting.add(ref)
         try:
-            entered = await self._find(lane)
+            try:
+                entered = await self._find(lane)
+            finally:
+                self.waiting.discard(ref)
             if not entered:
                 self._switch.set(lane.api, on=False)
             self._executing[lane.api] += entered
