@@ -1,0 +1,5 @@
+"""``python -m callmill.dashboard``."""
+
+from callmill.dashboard.command import main
+
+main()

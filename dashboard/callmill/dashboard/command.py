@@ -1,0 +1,56 @@
+"""The click command of the dashboard; ``callmill dashboard`` is this one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from callmill.dashboard.server import DashboardServer
+from callmill.errors import CallmillError, InternalError, UsageError
+
+
+@click.command("dashboard", context_settings={"ignore_unknown_options": True})
+@click.option("--address", help="Address to listen on; 127.0.0.1 when left out. Any other needs authentication.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port to listen on; 5555 when left out, 0: a free one.")
+@click.option(
+    "--basic-auth",
+    multiple=True,
+    metavar="USER:PASSWORD",
+    help="Who may sign in; repeatable. $FLOWER_BASIC_AUTH says the same, unseen by `ps`.",
+)
+@click.option("--allow-operations", is_flag=True, help="Show the buttons that stop and change workers and tasks.")
+@click.argument("flower_options", nargs=-1, type=click.UNPROCESSED, metavar="[-- FLOWER OPTIONS]")
+def dashboard(
+    *,
+    address: str | None,
+    port: int | None,
+    basic_auth: tuple[str, ...],
+    allow_operations: bool,
+    flower_options: tuple[str, ...],
+) -> None:
+    """Run the dashboard: Flower for Callmill's workers, read-only and for this machine alone unless you say otherwise.
+
+    Every option of Flower may follow as --name=value, or come as $FLOWER_NAME: --url_prefix=..., --persistent=true.
+    """
+    given: dict[str, Any] = {
+        "address": address,
+        "port": port,
+        "basic_auth": list(basic_auth) or None,
+        "read_only": False if allow_operations else None,
+    }
+    try:
+        server = DashboardServer({name: value for name, value in given.items() if value is not None}, flower_options)
+    except InternalError:
+        raise
+    except UsageError as error:
+        raise click.UsageError(str(error)) from error
+    except CallmillError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(f"Dashboard on {server.url}{' (read-only)' if server.read_only else ''}")
+    server.run()
+
+
+def main() -> None:
+    """Run the dashboard; for ``python -m callmill.dashboard``."""
+    dashboard(prog_name="callmill dashboard")
