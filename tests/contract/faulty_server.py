@@ -126,12 +126,14 @@ def faulty_server(handler: Handler, tls: ssl.SSLContext | None = None) -> Iterat
         ready.set()
         await stop.wait()
         listener.close()
-        if tls is not None:
-            await asyncio.sleep(0.05)  # A handshake that the client broke off is asyncio's to end; it tells nobody.
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        # A TLS handshake that the client broke off is asyncio's to end, and it tells nobody.
+        transports, give_up_at = loop._transports, loop.time() + 1  # type: ignore[attr-defined]
+        while any(one._sock for one in transports.values()) and loop.time() < give_up_at:  # noqa: ASYNC110 - no event for it
+            await asyncio.sleep(0.005)
 
     def main() -> None:
         loop.set_exception_handler(lambda _loop, _context: None)
