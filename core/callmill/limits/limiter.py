@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from time import monotonic
 
@@ -73,14 +74,23 @@ class Limiter:
         self._permits = Permits(concurrency(rules))
         self._dispatcher = Dispatcher(timing, self._permits, validity_s=valid_s, paced=bool(self._clocks))
         store = LimitStore(redis, name, worker, self._clocks)
-        counts_tokens = any(clock.spec.unit is Unit.TOKENS for clock in self._clocks)
-        self._refill = Refill(store, self._dispatcher, timing, counts_tokens=counts_tokens)
+        self._counts_tokens = any(clock.spec.unit is Unit.TOKENS for clock in self._clocks)
+        self._refill = Refill(store, self._dispatcher, timing, counts_tokens=self._counts_tokens)
         self._lease = PermitLease(
             store, self._permits, wanting=lambda: self._dispatcher.waiting, on_change=self._permits_changed
         )
         self._channel = Channel(redis, store.channel, on_message=self._on_message, on_subscribed=self._refill.sync)
         self._telling = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
+
+    def expect(self, backlog: Callable[[], int]) -> None:
+        """Reserve ahead for calls that will ask soon: ``backlog`` says how many, beyond those that wait already.
+
+        It pays at high rates, where waiting for an exchange with Redis would bound the rate. Where tokens are counted
+        it changes nothing: what the calls will cost is not known yet.
+        """
+        if not self._counts_tokens:
+            self._dispatcher.backlog = backlog
 
     async def start(self) -> None:
         """Publish the rules and listen for pauses; without Redis, go on trying in the background."""
@@ -95,9 +105,7 @@ class Limiter:
     async def aclose(self) -> None:
         """Stop; what waits is cancelled, what is settled reaches Redis if it can. Idempotent."""
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(_end(task) for task in tasks))
         self._dispatcher.close()
         if tasks:
             await self._refill.exchange()
@@ -199,3 +207,9 @@ class Limiter:
         elif kind == "pause":
             left_us, _, reason = rest.partition(" ")
             self._dispatcher.pause(monotonic() + int(left_us) / 1e6, reason)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    while not task.done():  # redis-py loses a cancellation that meets a time limit of its own
+        task.cancel()
+        await asyncio.wait([task], timeout=0.1)

@@ -47,6 +47,7 @@ class Dispatcher:
         self._timer_at = math.inf
         self.on_settle: Callable[[int], None] = _ignore
         self.on_need: Callable[[], None] = _nothing
+        self.backlog: Callable[[], int] = _none
         self.paused_until = 0.0
         self.pause_reason: str | None = None
         self.fired = 0
@@ -72,7 +73,7 @@ class Dispatcher:
         if not self._paced:
             return 0
         self._drop_late(monotonic())
-        return min(len(self._queue), max(0, self._permits.free)) - len(self._held)
+        return min(len(self._queue) + self.backlog(), max(0, self._permits.free)) - len(self._held)
 
     def costs(self, count: int) -> list[int]:
         """The tokens of the next ``count`` calls that no held slot covers."""
@@ -217,3 +218,7 @@ def _ignore(_tokens: int) -> None:
 
 def _nothing() -> None:
     return
+
+
+def _none() -> int:
+    return 0
