@@ -5,11 +5,15 @@ Importing it needs neither Redis nor an environment; the settings are read when 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 from celery import Celery
+from celery.app.amqp import AMQP
 from celery.app.utils import Settings as CelerySettings
 
+from callmill.config.broker_connection import BrokerConnection
 from callmill.config.embedded_server import broker_url, redis_url
 from callmill.config.redis_connections import (
     CLIENT_NAME,
@@ -18,6 +22,7 @@ from callmill.config.redis_connections import (
     SOCKET_TIMEOUT_S,
 )
 from callmill.config.settings import Settings, load_settings
+from callmill.errors import ServerNotFoundError
 
 CALLS_QUEUE = "calls"
 """Queue of the plain task, one call a message."""
@@ -41,7 +46,8 @@ class _OwnSettings(CelerySettings):  # type: ignore[misc] # celery ships no type
 
     @property
     def broker_url(self) -> str:
-        return str(self["broker_url"])
+        # Where no server was there, this says so: only who needs the URL may fail for it. Producers bring their own.
+        return str(self["broker_url"] or broker_url(load_settings()))
 
     @property
     def broker_read_url(self) -> str:
@@ -53,11 +59,24 @@ class _OwnSettings(CelerySettings):  # type: ignore[misc] # celery ships no type
 
     @property
     def result_backend(self) -> str:
-        return str(self["result_backend"])
+        return str(self["result_backend"] or redis_url(load_settings()))
+
+
+class _OwnAmqp(AMQP):  # type: ignore[misc] # celery ships no types
+    """Sends messages over whatever connection it is given, also where the app itself has no broker."""
+
+    Connection = BrokerConnection
+
+    @cached_property
+    def _event_dispatcher(self) -> Any:
+        # Disabled: it never connects. Celery would make it with the app's broker, which a producer need not have.
+        return self.app.events.Dispatcher(self.app.connection_for_write("redis://"), enabled=False)
 
 
 class _App(Celery):  # type: ignore[misc] # celery ships no types
     """A Celery app that reads Callmill's settings at its first use; when that fails, the next use tries again."""
+
+    amqp_cls = _OwnAmqp
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -69,20 +88,23 @@ class _App(Celery):  # type: ignore[misc] # celery ships no types
 
 
 def celery_configuration(settings: Settings) -> dict[str, Any]:
-    """Return Celery's configuration.
-
-    Raises:
-        ServerNotFoundError: No Redis is configured and no embedded server runs.
-    """
+    """Return Celery's configuration; its URLs are None where no Redis is configured and no embedded server runs."""
     return {
-        "broker_url": broker_url(settings),
-        "result_backend": redis_url(settings),
+        "broker_url": _url(broker_url, settings),
+        "result_backend": _url(redis_url, settings),
         "worker_concurrency": settings.chunks_per_process,
         **_BROKER,
         **_RESULTS,
         **_TASKS,
         **_WORKER,
     }
+
+
+def _url(find: Callable[[Settings], str], settings: Settings) -> str | None:
+    try:
+        return find(settings)
+    except ServerNotFoundError:
+        return None
 
 
 _BROKER = {
@@ -135,6 +157,8 @@ _TASKS = {
 }
 
 _WORKER = {
+    # For Flower, which would otherwise switch them on seconds late and miss a small batch altogether.
+    "worker_send_task_events": True,
     "worker_pool": "callmill.workers.pool:TaskPool",
     "worker_prefetch_multiplier": 1,
     "worker_disable_rate_limits": True,

@@ -72,6 +72,7 @@ class Settings(BaseSettings):
         chunks_per_process: Chunks that one worker process executes at once.
         calls_in_flight: Calls that one worker process has in flight at once, over all APIs.
         shutdown_grace_s: Seconds that calls in flight get to finish when a worker is asked to stop.
+        lease_s: Seconds that a chunk stays a worker's without a word from it: how long after a kill others take over.
         state_dir: Where the embedded server keeps its data.
         log_level: Least severe level that is logged.
     """
@@ -86,6 +87,7 @@ class Settings(BaseSettings):
     chunks_per_process: int = Field(default=32, ge=1, le=1024)
     calls_in_flight: int = Field(default=1000, ge=1)
     shutdown_grace_s: float = Field(default=25, ge=0, allow_inf_nan=False)
+    lease_s: float = Field(default=15, ge=1, allow_inf_nan=False)
     state_dir: UserPath = Field(default_factory=_default_state_dir)
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lowered)] = "info"
 

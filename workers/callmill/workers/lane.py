@@ -21,6 +21,7 @@ from callmill.ledger.fleet import LaneStatus
 from callmill.limits import Limiter, Slot
 from callmill.workers.backoff import full_jitter_s
 from callmill.workers.call import Call, CallOwner, Postponed
+from callmill.workers.pace import Pace
 from callmill.workers.request_builder import ForbiddenUrlError, RequestBuilder
 from callmill.workers.transports.port import FaultKind, Response, Transport, TransportFault
 from callmill.workers.verdict import (
@@ -41,6 +42,9 @@ _ASKING_AT_ONCE = 256
 
 _MAX_REDIRECTS = 5
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+_RESERVED_AHEAD_S = 0.2
+"""Slots that are reserved before a runner asks for them, in seconds of the lane's pace."""
+
 _AHEAD_S = 2.0
 """Work that a paced lane takes in ahead, in seconds of its rate: longer than a queue takes to be consumed again."""
 
@@ -75,6 +79,8 @@ class Lane:
         self._asking = 0
         self._throttled_in_a_row = 0
         self._now = asyncio.get_running_loop().time
+        self._pace = Pace()
+        limiter.expect(self._about_to_ask)
 
     @property
     def waiting(self) -> int:
@@ -147,6 +153,11 @@ class Lane:
         await self.cancel()
         await self._transport.aclose()
         await self._limiter.aclose()
+
+    def _about_to_ask(self) -> int:
+        """Return how many calls beyond those that wait for a slot this process can start within a moment."""
+        free = self._max_in_flight - len(self._runners)
+        return min(len(self._waiting), max(free, int(self._pace.per_s(self.calls, self._now()) * _RESERVED_AHEAD_S)))
 
     def _runner_ended(self, runner: asyncio.Task[None]) -> None:
         self._runners.discard(runner)
@@ -241,6 +252,7 @@ class Lane:
         if after_s is None:
             after_s = min(_FIRST_PAUSE_S * 2.0 ** min(self._throttled_in_a_row, 10), _LONGEST_PAUSE_S)
         self._throttled_in_a_row += 1
+        self._limiter.hold(after_s, "the API answered 429")  # now: this runner takes its next call before any task runs
         pause = asyncio.ensure_future(self._limiter.pause(after_s, "the API answered 429"))
         self._pauses.add(pause)
         pause.add_done_callback(self._pauses.discard)

@@ -7,8 +7,6 @@ from msgspec import Struct
 from callmill.config.embedded_server import broker_url, limiter_url, redis_url
 from callmill.config.settings import Settings
 
-LEASE_MS = 15_000
-
 
 class WorkerOptions(Struct, frozen=True, kw_only=True):
     """Addresses and sizes of one worker process.
@@ -26,7 +24,7 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     chunks_at_once: int
     calls_in_flight: int
     shutdown_grace_s: float
-    lease_ms: int = LEASE_MS
+    lease_ms: int
 
     @classmethod
     def of(cls, settings: Settings) -> WorkerOptions:
@@ -42,4 +40,5 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
             chunks_at_once=settings.chunks_per_process,
             calls_in_flight=settings.calls_in_flight,
             shutdown_grace_s=settings.shutdown_grace_s,
+            lease_ms=int(settings.lease_s * 1000),
         )

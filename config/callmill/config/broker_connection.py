@@ -1,0 +1,35 @@
+"""BrokerConnection: a broker connection whose channels say that they are closed.
+
+When a Redis server goes away, Celery closes the connection and connects anew, while tasks that are still running will
+acknowledge over the old channel. kombu 5.7 then looks for the address in a connection that is no more; Celery takes the
+AttributeError for unrecoverable and ends the worker. As a connection error it is what it is: a message that cannot be
+acknowledged any more. Its hint or plain call comes again, and a claim, or an idempotency key, makes that harmless.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kombu.connection import Connection
+from kombu.transport import redis as kombu_redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+
+class _Channel(kombu_redis.Channel):
+    def _connparams(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's signature
+        if self.connection.client is None:
+            raise RedisConnectionError("the broker connection of this channel is closed")
+        return super()._connparams(asynchronous=asynchronous)  # type: ignore[no-untyped-call] # kombu is not annotated
+
+
+class _Transport(kombu_redis.Transport):
+    Channel = _Channel
+
+
+class BrokerConnection(Connection):
+    """A connection to the broker, made by the app."""
+
+    def get_transport_cls(self) -> Any:
+        """Return kombu's transport for the URL, with channels of ours where it is that of Redis."""
+        found = super().get_transport_cls()  # type: ignore[no-untyped-call] # as above
+        return _Transport if found is kombu_redis.Transport else found
