@@ -437,7 +437,7 @@ def test_ledger_is_its_model(redis_url):
     run_state_machine_as_test(
         lambda: LedgerMachine(redis_url),
         settings=settings(
-            max_examples=100,
+            max_examples=50,
             stateful_step_count=50,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],

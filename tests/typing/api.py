@@ -1,0 +1,102 @@
+"""The public API as a stranger's program uses it: checked by mypy and pyright, never executed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import assert_type
+
+from callmill.errors import CallmillError, JobError, UsageError
+from callmill.producer import AsyncBatch, AsyncClient, Batch, Client, Job, Outcome, OutcomeError, Progress
+
+
+def jobs() -> Iterator[Job]:
+    """Every field of a job."""
+    yield Job("GET", "/users/1", api="crm")
+    yield Job(
+        "POST",
+        "/v1/chat/completions",
+        api="openai",
+        id="row-1",
+        headers={"X-Team": "a"},
+        params={"q": ["a", 1]},
+        json={"messages": [{"role": "user", "content": "hi"}]},
+        timeout=30,
+        tokens=350,
+        idempotency_key="k",
+        deadline=datetime.now(UTC) + timedelta(hours=1),
+    )
+    yield Job("POST", "/form", api="crm", data={"a": "b"})
+    yield Job("PUT", "/raw", api="crm", data=b"bytes", json=None)
+
+
+async def more_jobs() -> AsyncIterator[Job]:
+    """Jobs from an asynchronous source."""
+    yield Job("GET", "/x", api="crm")
+
+
+def synchronous(client: Client) -> None:
+    """Client and Batch."""
+    with Client("redis://localhost") as other:
+        assert_type(other, Client)
+    batch = client.submit(jobs(), name="translate", max_pending=10_000, start="at once")
+    assert_type(batch, Batch)
+    for outcome in batch.outcomes(after="1-1/1"):
+        assert_type(outcome, Outcome)
+        assert_type(outcome.ok, bool)
+        assert_type(outcome.status, int | None)
+        assert_type(outcome.error, OutcomeError | None)
+        assert_type(outcome.text(), str)
+        assert_type(outcome.request_id, str | None)
+        assert_type(outcome.latency, float)
+        batch.release(outcome.cursor)
+    assert_type(batch.progress(), Progress)
+    assert_type(batch.wait(timeout=600), Progress)
+    assert_type(batch.wait(timedelta(minutes=10)), Progress)
+    assert_type(batch.progress().eta, float | None)
+    assert_type(batch.retry_failed(), int)
+    assert_type(client.batch("id"), Batch)
+    assert_type(client.batches(), list[Progress])
+    assert_type(client.call(Job("GET", "/users/1", api="crm")), Outcome)
+    batch.pause()
+    batch.resume()
+    batch.cancel()
+    batch.delete()
+    client.close()
+
+
+async def asynchronous() -> None:
+    """AsyncClient and AsyncBatch."""
+    async with AsyncClient() as client:
+        assert_type(await client.submit(more_jobs()), AsyncBatch)
+        batch = await client.submit(jobs())
+        async for outcome in batch.outcomes():
+            assert_type(outcome, Outcome)
+        async for bundle in batch.bundles():
+            assert_type(bundle, list[Outcome])
+        assert_type(await batch.wait(1.5), Progress)
+        assert_type(await batch.retry_failed(), int)
+        assert_type(await client.call(Job("GET", "/x", api="crm")), Outcome)
+
+
+def mistakes(client: Client) -> None:
+    """What the type checkers refuse; an ignore that is not needed is an error of its own."""
+    Job("GET", "/x")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    Job("GET", "/x", "crm")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    client.submit(jobs(), start="later")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    client.submit(more_jobs())  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    client.submit(["GET /x"])  # type: ignore[list-item] # pyright: ignore[reportArgumentType]
+
+
+def errors(client: Client) -> str:
+    """What a caller catches."""
+    try:
+        client.submit(jobs())
+    except JobError as error:
+        assert_type(error.position, int)
+        assert_type(error.field, str)
+        wide: UsageError = error
+        return str(wide)
+    except CallmillError as error:
+        return str(error)
+    return ""
