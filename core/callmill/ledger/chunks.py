@@ -24,8 +24,8 @@ from callmill.ledger.latency import bucket
 from callmill.ledger.records import Claim, ClaimRefused, CommitResult
 from callmill.ledger.session import Argument, LedgerSession
 
-_attempts_encoder = msgspec.msgpack.Encoder()
-_attempts_decoder = msgspec.msgpack.Decoder(dict[int, int])
+_rest_encoder = msgspec.msgpack.Encoder()
+_rest_decoder = msgspec.msgpack.Decoder(tuple[dict[int, int], dict[int, int]])
 
 
 class Bundle(msgspec.Struct):
@@ -48,10 +48,12 @@ class Finish(msgspec.Struct, frozen=True):
     Attributes:
         delay_ms: Milliseconds; 0: at once.
         attempts: Attempts spent on unrecorded jobs, by offset.
+        not_before_ms: Unix times in milliseconds, on the clock of Redis, before which jobs must not run, by offset.
     """
 
     delay_ms: int = 0
     attempts: Mapping[int, int] = {}
+    not_before_ms: Mapping[int, int] = {}
 
 
 Commit = tuple[Claim, Bundle, Finish | None]
@@ -76,13 +78,15 @@ class Chunks:
         )
         if answer[0] != b"ok":
             return ClaimRefused(answer[0].decode())
-        _, fence, payload, bitmap, attempts, claims, now_ms = answer
+        _, fence, payload, bitmap, rest, claims, now_ms = answer
+        attempts, not_before_ms = _rest_decoder.decode(rest) if rest else ({}, {})
         return Claim(
             ref=ref,
             fence=fence,
             payload=payload,
             recorded=frozenset(_offsets(bitmap)),
-            attempts=_attempts_decoder.decode(attempts) if attempts else {},
+            attempts=attempts,
+            not_before_ms=not_before_ms,
             claims=claims,
             now_ms=now_ms,
         )
@@ -171,7 +175,7 @@ def commit_arguments(claim: Claim, bundle: Bundle, finish: Finish | None) -> lis
         bundle.throttled,
         "keep" if finish is None else "finish",
         0 if finish is None else finish.delay_ms,
-        _attempts_encoder.encode(finish.attempts) if finish and finish.attempts else b"",
+        _rest_encoder.encode((finish.attempts, finish.not_before_ms)) if finish else b"",
     ]
     for item in buckets.items():
         arguments += item

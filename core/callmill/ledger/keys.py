@@ -52,7 +52,7 @@ class BatchKeys:
         self.failed = prefix + "failed"
         """HASH: chunk number -> bitmap of its failed jobs."""
         self.rest = prefix + "rest"
-        """HASH: chunk number -> attempts already spent on its unrecorded jobs (msgpack)."""
+        """HASH: chunk number -> attempts spent on its unrecorded jobs, and when they may run (msgpack)."""
         self.parked = prefix + "parked"
         """ZSET: chunk member -> since when it is held back (paused, or not yet sealed) (ms)."""
         self.outcomes = prefix + "out"

@@ -62,6 +62,7 @@ class Claim(Struct, frozen=True):
     Attributes:
         recorded: Offsets in the chunk that have their outcome already.
         attempts: Attempts spent so far, by offset, where there were any.
+        not_before_ms: Unix times in milliseconds, on the clock of Redis, before which jobs must not run, by offset.
         claims: How often the chunk was claimed before.
         now_ms: Unix time in milliseconds of the claim, on the clock of Redis.
     """
@@ -71,6 +72,7 @@ class Claim(Struct, frozen=True):
     payload: bytes
     recorded: frozenset[int]
     attempts: dict[int, int]
+    not_before_ms: dict[int, int]
     claims: int
     now_ms: int
 

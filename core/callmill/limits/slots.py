@@ -116,6 +116,7 @@ class Dispatcher:
         self._permits.take()
         self._bind(slot, tokens)
         self._count(slot, now)
+        self.on_need()
         return slot
 
     def accept(self, slot: Slot) -> bool:

@@ -19,6 +19,9 @@ from callmill.workers.lane import Lane
 BUDGET_S = 30.0
 """How long a chunk is held before the rest of it goes back, so that others get their turn."""
 
+HELD_FOR_BACKOFF_S = 2.0
+"""How long a chunk is held when all that is left of it waits for a retry."""
+
 
 class Recorder(Protocol):
     """Who brings a chunk's outcomes to the ledger."""
@@ -48,15 +51,20 @@ class ChunkRun:
         self._open = True
         self._ended = False
         self._in_flight = 0
+        self._began_s = self._loop.time()
         self._unrecorded = self._calls_of(chunk)
         self._backoffs: dict[int, asyncio.TimerHandle] = {}
         self._due_s: dict[int, float] = {}
-        self._closes_s = self._loop.time() + BUDGET_S
+        self._closes_s = self._began_s + BUDGET_S
         self._closer = self._loop.call_at(self._closes_s, self.close)
 
     def begin(self) -> None:
-        """Hand the calls to the lane."""
-        self._lane.add(self._unrecorded.values())
+        """Hand the calls to the lane, but for those that must wait for a retry."""
+        not_before_ms = self.claim.not_before_ms
+        for offset, time_ms in not_before_ms.items():
+            if offset in self._unrecorded:
+                self._wait(self._unrecorded[offset], max(0, time_ms - self.claim.now_ms) / 1000)
+        self._lane.add(call for offset, call in self._unrecorded.items() if offset not in not_before_ms)
         self._end_if_over()
 
     def close(self) -> None:
@@ -108,13 +116,7 @@ class ChunkRun:
         self.bundle.retries += postponed.spends_attempt
         self.bundle.throttled += postponed.throttled
         self._recorder.changed(self)
-        now_s, delay_s = self._loop.time(), postponed.delay_s
-        if not self._open or now_s + delay_s >= self._closes_s:
-            self._due_s[call.offset] = now_s + delay_s
-        elif delay_s < 0.001:  # what uvloop rounds to zero becomes a handle that does not know its time
-            self._lane.add_first(call)
-        else:
-            self._backoffs[call.offset] = self._loop.call_later(delay_s, self._back_in_line, call)
+        self._wait(call, postponed.delay_s)
         self._end_if_over()
 
     def interrupted(self, call: Call) -> None:
@@ -156,6 +158,15 @@ class ChunkRun:
         self._recorder.changed(self)
         self._end_if_over()
 
+    def _wait(self, call: Call, delay_s: float) -> None:
+        now_s = self._loop.time()
+        if not self._open or now_s + delay_s >= self._closes_s:
+            self._due_s[call.offset] = now_s + delay_s
+        elif delay_s < 0.001:  # what uvloop rounds to zero becomes a handle that does not know its time
+            self._lane.add_first(call)
+        else:
+            self._backoffs[call.offset] = self._loop.call_later(delay_s, self._back_in_line, call)
+
     def _back_in_line(self, call: Call) -> None:
         del self._backoffs[call.offset]
         self._lane.add_first(call)
@@ -165,13 +176,31 @@ class ChunkRun:
         self.bundle.calls += 1
 
     def _end_if_over(self) -> None:
-        waits_only = len(self._due_s) == len(self._unrecorded)
-        if self._in_flight or self._ended or (self._open and not waits_only):
+        if self._in_flight or self._ended or (self._open and not self._only_waits()):
             return
         self._ended = True
-        self._open = False
+        self.close()
         self._closer.cancel()
-        now_s = self._loop.time()
-        delay_s = max(0.0, min(self._due_s.values()) - now_s) if self._due_s and waits_only else 0.0
-        attempts = {offset: call.attempts for offset, call in self._unrecorded.items() if call.attempts}
-        self._recorder.finished(self, Finish(delay_ms=int(delay_s * 1000), attempts=attempts))
+        waits_only = len(self._due_s) == len(self._unrecorded)
+        next_s = min(self._due_s.values()) if self._due_s and waits_only else 0.0
+        self._recorder.finished(
+            self,
+            Finish(
+                delay_ms=int(max(0.0, next_s - self._loop.time()) * 1000),
+                attempts={offset: call.attempts for offset, call in self._unrecorded.items() if call.attempts},
+                not_before_ms={offset: self._redis_ms(due_s) for offset, due_s in self._due_s.items()},
+            ),
+        )
+
+    def _only_waits(self) -> bool:
+        """Say whether nothing is left, or only what waits longer for a retry than a chunk is held for that."""
+        if len(self._due_s) + len(self._backoffs) < len(self._unrecorded):
+            return False
+        if not self._backoffs:
+            return True
+        soonest_s = min(timer.when() for timer in self._backoffs.values())
+        return soonest_s - self._loop.time() > HELD_FOR_BACKOFF_S
+
+    def _redis_ms(self, time_s: float) -> int:
+        """Return the time on the clock of Redis for one on the event loop's."""
+        return self.claim.now_ms + int((time_s - self._began_s) * 1000)

@@ -13,8 +13,6 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from redis.exceptions import RedisError
-
 from callmill.config.redis_connections import connect, connect_blocking
 from callmill.errors import RedisUnavailableError, UnknownFormatError
 from callmill.jobs.wire import decode_chunk
@@ -75,7 +73,7 @@ class Engine:
         session = LedgerSession(self._redis)
         self._chunks = Chunks(session, worker=self.worker, lease_ms=options.lease_ms)
         self._fleet = Fleet(session)
-        self._room = Room(self._lanes, self._switch, self._broker, threads=options.chunks_at_once)
+        self._room = Room(self._lanes, self._switch, threads=options.chunks_at_once)
         self._committer = Committer(self._chunks, self._publish, self._open_gates)
         self._leases = LeaseKeeper(
             connect_blocking(options.redis_url, socket_timeout_s=options.lease_ms / 3000),
@@ -140,10 +138,7 @@ class Engine:
     async def _watch_room(self) -> None:
         while True:
             await asyncio.sleep(_ROOM_CHECK_S)
-            try:
-                await self._room.look()
-            except (RedisError, OSError) as error:
-                log.warning("queues not looked at: %s", error, extra={"action": "look_failed"})
+            self._room.look()
 
     def _drain(self) -> None:
         if self._draining:

@@ -1,8 +1,8 @@
 """Room: how the lanes of one process share its threads.
 
 Each thread of the pool holds one chunk. A lane that its limits pace takes in some seconds of work and leaves the rest
-of its queue to others. A lane that nothing paces may use every thread while no other lane has work waiting; when one
-has, it is held to its share. Either way a lane that cannot start calls does not keep another one waiting.
+of its queue to others. A lane that nothing paces may use every thread but those that are kept for the other lanes. So a
+lane that cannot start calls, or whose API hangs, does not keep another one waiting.
 """
 
 from __future__ import annotations
@@ -12,15 +12,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from redis.asyncio import Redis
-
-from callmill.config.celery import lane_queue_key
 from callmill.ledger import ChunkRef
 from callmill.workers.lane import Lane
 from callmill.workers.lane_switch import LaneSwitch
 
 _POLL_S = 0.005
-_LOOK_EVERY_S = 0.5
 
 
 class Room:
@@ -30,17 +26,14 @@ class Room:
         waiting: Chunks whose hints are here and wait for room.
     """
 
-    def __init__(self, lanes: Mapping[str, Lane], switch: LaneSwitch, broker: Redis, *, threads: int) -> None:
+    def __init__(self, lanes: Mapping[str, Lane], switch: LaneSwitch, *, threads: int) -> None:
         self.waiting: set[ChunkRef] = set()
         self._lanes = lanes
         self._switch = switch
-        self._broker = broker
-        self._share = max(1, threads // 2)
+        kept_for_each = max(1, threads // (2 * len(lanes))) if lanes else 0
+        self._most = max(kept_for_each, threads - (len(lanes) - 1) * kept_for_each)
         self._threads: Counter[str] = Counter()
-        self._executing: Counter[str] = Counter()
         self._doors = {api: asyncio.Lock() for api in lanes}
-        self._wanted: set[str] = set()
-        self._looked_s = 0.0
         self._open = True
 
     @asynccontextmanager
@@ -55,11 +48,7 @@ class Room:
                 self.waiting.discard(ref)
             if not entered:
                 self._switch.set(lane.api, on=False)
-            self._executing[lane.api] += entered
-            try:
-                yield entered
-            finally:
-                self._executing[lane.api] -= entered
+            yield entered
         finally:
             self._threads[lane.api] -= 1
 
@@ -67,44 +56,19 @@ class Room:
         """Let nobody in any more."""
         self._open = False
 
-    async def look(self) -> None:
-        """Switch lanes on and off as they have room; see now and then which queues have work waiting."""
+    def look(self) -> None:
+        """Switch lanes on and off as they have room."""
         for lane in self._lanes.values():
             if self._switch.is_off(lane.api):
-                if self._takes(lane) and self._threads[lane.api] <= self._share // 2:
+                if self._open and lane.has_room and self._threads[lane.api] <= self._most // 2:
                     self._switch.set(lane.api, on=True)
-            elif lane.paced and not self._takes(lane):
+            elif lane.paced and not lane.has_room:
                 self._switch.set(lane.api, on=False)
-        now_s = asyncio.get_running_loop().time()
-        crowded = any(threads >= self._share for threads in self._threads.values())
-        if crowded and len(self._lanes) > 1 and now_s - self._looked_s >= _LOOK_EVERY_S:
-            self._looked_s = now_s
-            await self._see_who_waits()
-
-    async def _see_who_waits(self) -> None:
-        pipeline = self._broker.pipeline(transaction=False)
-        for api in self._lanes:
-            pipeline.llen(lane_queue_key(api))
-        lengths = await pipeline.execute()
-        self._wanted = {
-            api
-            for api, length in zip(self._lanes, lengths, strict=True)
-            if length and self._threads[api] < self._share and not self._switch.is_off(api)
-        }
 
     async def _find(self, lane: Lane) -> bool:
-        if lane.paced or not self._open:
-            return self._takes(lane)
+        if lane.paced or self._threads[lane.api] > self._most:
+            return self._open and lane.has_room and self._threads[lane.api] <= self._most
         async with self._doors[lane.api]:
-            while not self._takes(lane):
-                if not self._open or self._must_yield(lane.api):
-                    return False
+            while self._open and not lane.has_room:  # noqa: ASYNC110 - an event per call would cost more
                 await asyncio.sleep(_POLL_S)
-        return True
-
-    def _takes(self, lane: Lane) -> bool:
-        crowded = self._executing[lane.api] >= self._share and (lane.paced or self._must_yield(lane.api))
-        return self._open and lane.has_room and not crowded
-
-    def _must_yield(self, api: str) -> bool:
-        return self._threads[api] > self._share and bool(self._wanted - {api})
+        return self._open

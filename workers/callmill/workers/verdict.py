@@ -71,6 +71,7 @@ def classify_response(method: str, response: Response, retried_statuses: frozens
 
 def classify_fault(fault: TransportFault) -> Verdict:
     """Return what a missing answer means."""
-    if fault.kind in _RETRYABLE_FAULTS:
+    impossible = fault.kind is FaultKind.PROTOCOL and not fault.sent  # the request itself cannot be written as HTTP
+    if fault.kind in _RETRYABLE_FAULTS and not impossible:
         return Retryable(fault.kind.value, str(fault))
     return Failed(fault.kind.value, str(fault))

@@ -1,7 +1,7 @@
 -- Gives a worker the time-limited right to execute a chunk.
 -- KEYS  BATCH_KEYS, DUE, queued(api)
 -- ARGV  1 chunk number  2 member  3 worker  4 lease (ms)
--- Returns {'ok', fence, payload, bitmap of recorded jobs or '', attempts spent or '', earlier claims,
+-- Returns {'ok', fence, payload, bitmap of recorded jobs or '', what the remainder must know or '', earlier claims,
 --          now (ms)}
 --       | {'gone'} done, cancelled or unknown | {'leased'} | {'waiting'} not due yet | {'paused'} held back now
 -- Invariant: every claim raises the fence, so at most one worker can record for a chunk.

@@ -2,7 +2,7 @@
 -- KEYS  BATCH_KEYS, DUE, queued(api)
 -- ARGV  1 chunk number  2 member  3 fence  4 bundle ('' = none)  5 offsets of the recorded jobs, 4 bytes each, big-endian
 --       6 offsets of the failed ones among them  7 retries  8 calls  9 throttled calls (429)
---       10 'keep' | 'finish'  11 delay of the remainder (ms)  12 attempts spent on the remainder ('' = none)
+--       10 'keep' | 'finish'  11 delay of the remainder (ms)  12 what the remainder must know when it runs again ('' = nothing)
 --       13.. latency bucket, calls, ...
 -- Returns {'ok', control} recorded, lease kept | {'done', control} | {'waiting', control} | {'queued', control}: publish
 --         the hint | {'stale'}: the lease is somebody else's now, nothing recorded | {'recorded', offset, ...}: these
