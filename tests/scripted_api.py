@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -17,8 +18,10 @@ class ScriptedApi:
     ``/redirect/TO`` (with | for /), ``/wait/0.5`` and ``/hang`` as they say, anything else with 200.
     """
 
-    def __init__(self, server: FaultyServer) -> None:
+    def __init__(self, server: FaultyServer, arrivals: list[tuple[float, str]]) -> None:
         self._server = server
+        self.arrivals = arrivals
+        """When each request was there, on the monotonic clock, and its target."""
 
     @property
     def url(self) -> str:
@@ -39,9 +42,11 @@ class ScriptedApi:
 def scripted_api() -> Iterator[ScriptedApi]:
     """Serve on 127.0.0.1 until the block ends."""
     times: Counter[str] = Counter()
+    arrivals: list[tuple[float, str]] = []
 
     async def answer(exchange: Exchange) -> None:
         times[exchange.target] += 1
+        arrivals.append((time.monotonic(), exchange.target))
         first = times[exchange.target] == 1
         match exchange.target.split("/")[1:]:
             case ["status", status]:
@@ -61,4 +66,4 @@ def scripted_api() -> Iterator[ScriptedApi]:
                 await exchange.answer()
 
     with faulty_server(answer) as server:
-        yield ScriptedApi(server)
+        yield ScriptedApi(server, arrivals)

@@ -83,6 +83,12 @@ def test_redirect_to_nowhere_fails():
 @pytest.mark.parametrize("kind", FaultKind)
 def test_faults_fall_into_two_classes(kind):
     """Trouble on the way may pass; an answer too large and a forbidden address never do."""
-    verdict = classify_fault(TransportFault(kind, "what happened", sent=False))
+    verdict = classify_fault(TransportFault(kind, "what happened", sent=True))
     lasting = kind in (FaultKind.TOO_LARGE, FaultKind.FORBIDDEN_ADDRESS)
     assert verdict == (Failed if lasting else Retryable)(kind.value, "what happened")
+
+
+def test_request_that_cannot_be_written_fails():
+    """A request that cannot be written as HTTP is the job's own mistake: another attempt would end the same."""
+    fault = TransportFault(FaultKind.PROTOCOL, "no header", sent=False)
+    assert classify_fault(fault) == Failed("protocol", "no header")
