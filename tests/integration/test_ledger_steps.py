@@ -1,0 +1,166 @@
+"""Steps of the ledger that random interleavings seldom meet, one by one."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from callmill.config.redis_connections import connect
+from callmill.jobs.wire import Chunk, WireJob, WireOutcome, encode_chunk
+from callmill.ledger import Batches, Bundle, ChunkRef, Chunks, Claim, ClaimRefused, Finish, LedgerSession, keys
+
+
+class Steps:
+    """One sealed batch of one chunk."""
+
+    def __init__(self, redis_url: str) -> None:
+        self.redis = connect(redis_url)
+        session = LedgerSession(self.redis)
+        self.batches = Batches(session)
+        self.chunks = Chunks(session, worker="w")
+        self.ref = ChunkRef("", 0, "api")
+
+    async def begin(self, jobs: int) -> Claim:
+        """Submit and claim."""
+        batch_id = await self.batches.create("", retention_ms=60_000)
+        await self.batches.add(
+            batch_id, 0, [("api", encode_chunk(Chunk("api", 0, [WireJob("GET", "/")] * jobs)))], park=False
+        )
+        await self.batches.seal(batch_id)
+        self.ref = ChunkRef(batch_id, 0, "api")
+        return await self.claim()
+
+    async def claim(self) -> Claim:
+        """Claim what must be there to be claimed."""
+        claim = await self.chunks.claim(self.ref)
+        assert isinstance(claim, Claim)
+        return claim
+
+    async def record(self, claim: Claim, failed: set[int], of: range, finish: Finish | None = None) -> None:
+        """Record these jobs."""
+        outcomes = []
+        for at in of:
+            code = "http_500" if at in failed else None
+            outcomes.append((at, WireOutcome(at, None, 200, b"", {}, code, code, 1, 0, 1)))
+        await self.chunks.commit(claim, Bundle(outcomes=outcomes), finish)
+
+    async def lease_ends(self) -> None:
+        """Let the lease be over."""
+        await self.redis.zadd(keys.DUE, {self.ref.member: 0}, xx=True)
+
+
+@pytest.fixture
+def run(redis_url):
+    """Run a scenario on a ledger of its own."""
+
+    def run_scenario(scenario) -> None:
+        async def main() -> None:
+            steps = Steps(redis_url)
+            try:
+                await scenario(steps)
+            finally:
+                await steps.redis.aclose()
+
+        asyncio.run(main())
+
+    return run_scenario
+
+
+@pytest.mark.parametrize("jobs", [1, 7, 8, 9, 16, 17, 100])
+def test_exactly_the_failed_jobs_run_again(run, jobs):
+    """A retry opens the failed jobs and no others, wherever the number of jobs lies on the bytes of the bitmap."""
+
+    async def scenario(steps: Steps) -> None:
+        failed = {0, jobs - 1}
+        await steps.record(await steps.begin(jobs), failed, range(jobs), Finish())
+        assert await steps.batches.retry_failed(steps.ref.batch_id) == (len(failed), [steps.ref])
+        again = await steps.claim()
+        assert again.recorded == set(range(jobs)) - failed
+        await steps.chunks.commit(again, Bundle(), Finish())
+        again = await steps.claim()
+        await steps.record(again, set(), range(jobs - 1, jobs), None)
+        if jobs > 1:
+            await steps.record(again, set(), range(1), None)
+        await steps.chunks.commit(again, Bundle(), Finish())
+        record = await steps.batches.record(steps.ref.batch_id)
+        assert (record.succeeded, record.failed, record.ended, record.leased) == (jobs, 0, True, 0)
+
+    run(scenario)
+
+
+def test_attempts_come_back_with_the_next_claim(run):
+    """Attempts spent on jobs that are not over are known to whoever claims the chunk next."""
+
+    async def scenario(steps: Steps) -> None:
+        claim = await steps.begin(5)
+        await steps.record(claim, set(), range(2), Finish(attempts={2: 1, 4: 3}))
+        assert (await steps.claim()).attempts == {2: 1, 4: 3}
+
+    run(scenario)
+
+
+def test_chunk_recorded_to_the_end_needs_nobody(run):
+    """A worker that died after its last record and before it gave the chunk up leaves nothing to do, and the end."""
+
+    async def scenario(steps: Steps) -> None:
+        claim = await steps.begin(3)
+        await steps.record(claim, {1}, range(3))
+        assert not (await steps.batches.record(steps.ref.batch_id)).ended
+        await steps.lease_ends()
+        assert await steps.chunks.claim(steps.ref) == ClaimRefused.GONE
+        record = await steps.batches.record(steps.ref.batch_id)
+        assert (record.ended, record.leased, record.failed) == (True, 0, 1)
+        assert await steps.redis.zcard(keys.DUE) == await steps.redis.zcard(keys.queued("api")) == 0
+        assert (await steps.batches.retry_failed(steps.ref.batch_id))[0] == 1
+
+    run(scenario)
+
+
+def test_lapsed_lease_of_a_paused_batch_is_parked(run):
+    """A hint that finds a lapsed lease in a paused batch parks the chunk, and the lease is counted back."""
+
+    async def scenario(steps: Steps) -> None:
+        await steps.begin(3)
+        await steps.batches.control(steps.ref.batch_id, "paused")
+        await steps.lease_ends()
+        assert await steps.chunks.claim(steps.ref) == ClaimRefused.PAUSED
+        assert (await steps.batches.record(steps.ref.batch_id)).leased == 0
+        await steps.batches.control(steps.ref.batch_id, "run")
+        assert await steps.batches.resumed() == [steps.ref.batch_id]
+        assert await steps.batches.unpark(steps.ref.batch_id) == [steps.ref]
+        assert await steps.batches.resumed() == []
+
+    run(scenario)
+
+
+def test_lease_ends_by_the_clock_of_redis(run):
+    """A lease that nobody renews ends by itself, and the chunk is queued again with a hint wanted."""
+
+    async def scenario(steps: Steps) -> None:
+        await steps.begin(3)
+        short = Chunks(LedgerSession(steps.redis), worker="short", lease_ms=30)
+        await steps.lease_ends()
+        assert isinstance(await short.claim(steps.ref), Claim)
+        assert await steps.chunks.claim(steps.ref) == ClaimRefused.LEASED
+        async with asyncio.timeout(5):
+            while not (refs := await steps.chunks.requeue_due()):  # noqa: ASYNC110 - the event is Redis's clock
+                await asyncio.sleep(0.005)
+        assert refs == [steps.ref]
+        assert (await steps.claim()).fence == 3
+
+    run(scenario)
+
+
+def test_stranded_chunks_are_named_once_a_while(run):
+    """A chunk queued for long is named once, then not again before the same time has passed."""
+
+    async def scenario(steps: Steps) -> None:
+        claim = await steps.begin(3)
+        await steps.chunks.commit(claim, Bundle(), Finish())
+        assert await steps.chunks.stranded("api", 60_000) == []
+        await steps.redis.zadd(keys.queued("api"), {steps.ref.member: 1})
+        assert await steps.chunks.stranded("api", 60_000) == [steps.ref]
+        assert await steps.chunks.stranded("api", 60_000) == []
+
+    run(scenario)
