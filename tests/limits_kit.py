@@ -10,6 +10,7 @@ import redis
 
 from callmill.config.limit_spec import Enforcer, parse_limit
 from callmill.limits.keys import Keys
+from callmill.limits.permits import Lease
 from callmill.limits.rules import Clock, LimitRules, clocks
 from callmill.limits.store import HORIZON_US, LONGEST_COLD_WAIT_US, script
 
@@ -119,10 +120,9 @@ class Fleet:
         left: int = self._pause(keys=[self.keys.meta, *self.limit_keys], args=[us, reason, self.keys.channel])
         return left
 
-    def permits(self, worker: str, want: int, used: int, had: int, *, limit: int, lease_us: int) -> int:
-        """Renew a lease of permits; return what the worker holds."""
-        held, _unmet = self._permits(keys=self.keys.permits, args=[worker, want, used, had, lease_us, limit])
-        return int(held)
+    def permits(self, worker: str, want: int, used: int, had: int, *, limit: int, lease_us: int) -> Lease:
+        """Renew a lease of permits."""
+        return Lease(*self._permits(keys=self.keys.permits, args=[worker, want, used, had, lease_us, limit]))
 
     def warm(self) -> Worker:
         """Let a first worker get over the cold start and return it."""

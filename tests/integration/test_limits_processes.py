@@ -140,3 +140,39 @@ def test_no_more_calls_in_flight_than_permits(redis_url):
         most = max(most, now)
     assert 5 <= most <= 7
     assert all(report["fired"] for report in reports)
+
+
+@pytest.mark.parametrize("limit", ["4 concurrent", "1 concurrent"])
+def test_a_busy_process_makes_room_for_a_newcomer(redis_url, limit):
+    """A process whose calls never cease gives permits to one that comes later, be there enough or not."""
+
+    async def scenario() -> None:
+        async with Redis.from_url(redis_url) as connection:
+            busy, late = (Limiter(connection, "api", LimitRules((parse_limit(limit),)), worker=name) for name in "ab")
+            calls = dict.fromkeys((busy, late), 0)
+
+            async def call(limiter: Limiter) -> None:
+                while True:
+                    slot = await limiter.acquire()
+                    await asyncio.sleep(0.02)
+                    calls[limiter] += 1
+                    limiter.settle(slot, None)
+
+            await busy.start()
+            tasks = [asyncio.create_task(call(busy)) for _ in range(10)]
+            while not calls[busy]:  # noqa: ASYNC110 - only the counter tells
+                await asyncio.sleep(0.01)
+            await late.start()
+            tasks += [asyncio.create_task(call(late)) for _ in range(10)]
+            while calls[late] < 10:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
+            before = calls[busy]
+            while calls[busy] == before:  # noqa: ASYNC110 - as above
+                await asyncio.sleep(0.01)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await busy.aclose()
+            await late.aclose()
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))

@@ -175,7 +175,7 @@ def test_permits_never_exceed_the_limit(redis_url, limit, seed):
         had, end = out.get(worker, (0, 0))
         had = had if end > fleet.us else 0
         want, used = chance.randrange(2 * limit + 1), chance.randint(0, had)
-        held = fleet.permits(worker, max(want, used), used, had, limit=limit, lease_us=lease)
+        held = fleet.permits(worker, max(want, used), used, had, limit=limit, lease_us=lease).held
         assert held >= used
         granted += held
         out[worker] = (held, fleet.us + lease)

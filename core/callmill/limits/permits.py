@@ -9,21 +9,37 @@ from contextlib import suppress
 from time import monotonic
 from typing import Protocol
 
+from msgspec import Struct
+
 from callmill.errors import RedisUnavailableError
 
 LEASE_S = 10.0
 SAFETY_S = 1.0
 HEARTBEAT_S = LEASE_S / 4
-CONTENDED_S = 0.250
+CONTENDED_S = 0.100
 GAP_S = 0.010
 UNLIMITED = sys.maxsize
+
+
+class Lease(Struct, frozen=True):
+    """What Redis leases to this worker.
+
+    Attributes:
+        held: Permits that are this worker's until the lease ends.
+        goal: What it should come down to as its calls end, for others lack permits.
+        unmet: How many other workers lack permits.
+    """
+
+    held: int
+    goal: int
+    unmet: int
 
 
 class PermitStore(Protocol):
     """Where the leases are kept."""
 
-    async def permits(self, *, want: int, used: int, held: int, limit: int, ttl_us: int) -> tuple[int, int]:
-        """Bring the lease up to date; the permits held, and how many workers lack some.
+    async def permits(self, *, want: int, used: int, held: int, limit: int, ttl_us: int) -> Lease:
+        """Bring the lease up to date.
 
         Raises:
             RedisUnavailableError: The lease may or may not be renewed.
@@ -37,6 +53,7 @@ class Permits:
     def __init__(self, limit: int | None) -> None:
         self.limit = limit
         self.granted = 0
+        self.goal = 0
         self.used = 0
         self.valid_until = 0.0
 
@@ -45,7 +62,7 @@ class Permits:
         """Permits with which a call may start now."""
         if self.limit is None:
             return UNLIMITED
-        return self.granted - self.used if monotonic() < self.valid_until else 0
+        return min(self.granted, self.goal) - self.used if monotonic() < self.valid_until else 0
 
     def take(self) -> None:
         """A call starts."""
@@ -87,7 +104,7 @@ class PermitLease:
             except RedisUnavailableError:
                 pause_s = CONTENDED_S
             await asyncio.sleep(pause_s)  # whatever calls come meanwhile: no storm of renewals
-            if not self._lacking():
+            if not self._unmet and not self._lacking():
                 self._wake.clear()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(HEARTBEAT_S if self._permits.granted else None):
@@ -105,11 +122,10 @@ class PermitLease:
         want = min(limit, used + self._wanting())
         # Redis may leave us no more than we report as used: until it has answered, use no more.
         permits.granted = min(held, used)
-        granted, self._unmet = await self._store.permits(
-            want=want, used=used, held=held, limit=limit, ttl_us=round(LEASE_S * 1e6)
-        )
+        lease = await self._store.permits(want=want, used=used, held=held, limit=limit, ttl_us=round(LEASE_S * 1e6))
         self.round_trips += 1
-        permits.granted = granted
+        self._unmet = lease.unmet
+        permits.granted, permits.goal = lease.held, lease.goal
         permits.valid_until = asked + LEASE_S - SAFETY_S
         self._on_change()
 

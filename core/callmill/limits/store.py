@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 
 from callmill.errors import RedisUnavailableError
 from callmill.limits.keys import Keys
+from callmill.limits.permits import Lease
 from callmill.limits.rules import Clock
 
 COMMAND_TIMEOUT_S = 2.0
@@ -122,15 +123,14 @@ class LimitStore:
         keys = [self._keys.meta, *self._limit_keys]
         await answer(self._pause(keys=keys, args=[round(seconds * 1e6), reason, self._keys.channel]))
 
-    async def permits(self, *, want: int, used: int, held: int, limit: int, ttl_us: int) -> tuple[int, int]:
-        """Bring this worker's lease of permits up to date; the permits it has, and how many workers lack some.
+    async def permits(self, *, want: int, used: int, held: int, limit: int, ttl_us: int) -> Lease:
+        """Bring this worker's lease of permits up to date.
 
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused; the lease may or may not be renewed.
         """
         args: list[str | int] = [self._worker, want, used, held, ttl_us, limit]
-        granted, unmet = await answer(self._permits(keys=self._keys.permits, args=args))
-        return granted, unmet
+        return Lease(*await answer(self._permits(keys=self._keys.permits, args=args)))
 
     async def _exchange(self, request: Request) -> list[Any]:
         keys = [self._keys.meta, self._keys.active, self._keys.queue, *self._limit_keys]

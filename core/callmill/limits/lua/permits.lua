@@ -3,7 +3,8 @@
 -- KEYS  1 zset worker -> lease end us   2 hash worker -> permits held   3 hash worker -> permits wanted
 --       4 zset of workers that wait for a single permit (FIFO)   5 meta hash
 -- ARGV  1 worker   2 permits wanted   3 permits in use   4 permits held at the last reply   5 lease us   6 limit
--- Returns {permits this worker holds now, workers that lack permits}. Wanting and using none ends the lease.
+-- Returns {permits this worker holds now, how many it should come down to, workers that lack permits}. What is in use is held
+-- until it is given back; starting no call above the second number brings it there. Wanting and using none ends the lease.
 --
 -- Invariant: the permits of all live leases never exceed the limit, but where more calls are already in flight (a lowered
 -- limit, or lost state: then, for longer than the pause between renewals, everybody keeps what he had and nobody gets more).
@@ -58,7 +59,7 @@ if now < born + lease / 3 and not held[me] then
   goal = had -- others may still be at work on leases that nobody remembers
 elseif fair < 1 and want > 0 then -- fewer permits than workers: one each, in turn
   if used > 0 then
-    goal = 1
+    goal = unmet > 0 and 0 or used
   else
     redis.call('ZADD', WAITING, 'NX', now, me)
     goal = redis.call('ZRANK', WAITING, me) < room and 1 or 0
@@ -66,7 +67,8 @@ elseif fair < 1 and want > 0 then -- fewer permits than workers: one each, in tu
 elseif unmet > 0 then
   goal = math.min(want, math.floor(fair))
 end
-mine = math.max(used, math.min(goal, room)) -- what is in use is in use
+goal = math.min(goal, room)
+mine = math.max(used, goal) -- what is in use is in use
 
 if want == 0 and mine == 0 then
   forget(me)
@@ -76,4 +78,4 @@ else
   redis.call('ZADD', EXPIRY, now + lease, me)
   if mine > 0 then redis.call('ZREM', WAITING, me) end
 end
-return { mine, unmet }
+return { mine, goal, unmet }
