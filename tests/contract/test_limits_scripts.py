@@ -283,3 +283,14 @@ def test_a_changed_amount_keeps_the_clock(redis_url):
     starts = fleet.reserve(worker, 3).starts_us
     assert starts[0] == pytest.approx(float(booked), abs=1)
     assert gaps(starts) == {10_080}
+
+
+def test_dead_waiters_keep_nobody_waiting(redis_url):
+    """At a low rate the turns promised to workers that died pass to the living: these soon use the whole rate."""
+    fleet = Fleet(redis_url, rules("1/second"))
+    fleet.warm()
+    workers = [Worker(f"w{index}") for index in range(12)]
+    fleet.run(workers, 120, calls=[5] * 12, leave=dict.fromkeys(range(10), 20.0))
+    starts = sorted(start for worker in workers for start in worker.starts_us)
+    assert sum(starts[-1] - start < 60_000_000 for start in starts) >= 58
+    assert not fleet.redis.zrange(fleet.keys.queue, 0, -1)[2:]
