@@ -19,15 +19,17 @@ demo: $(VENV)/.installed ## Push a few thousand calls through a simulated API an
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## Run the tests
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile
 
 .PHONY: check
 check: $(VENV)/.installed-dev ## Lint, types, layers
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+	@$(BIN)/lint-imports
 	@$(BIN)/mypy
+	@$(BIN)/mypy tests/typing/api.py
 	@$(BIN)/pyright
+	@$(BIN)/pyright tests/typing/api.py
 
 .PHONY: format
 format: $(VENV)/.installed-dev ## Put the code into its one format

@@ -32,6 +32,9 @@ from callmill.workers.worker_options import WorkerOptions
 log = logging.getLogger(__name__)
 
 _ROOM_CHECK_S = 0.05
+_EXIT_BUG = 70
+"""EX_SOFTWARE of sysexits.h."""
+
 _CANCEL_AGAIN_S = 0.5
 """Redis clients may turn a cancellation into a connection error; it is then said again."""
 
@@ -84,8 +87,8 @@ class Engine:
         )
         self._leases.start()
         reconciler = Reconciler(session, self._broker, self._chunks, self._publish, worker=self.worker)
-        for task in (self._committer.run(), reconciler.run(), self._report(), self._watch_room()):
-            self._in_background(task)
+        for part in (self._committer.run(), reconciler.run(), self._report(), self._watch_room()):
+            self._in_background(_or_die(part))
 
     async def _close(self) -> None:
         await self._committer.idle()
@@ -222,4 +225,18 @@ class Engine:
     def _background_ended(self, task: asyncio.Task[None]) -> None:
         self._background.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.critical("a part of the worker died", exc_info=error, extra={"action": "background_died"})
+            log.error("background work failed", exc_info=error, extra={"action": "background_failed"})
+
+
+async def _or_die(part: Coroutine[Any, Any, None]) -> None:
+    """Run a part that the worker cannot do without; when it meets a bug, end the process.
+
+    A worker that renewed its leases but recorded nothing would keep its chunks for ever. Dead, it loses them to others
+    within a lease.
+    """
+    try:
+        await part
+    except Exception:  # the boundary of the process: whatever it is, nobody else will see it
+        log.critical("a part of the worker died, and the worker with it", exc_info=True, extra={"action": "died"})
+        logging.shutdown()
+        os._exit(_EXIT_BUG)
