@@ -68,7 +68,7 @@ class _OwnAmqp(AMQP):  # type: ignore[misc] # celery ships no types
     Connection = BrokerConnection
 
     @cached_property
-    def _event_dispatcher(self) -> Any:
+    def _event_dispatcher(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride] - cached there by kombu
         # Disabled: it never connects. Celery would make it with the app's broker, which a producer need not have.
         return self.app.events.Dispatcher(self.app.connection_for_write("redis://"), enabled=False)
 
