@@ -7,12 +7,11 @@ time budget over, shutdown, batch paused. What is left then goes back as the rem
 from __future__ import annotations
 
 import asyncio
+from statistics import median
 from typing import Protocol
 
 from callmill.jobs.wire import Chunk, WireOutcome, assigned_id
 from callmill.ledger import Bundle, Claim, Finish
-from callmill.ledger.latency import bucket as latency_bucket
-from callmill.ledger.latency import quantile_s
 from callmill.workers.call import Call, Postponed
 from callmill.workers.lane import Lane
 
@@ -45,7 +44,7 @@ class ChunkRun:
         self.over: asyncio.Future[None] = self._loop.create_future()
         self.lease_ends_s = 0.0
         self.succeeded = self.failed = 0
-        self._latencies: dict[int, int] = {}
+        self._latencies_us: list[int] = []
         self._lane = lane
         self._recorder = recorder
         self._open = True
@@ -102,8 +101,7 @@ class ChunkRun:
         """Take the outcome of a call whose attempt is over."""
         self._attempt_ended()
         self.bundle.latencies_us.append(outcome.latency_us)
-        number = latency_bucket(outcome.latency_us)
-        self._latencies[number] = self._latencies.get(number, 0) + 1
+        self._latencies_us.append(outcome.latency_us)
         self._take(call, outcome)
 
     def refuse(self, call: Call, outcome: WireOutcome) -> None:
@@ -127,12 +125,11 @@ class ChunkRun:
 
     def summary(self) -> str:
         """Say in a few words what came of the chunk so far."""
-        p50_s = quantile_s(self._latencies, 0.5)
         parts = [f"{self.succeeded} ok", f"{self.failed} failed"]
         if self._unrecorded:
             parts.append(f"{len(self._unrecorded)} put back")
-        if p50_s is not None:
-            parts.append(f"p50 {p50_s * 1000:.0f} ms")
+        if self._latencies_us:
+            parts.append(f"p50 {median(self._latencies_us) / 1000:.0f} ms")
         return ", ".join(parts)
 
     def _calls_of(self, chunk: Chunk) -> dict[int, Call]:

@@ -12,6 +12,9 @@ from callmill.workers.call import Call
 
 _NOT_IDEMPOTENT = frozenset({"POST", "PATCH"})
 
+_KNOWN_URLS = 1024
+"""Many APIs have few URLs: so many are remembered with their absolute form."""
+
 Request = tuple[str, str, Mapping[str, str], bytes | None, float]
 """Method, URL, headers, body, seconds for the whole call: the arguments of ``Transport.send``."""
 
@@ -33,6 +36,7 @@ class RequestBuilder:
         self._credentials = itertools.cycle(credentials or [{}])
         self._idempotency_header = profile.idempotency_header
         self._timeout_s = profile.timeout
+        self._known_urls: dict[str, str] = {}
 
     def build(self, call: Call) -> Request:
         """Return the request of the call's next attempt.
@@ -41,7 +45,7 @@ class RequestBuilder:
             ForbiddenUrlError: The URL is not the API's; nothing may be sent.
         """
         job = call.job
-        url = self._profile.resolve(call.url)
+        url = self.absolute(call.url)
         headers = dict(next(self._credentials))
         if job.content_type is not None:
             headers["content-type"] = job.content_type
@@ -57,10 +61,16 @@ class RequestBuilder:
         Raises:
             ForbiddenUrlError: The URL is not the API's.
         """
+        known = self._known_urls.get(url)
+        if known is not None:
+            return known
         try:
-            return self._profile.resolve(url)
+            absolute = self._profile.resolve(url)
         except ValueError as error:
             raise ForbiddenUrlError(str(error)) from error
+        if len(self._known_urls) < _KNOWN_URLS:
+            self._known_urls[url] = absolute
+        return absolute
 
     def covers(self, url: str) -> bool:
         """Say whether calls of this API may go to the URL."""

@@ -41,6 +41,8 @@ class LazyHeaders(Mapping[str, str]):
         if name != name.lower():
             return None
         try:
+            if self._raw.get_header(name) is None:  # most often; asking for all makes a list
+                return None
             values = self._raw.get_header_all(name)
         except ValueError:
             return None
