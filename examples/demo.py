@@ -94,17 +94,18 @@ def run(cpu: FleetCpu) -> tuple[int, dict[str, Any]]:
     following = threading.Event()
     follower = threading.Thread(target=lambda: asyncio.run(follow(cpu, following)))
     follower.start()
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "callmill.cli", "run", str(INPUT)),
-            *("-o", str(HOME / "outcomes.jsonl"), "--api", "geocoder", "--name", "subdivisions", "--json"),
-        ],
-        stdout=subprocess.PIPE,
-        check=False,
-    )
+    command = [
+        *(sys.executable, "-m", "callmill.cli", "run", str(INPUT)),
+        *("-o", str(HOME / "outcomes.jsonl"), "--api", "geocoder", "--name", "subdivisions"),
+    ]
+    code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
     following.set()
     follower.join()
-    return done.returncode, json.loads(done.stdout or "{}")
+    # The same command again finds its run finished and only reports it.
+    again = subprocess.run(
+        [*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
+    )
+    return code, json.loads(again.stdout or "{}")
 
 
 def show(report: dict[str, Any], api: dict[str, Any], cpu: FleetCpu) -> None:

@@ -131,6 +131,7 @@ class Engine:
         self._runs[ref] = run
         try:
             run.begin()
+            self._room.filled(lane)
             if self._draining:
                 run.close()
             await run.over

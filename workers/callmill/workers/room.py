@@ -56,14 +56,19 @@ class Room:
         """Let nobody in any more."""
         self._open = False
 
+    def filled(self, lane: Lane) -> None:
+        """Take note that work has come in: a paced lane that is full now leaves its queue to others at once."""
+        if lane.paced and not lane.has_room:
+            self._switch.set(lane.api, on=False)
+
     def look(self) -> None:
         """Switch lanes on and off as they have room."""
         for lane in self._lanes.values():
             if self._switch.is_off(lane.api):
                 if self._open and lane.has_room and self._threads[lane.api] <= self._most // 2:
                     self._switch.set(lane.api, on=True)
-            elif lane.paced and not lane.has_room:
-                self._switch.set(lane.api, on=False)
+            else:
+                self.filled(lane)
 
     async def _find(self, lane: Lane) -> bool:
         if lane.paced or self._threads[lane.api] > self._most:
