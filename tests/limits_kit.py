@@ -90,18 +90,26 @@ class Fleet:
     def publish(self) -> None:
         """Write the limits, as every worker does at its start."""
         for key, clock in zip(self.limit_keys, self.clocks, strict=True):
-            tokens = int(clock.spec.unit == "tokens")
-            fields = {"window": clock.window_us, "amount": clock.amount, "gain": clock.gain, "slack": clock.slack_us}
-            self.redis.hset(key, mapping={**fields, "tokens": tokens})
+            self.redis.hset(key, mapping=clock.fields())
 
     def reserve(
-        self, worker: Worker, calls: int, costs: Sequence[int] = (), *, settle: int = 0, guard_us: int = GUARD_US
+        self,
+        worker: Worker,
+        calls: int,
+        costs: Sequence[int] = (),
+        *,
+        settle: int = 0,
+        unfired: int = 0,
+        since_us: int | None = None,
+        guard_us: int = GUARD_US,
     ) -> Reply:
-        """Make one exchange for a worker."""
+        """Make one exchange for a worker; ``since_us``: the start that it settles, now unless given."""
         keys = [self.keys.meta, self.keys.active, self.keys.queue, *self.limit_keys]
         past = worker.latest_us - self.us
-        known = [worker.name, worker.boot, worker.seq, past, LEAD_US, guard_us, settle, self.keys.channel]
-        args = [*known, HORIZON_US, LONGEST_COLD_WAIT_US, calls, *costs]
+        known = [worker.name, worker.boot, worker.seq, past, LEAD_US, guard_us]
+        since = 0 if since_us is None else since_us - self.us
+        dues = [max(0, settle), max(0, -settle), unfired, since]
+        args = [*known, *dues, self.keys.channel, HORIZON_US, LONGEST_COLD_WAIT_US, calls, *costs]
         raw = self._reserve(keys=keys, args=args)
         if len(raw) == 1:
             self.publish()
@@ -114,6 +122,13 @@ class Fleet:
             worker.latest_us = starts[-1]
             worker.starts_us += starts
         return Reply(now, boot, by, again, pause, reason, guard, starts)
+
+    def used(self, index: int = 0) -> int:
+        """Return what the quota at this place in the limits has counted."""
+        fields = self.redis.hgetall(self.limit_keys[index])
+        counted = sum(int(count) for bucket, count in fields.items() if bucket.isdigit())
+        assert counted == int(fields.get("total", 0)), "the sum that is kept differs from what the buckets hold"
+        return counted
 
     def pause(self, us: int, reason: str = "429") -> int:
         """Pause the API; return what is left of the pause."""
@@ -159,4 +174,16 @@ def worst_window(starts_us: Sequence[float], window_us: int) -> int:
         while ordered[first] <= start - window_us:
             first += 1
         worst = max(worst, last - first + 1)
+    return worst
+
+
+def heaviest_window(slots: Sequence[tuple[float, int]], window_us: int) -> int:
+    """Return the most units that any half-open window of this length holds; slots: start and units."""
+    ordered, worst, first, total = sorted(slots), 0, 0, 0
+    for start, units in ordered:
+        total += units
+        while ordered[first][0] <= start - window_us:
+            total -= ordered[first][1]
+            first += 1
+        worst = max(worst, total)
     return worst

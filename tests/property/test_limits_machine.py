@@ -16,7 +16,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from limits_kit import GUARD_US, LEAD_US, Fleet, Worker, rules, worst_window
+from limits_kit import GUARD_US, LEAD_US, Fleet, Worker, heaviest_window, rules, worst_window
 
 from callmill.config.limit_spec import Unit
 from callmill.limits.store import LONGEST_COLD_WAIT_US
@@ -27,6 +27,8 @@ LIMITS = (
     ("50/second", "3000 tokens/minute"),
     ("90/minute", "40 tokens/second", "1000/hour"),
     ("1000/second",),
+    ("50/hour",),
+    ("5/second", "30/hour", "400 tokens/hour"),
 )
 ROUNDING_US = 1
 
@@ -60,12 +62,13 @@ class LimitsMachine(RuleBasedStateMachine):
     def reserve(self, *, who: int, costs: list[int]) -> None:
         """A worker asks for its waiting calls, whether or not it was told to come later."""
         worker = self.workers[who]
-        clocks = self._clocks()
+        clocks, used = self._clocks(), self._used()
         reply = self.fleet.reserve(worker, len(costs), costs)
         assert reply.now_us >= self.logical_us, "the clock went back"
         self.logical_us = reply.now_us
         if not reply.starts_us:
             assert self._clocks() == [max(clock, reply.now_us) for clock in clocks] or not clocks
+            assert all(after <= before for before, after in zip(used, self._used(), strict=True))
             assert reply.again_in_us > 0
         for start, cost in zip(reply.starts_us, costs, strict=False):
             assert start >= reply.now_us + LEAD_US
@@ -108,8 +111,11 @@ class LimitsMachine(RuleBasedStateMachine):
 
     @invariant()
     def starts_are_paced(self) -> None:
-        """Neighbouring starts are an emission of what the earlier costs apart, on every limit."""
+        """Neighbouring starts are in order, and an emission of what the earlier costs apart on every pace."""
+        assert all(after >= before for (before, _), (after, _) in pairwise(self.booked))
         for clock in self.fleet.clocks if self.booked else ():
+            if clock.quota:
+                continue
             emission = (clock.window_us + GUARD_US) / clock.amount
             tokens = clock.spec.unit is Unit.TOKENS
             slots = self.booked[self.forgotten :] if tokens else self.booked
@@ -118,9 +124,13 @@ class LimitsMachine(RuleBasedStateMachine):
 
     @invariant()
     def no_window_holds_too_much(self) -> None:
-        """No window, widened by the guard, holds more than the limit; of tokens, one call more."""
+        """No window, widened by the guard, holds more than the limit; of paced tokens, one call more."""
         for clock in self.fleet.clocks if self.booked else ():
-            if clock.spec.unit is Unit.REQUESTS:
+            if clock.quota:
+                tokens = clock.spec.unit is Unit.TOKENS
+                life = [(start, cost if tokens else 1) for start, cost in self.booked[self.forgotten :]]
+                assert heaviest_window(life, clock.window_us + GUARD_US) <= clock.spec.amount
+            elif clock.spec.unit is Unit.REQUESTS:
                 starts = [start for start, _ in self.booked]
                 assert worst_window(starts, clock.window_us + GUARD_US - clock.spec.amount) <= clock.spec.amount
             else:
@@ -146,7 +156,11 @@ class LimitsMachine(RuleBasedStateMachine):
         return self.logical_us
 
     def _clocks(self) -> list[float]:
-        return [float(self.fleet.redis.hget(key, "tat") or 0) for key in self.fleet.limit_keys]
+        keys = zip(self.fleet.limit_keys, self.fleet.clocks, strict=True)
+        return [float(self.fleet.redis.hget(key, "tat") or 0) for key, clock in keys if not clock.quota]
+
+    def _used(self) -> list[int]:
+        return [self.fleet.used(index) for index, clock in enumerate(self.fleet.clocks) if clock.quota]
 
 
 @pytest.mark.parametrize("steps", [40])

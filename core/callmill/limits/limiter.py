@@ -75,7 +75,13 @@ class Limiter:
         self._dispatcher = Dispatcher(timing, self._permits, validity_s=valid_s, paced=bool(self._clocks))
         store = LimitStore(redis, name, worker, self._clocks)
         self._counts_tokens = any(clock.spec.unit is Unit.TOKENS for clock in self._clocks)
-        self._refill = Refill(store, self._dispatcher, timing, counts_tokens=self._counts_tokens)
+        self._refill = Refill(
+            store,
+            self._dispatcher,
+            timing,
+            counts_tokens=self._counts_tokens,
+            counts_calls=any(clock.quota and clock.spec.unit is Unit.REQUESTS for clock in self._clocks),
+        )
         self._lease = PermitLease(
             store, self._permits, wanting=lambda: self._dispatcher.waiting, on_change=self._permits_changed
         )
@@ -151,7 +157,7 @@ class Limiter:
         slot.open = False
         self._permits.give()
         if tokens_used is not None:
-            self._refill.settle(tokens_used - slot.tokens)
+            self._refill.settle(slot, tokens_used - slot.tokens)
         if self._permits.limit is not None and self._dispatcher.waiting:
             self._permits_changed()
 

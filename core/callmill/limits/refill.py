@@ -8,6 +8,8 @@ import math
 from collections import deque
 from time import monotonic
 
+from msgspec import Struct
+
 from callmill.errors import RedisUnavailableError
 from callmill.limits.clock import RedisClock
 from callmill.limits.slots import Dispatcher, Slot
@@ -25,14 +27,36 @@ LONG_AGO_S = 1e6
 log = logging.getLogger(__name__)
 
 
-class Refill:
-    """One task per limiter; all exchanges about slots go through it, one at a time."""
+class Dues(Struct):
+    """What is to be settled with the next exchange.
 
-    def __init__(self, store: LimitStore, dispatcher: Dispatcher, timing: Timing, *, counts_tokens: bool) -> None:
+    Attributes:
+        charge: Tokens used beyond what was reserved.
+        refund: Tokens reserved and not used.
+        unfired: Slots that passed without a call.
+        since: The earliest start that ``refund`` and ``unfired`` belong to.
+    """
+
+    charge: int = 0
+    refund: int = 0
+    unfired: int = 0
+    since: float = math.inf
+
+
+class Refill:
+    """One task per limiter; all exchanges about slots go through it, one at a time.
+
+    ``counts_tokens``: some limit counts tokens. ``counts_calls``: some quota counts calls, and gets unfired slots back.
+    """
+
+    def __init__(
+        self, store: LimitStore, dispatcher: Dispatcher, timing: Timing, *, counts_tokens: bool, counts_calls: bool
+    ) -> None:
         self._store = store
         self._dispatcher = dispatcher
         self._timing = timing
         self._counts_tokens = counts_tokens
+        self._counts_calls = counts_calls
         self._clock = RedisClock()
         self._wake = asyncio.Event()
         self._asleep_until = 0.0
@@ -42,7 +66,7 @@ class Refill:
         self._exchanged_at = -LONG_AGO_S
         self._not_before = 0.0
         self._backoff_s = 0.0
-        self._settle, self._settle_at = 0, math.inf
+        self._dues, self._settle_at = Dues(), math.inf
         self._sync_at = 0.0
         self._published = False
         self._told_pause = 0.0
@@ -52,6 +76,7 @@ class Refill:
         self.by = 0
         self.guard_s = timing.guard_s
         dispatcher.on_settle = self.settle
+        dispatcher.on_void = self.void
         dispatcher.on_need = self.demand
 
     async def run(self) -> None:
@@ -76,11 +101,26 @@ class Refill:
         if self._next_at() < self._asleep_until:
             self._wake.set()
 
-    def settle(self, tokens: int) -> None:
-        """Charge (or, below 0, give back) tokens with the next exchange, within 250 ms."""
+    def settle(self, slot: Slot, tokens: int) -> None:
+        """Charge (or, below 0, give back) tokens of a slot with the next exchange, within 250 ms."""
         if not self._counts_tokens or tokens == 0:
             return
-        self._settle += tokens
+        if tokens > 0:
+            self._dues.charge += tokens
+        else:
+            self._dues.refund -= tokens
+            self._dues.since = min(self._dues.since, slot.start)
+        self._owe()
+
+    def void(self, slot: Slot) -> None:
+        """Give back what a slot without a call had reserved."""
+        self.settle(slot, -slot.tokens)
+        if self._counts_calls:
+            self._dues.unfired += 1
+            self._dues.since = min(self._dues.since, slot.start)
+            self._owe()
+
+    def _owe(self) -> None:
         if self._settle_at == math.inf:
             self._settle_at = monotonic() + SETTLE_WITHIN_S
             if self._asleep_until > self._settle_at:
@@ -116,7 +156,7 @@ class Refill:
         if self._ask_at > monotonic():
             calls = 0
         costs = self._dispatcher.costs(calls) if self._counts_tokens else [0] * calls
-        settled, self._settle, self._settle_at = self._settle, 0, math.inf
+        dues, self._dues, self._settle_at = self._dues, Dues(), math.inf
         sent = monotonic()
         self._exchanged_at = sent
         try:
@@ -124,24 +164,27 @@ class Refill:
                 await self._store.publish_rules()
                 self._published = True
             sent = monotonic()
-            grant = await self._store.reserve(self._request(calls, costs, settled, sent))
+            grant = await self._store.reserve(self._request(calls, costs, dues, sent))
             await self.tell_pause()
         except RedisUnavailableError as error:
             # Whether it was taken is unknown: charging twice is safe, giving back twice is not.
-            self._settle += max(0, settled)
+            self._dues.charge += dues.charge
             self._back_off(error)
         else:
             self._backoff_s = 0.0
             self._take(grant, costs, sent)
 
-    def _request(self, calls: int, costs: list[int], settled: int, now: float) -> Request:
+    def _request(self, calls: int, costs: list[int], dues: Dues, now: float) -> Request:
         return Request(
             boot=self._boot,
             seq=self._seq,
             latest_us=round((self._latest_s - now) * 1e6),
             lead_us=round(self._timing.lead_s * 1e6),
             guard_us=round(self._timing.guard_s * 1e6),
-            settle=settled,
+            charge=dues.charge,
+            refund=dues.refund,
+            unfired=dues.unfired,
+            since_us=round((dues.since - now) * 1e6) if dues.since < math.inf else 0,
             calls=calls,
             costs=costs if self._counts_tokens else (),
         )

@@ -3,11 +3,15 @@
 A server that refills a bucket forgives a call that comes early by ``burst - 1`` emissions; its calls may be paced at
 exactly ``window / amount``. Every other server is met by ``(window + guard) / amount``: then no window holds more than
 ``amount`` calls, as long as no call reaches the server later, relative to another, than ``guard``.
+
+Limits with a window of an hour or longer are quotas: not paced but counted, so that no window holds more than
+``amount``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from msgspec import Struct
 
@@ -17,6 +21,7 @@ SHORT_WINDOW_VALIDITY_S = 0.005
 LONG_WINDOW_VALIDITY_S = 0.050
 LONGEST_VALIDITY_S = 0.250
 SHORTEST_VALIDITY_S = 0.002
+SHORTEST_QUOTA_S = 3600
 
 
 class LimitRules(Struct, frozen=True):
@@ -36,7 +41,9 @@ class LimitRules(Struct, frozen=True):
 
 
 class Clock(Struct, frozen=True):
-    """One limit as the script in Redis keeps it: emission = (window + gain * max(0, guard - slack)) / amount.
+    """One limit as the script in Redis keeps it.
+
+    A pace has an emission of (window + gain * max(0, guard - slack)) / amount; a quota is counted.
 
     Attributes:
         spec: The limit.
@@ -44,6 +51,7 @@ class Clock(Struct, frozen=True):
         amount: Units per window, as the server really computes them.
         gain: How much of a guard that exceeds the slack is added to the window.
         slack_us: Timing uncertainty that the server forgives by itself.
+        quota: Spent as fast as the other limits allow, then waited for.
     """
 
     spec: LimitSpec
@@ -51,6 +59,18 @@ class Clock(Struct, frozen=True):
     amount: float
     gain: float
     slack_us: float
+    quota: bool = False
+
+    def fields(self) -> dict[Any, float]:  # keys as the client of Redis is typed
+        """What is written into the limit's hash."""
+        return {
+            "window": self.window_us,
+            "amount": self.amount,
+            "gain": self.gain,
+            "slack": self.slack_us,
+            "tokens": int(self.spec.unit is Unit.TOKENS),
+            "quota": int(self.quota),
+        }
 
 
 def clocks(rules: LimitRules) -> tuple[Clock, ...]:
@@ -73,7 +93,8 @@ def validity_s(rules: LimitRules) -> float:
     windows = [spec.window_s for spec in _rates(rules)]
     strict = SHORT_WINDOW_VALIDITY_S if not windows or min(windows) <= 1 else LONG_WINDOW_VALIDITY_S
     if rules.enforcer is Enforcer.BUCKET:
-        rates = [spec.amount / spec.window_s for spec in _rates(rules) if spec.unit is Unit.REQUESTS]
+        paced = (spec for spec in _rates(rules) if spec.unit is Unit.REQUESTS and not _is_quota(spec))
+        rates = [spec.amount / spec.window_s for spec in paced]
         forgiven = (rules.burst - 1) / (2 * max(rates)) if rates else strict
         return min(LONGEST_VALIDITY_S, max(SHORTEST_VALIDITY_S, forgiven))
     if rules.guard_s is not None:  # what is fired late must fit in the guard, with room for the way to the server
@@ -93,8 +114,14 @@ def _rates(rules: LimitRules) -> Iterator[LimitSpec]:
     return (spec for spec in rules.limits if spec.unit is not Unit.CONCURRENT)
 
 
+def _is_quota(spec: LimitSpec) -> bool:
+    return spec.window_s >= SHORTEST_QUOTA_S
+
+
 def _clock(spec: LimitSpec, rules: LimitRules) -> Clock:
     window_us = spec.window_s * 1_000_000
+    if _is_quota(spec):
+        return Clock(spec, window_us, spec.amount, gain=0, slack_us=0, quota=True)
     if rules.enforcer is not Enforcer.BUCKET:
         return Clock(spec, window_us, spec.amount, gain=1, slack_us=0)
     if (

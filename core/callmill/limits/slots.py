@@ -45,7 +45,8 @@ class Dispatcher:
         self._held: deque[Slot] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
-        self.on_settle: Callable[[int], None] = _ignore
+        self.on_settle: Callable[[Slot, int], None] = _settle_nothing
+        self.on_void: Callable[[Slot], None] = _void_nothing
         self.on_need: Callable[[], None] = _nothing
         self.backlog: Callable[[], int] = _none
         self.paused_until = 0.0
@@ -154,11 +155,14 @@ class Dispatcher:
         self._arm(now)
 
     def close(self) -> None:
-        """Cancel whatever waits."""
+        """Cancel whatever waits; what is held is void, and no more is wanted."""
+        self.backlog = _none
         if self._timer is not None:
             self._timer.cancel()
         while self._queue:
             self._queue.popitem()[0].cancel()
+        while self._held:
+            self._waste(self._held.popleft(), missed=False)
 
     def _due(self, now: float) -> Slot | None:
         if not self._paced:
@@ -179,7 +183,7 @@ class Dispatcher:
 
     def _bind(self, slot: Slot, tokens: int) -> None:
         if tokens != slot.tokens:
-            self.on_settle(tokens - slot.tokens)
+            self.on_settle(slot, tokens - slot.tokens)
             slot.tokens = tokens
 
     def _count(self, slot: Slot, now: float) -> None:
@@ -189,7 +193,7 @@ class Dispatcher:
 
     def _waste(self, slot: Slot, *, missed: bool) -> None:
         self.missed += missed
-        self.on_settle(-slot.tokens)
+        self.on_void(slot)
 
     def _arm(self, now: float) -> None:
         at = self._next_due() if self._queue and self._permits.free > 0 else math.inf
@@ -213,7 +217,11 @@ class Dispatcher:
         self.dispatch()
 
 
-def _ignore(_tokens: int) -> None:
+def _settle_nothing(_slot: Slot, _tokens: int) -> None:
+    return
+
+
+def _void_nothing(_slot: Slot) -> None:
     return
 
 

@@ -23,14 +23,31 @@ LONGEST_COLD_WAIT_US = 5_000_000
 
 
 class Request(Struct, frozen=True, kw_only=True):
-    """What a worker tells and asks in one exchange; see ``lua/reserve.lua``."""
+    """What a worker tells and asks in one exchange; see ``lua/reserve.lua``.
+
+    Attributes:
+        boot: The life of the state that the worker knows.
+        seq: The latest exchange that it knows.
+        latest_us: From now to the latest start it was granted.
+        lead_us: It can use no start sooner than this.
+        guard_us: Timing uncertainty it needs to be allowed for.
+        charge: Tokens used beyond what was reserved.
+        refund: Tokens reserved and not used.
+        unfired: Slots that passed without a call.
+        since_us: From now to the earliest start that ``refund`` and ``unfired`` belong to.
+        calls: How many calls wait.
+        costs: Their tokens.
+    """
 
     boot: str
     seq: int
     latest_us: int
     lead_us: int
     guard_us: int
-    settle: int
+    charge: int
+    refund: int
+    unfired: int
+    since_us: int
     calls: int
     costs: Sequence[int]
 
@@ -68,7 +85,7 @@ class LimitStore:
         return self._keys.channel
 
     async def publish_rules(self) -> None:
-        """Write this worker's limits; what the clocks show is kept.
+        """Write this worker's limits; what the clocks show and the quotas have counted is kept.
 
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused.
@@ -77,16 +94,7 @@ class LimitStore:
             return
         pipeline = self._redis.pipeline(transaction=True)
         for key, clock in zip(self._limit_keys, self._clocks, strict=True):
-            pipeline.hset(
-                key,
-                mapping={
-                    "window": clock.window_us,
-                    "amount": clock.amount,
-                    "gain": clock.gain,
-                    "slack": clock.slack_us,
-                    "tokens": int(clock.spec.unit == "tokens"),
-                },
-            )
+            pipeline.hset(key, mapping=clock.fields())
         await answer(pipeline.execute())
 
     async def reserve(self, request: Request) -> Grant:
@@ -141,7 +149,10 @@ class LimitStore:
             request.latest_us,
             request.lead_us,
             request.guard_us,
-            request.settle,
+            request.charge,
+            request.refund,
+            request.unfired,
+            request.since_us,
             self._keys.channel,
             HORIZON_US,
             LONGEST_COLD_WAIT_US,
