@@ -189,12 +189,13 @@ class Batches:
         counts = {int(key): int(value) for key, value in raw.items()}
         return [quantile_s(counts, share) for share in shares]
 
-    async def rate_per_s(self, batch_id: str, over_s: int = 10) -> float:
-        """Return outcomes per second over the last whole seconds."""
+    async def rate_per_s(self, record: BatchRecord, over_s: int = 10) -> float:
+        """Return the batch's outcomes per second over the last whole seconds, or those since its beginning."""
         now = await self._session.answer(self._redis.time())
-        ring = await self._session.answer(self._redis.hvals(BatchKeys(batch_id).rate))
-        since = now[0] - over_s
-        return sum(int(n) for second, n in (slot.split() for slot in ring) if since <= int(second) < now[0]) / over_s
+        ring = await self._session.answer(self._redis.hvals(BatchKeys(record.id).rate))
+        since = max(now[0] - over_s, record.created_ms // 1000)
+        recorded = sum(int(n) for second, n in (slot.split() for slot in ring) if since <= int(second) < now[0])
+        return float(recorded / max(1, now[0] - since))
 
     async def _done_chunks_with_failures(self, batch: BatchKeys) -> AsyncIterator[int]:
         async for number, text in self._redis.hscan_iter(batch.state, count=500):

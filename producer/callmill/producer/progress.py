@@ -53,7 +53,7 @@ class Progress(Struct, frozen=True, kw_only=True):
 async def read_progress(batches: Batches, fleet: Fleet, batch_id: str, now_ms: int) -> Progress:
     """Return the batch's progress as the ledger has it."""
     record = await batches.record(batch_id)
-    rate = 0.0 if record.ended else await batches.rate_per_s(batch_id)
+    rate = 0.0 if record.ended else await batches.rate_per_s(record)
     p50, p95, p99 = await batches.latency_quantiles_s(batch_id, _SHARES)
     workers = [] if record.ended else await fleet.workers()
     return Progress(
