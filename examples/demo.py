@@ -102,9 +102,7 @@ def run(cpu: FleetCpu) -> tuple[int, dict[str, Any]]:
     following.set()
     follower.join()
     # The same command again finds its run finished and only reports it.
-    again = subprocess.run(
-        [*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
-    )
+    again = subprocess.run([*command, "--json"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False)
     return code, json.loads(again.stdout or "{}")
 
 
