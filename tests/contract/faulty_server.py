@@ -126,6 +126,10 @@ def faulty_server(handler: Handler, tls: ssl.SSLContext | None = None) -> Iterat
         ready.set()
         await stop.wait()
         listener.close()
+        # A connection in the middle of being accepted belongs to its task: cancelled, it would leave its socket open.
+        accepting = [task for task in asyncio.all_tasks() if "_accept_connection2" in repr(task.get_coro())]
+        if accepting:
+            await asyncio.wait(accepting, timeout=1)
         tasks = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
