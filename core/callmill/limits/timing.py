@@ -6,6 +6,10 @@ from collections import deque
 
 REFRESH_S = 1.0
 UNMEASURED_S = 0.001
+UNMEASURED_LATENESS_S = 0.015
+ENOUGH_SAMPLES = 100
+"""A process that has just started is late in ways it cannot know yet: first connections, first runs of its code."""
+
 LONGEST_PART_S = 0.020
 LEAD_FLOOR_S = 0.002
 LONGEST_LEAD_S = 0.100
@@ -25,7 +29,7 @@ class Timing:
         self._round_trips: deque[float] = deque(maxlen=256)
         self._lateness: deque[float] = deque(maxlen=1024)
         self._measured_s = float("-inf")
-        self.guard_s = validity_s + 2 * UNMEASURED_S if guard_s is None else guard_s
+        self.guard_s = validity_s + UNMEASURED_LATENESS_S if guard_s is None else guard_s
         self.lead_s = LEAD_FLOOR_S + UNMEASURED_S
 
     def round_trip(self, seconds: float, now_s: float) -> None:
@@ -44,6 +48,8 @@ class Timing:
         self.lead_s = LEAD_FLOOR_S + min(_quantile(trips, 0.99), LONGEST_LEAD_S)
         if self._configured_s is None:
             lateness = _quantile(sorted(self._lateness), 0.999)
+            if len(self._lateness) < ENOUGH_SAMPLES:
+                lateness = max(lateness, UNMEASURED_LATENESS_S)
             spread = min(_quantile(trips, 0.95) - trips[0], LONGEST_PART_S)
             self.guard_s = self._validity_s + min(lateness, LONGEST_PART_S) + spread + min(trips[0], LONGEST_PART_S)
 

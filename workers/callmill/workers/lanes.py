@@ -42,5 +42,6 @@ async def _open_lane(profile: ApiProfile, limiter_redis: Redis, worker: str, max
     limiter = Limiter(limiter_redis, profile.name, rules, worker=worker)
     requests = RequestBuilder(profile, resolve_headers(profile))
     transport = make_transport(profile.transport, options)
+    await transport.warm_up(profile.base_url)
     await limiter.start()
     return Lane(profile, requests, transport, limiter, max_in_flight=max_in_flight)

@@ -90,6 +90,10 @@ class Transport(Protocol):
         """
         ...
 
+    async def warm_up(self, url: str) -> None:
+        """Do what the first call to ``url`` would be late for: names, clients, threads. Sends nothing there."""
+        ...
+
     async def aclose(self) -> None:
         """Close every connection. Idempotent; the interpreter exits cleanly afterwards."""
         ...

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 
 from msgspec import Struct
@@ -25,6 +27,7 @@ from callmill.workers.transports.user_agent import USER_AGENT
 
 _BODILESS_STATUSES = frozenset({204, 304})
 _IDLE_S = 60
+_WARM_UP_S = 5.0
 _PIECE_BYTES = 65536
 
 
@@ -83,6 +86,15 @@ class PyreqwestTransport:
         finally:
             if not call.abandoned:
                 self._slots.give_back()
+
+    async def warm_up(self, url: str) -> None:
+        """See the port. The client's threads start with an exchange: with one that a closed port of ours refuses."""
+        with suppress(TransportFault):
+            client = self._anywhere or (await self._find_route(url, _WARM_UP_S))[0].pinned
+            with socket.socket() as closed:
+                closed.bind(("127.0.0.1", 0))  # bound but not listening: nobody else's, and it refuses
+                nowhere = f"http://127.0.0.1:{closed.getsockname()[1]}/"
+                await self._exchange(client, _Call("HEAD", nowhere, {}, None), _WARM_UP_S)
 
     async def aclose(self) -> None:
         """See the port."""

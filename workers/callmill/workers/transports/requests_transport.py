@@ -63,6 +63,9 @@ class RequestsTransport:
             if not running.done():
                 call.break_off()
 
+    async def warm_up(self, url: str) -> None:
+        """See the port: there is nothing that a first call waits for but its connection."""
+
     async def aclose(self) -> None:
         """See the port."""
         self._closed = True
