@@ -6,7 +6,7 @@ from collections import deque
 
 REFRESH_S = 1.0
 UNMEASURED_S = 0.001
-UNMEASURED_LATENESS_S = 0.015
+UNMEASURED_LATENESS_S = 0.040
 ENOUGH_SAMPLES = 100
 """A process that has just started is late in ways it cannot know yet: first connections, first runs of its code."""
 
@@ -47,11 +47,11 @@ class Timing:
         trips = sorted(self._round_trips)
         self.lead_s = LEAD_FLOOR_S + min(_quantile(trips, 0.99), LONGEST_LEAD_S)
         if self._configured_s is None:
-            lateness = _quantile(sorted(self._lateness), 0.999)
+            lateness = min(_quantile(sorted(self._lateness), 0.999), LONGEST_PART_S)
             if len(self._lateness) < ENOUGH_SAMPLES:
-                lateness = max(lateness, UNMEASURED_LATENESS_S)
+                lateness = UNMEASURED_LATENESS_S
             spread = min(_quantile(trips, 0.95) - trips[0], LONGEST_PART_S)
-            self.guard_s = self._validity_s + min(lateness, LONGEST_PART_S) + spread + min(trips[0], LONGEST_PART_S)
+            self.guard_s = self._validity_s + lateness + spread + min(trips[0], LONGEST_PART_S)
 
 
 def _quantile(ordered: list[float], share: float) -> float:
