@@ -28,8 +28,8 @@ check: $(VENV)/.installed-dev ## Lint, types, layers
 	@$(BIN)/lint-imports
 	@$(BIN)/mypy
 	@$(BIN)/mypy tests/typing/api.py
-	@$(BIN)/pyright
-	@$(BIN)/pyright tests/typing/api.py
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+	@$(BIN)/pyright --pythonpath $(BIN)/python tests/typing/api.py
 
 .PHONY: format
 format: $(VENV)/.installed-dev ## Put the code into its one format
