@@ -22,6 +22,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from callmill.cli import parent_watch
 from callmill.cli.fleet_cpu import FleetCpu
 from callmill.config.limit_spec import parse_limit
 from callmill.producer import AsyncClient
@@ -59,6 +60,8 @@ API = SimulatorOptions(
 
 def main() -> int:
     """Run the demo; return the exit code of `callmill run`."""
+    for number in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal ends the demo as Ctrl-C does
+        signal.signal(number, lambda which, _frame: sys.exit(128 + which))
     shutil.rmtree(HOME, ignore_errors=True)
     HOME.mkdir()
     with SimulatorProcess(API) as simulator:
@@ -71,6 +74,7 @@ def main() -> int:
             [sys.executable, "-m", "callmill.cli", "up", "--workers", str(WORKERS), "--dashboard-port", str(port)],
             stdout=(HOME / "up.log").open("w"),
             stderr=subprocess.STDOUT,
+            env=parent_watch.environment(),  # it ends with the demo, even one that is killed
             start_new_session=True,
         )
         try:
@@ -98,7 +102,7 @@ def run(cpu: FleetCpu) -> tuple[int, dict[str, Any]]:
         *(sys.executable, "-m", "callmill.cli", "run", str(INPUT)),
         *("-o", str(HOME / "outcomes.jsonl"), "--api", "geocoder", "--name", "subdivisions"),
     ]
-    code = subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode
+    code = subprocess.run(command, stdout=subprocess.DEVNULL, env=parent_watch.environment(), check=False).returncode
     following.set()
     follower.join()
     # The same command again finds its run finished and only reports it.
@@ -170,8 +174,7 @@ def free_port() -> int:
 
 
 def wait_for_interrupt() -> None:
-    """Wait for Ctrl-C or SIGTERM."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Wait for Ctrl-C."""
     try:
         signal.pause()
     except KeyboardInterrupt:
