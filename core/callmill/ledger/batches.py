@@ -265,13 +265,8 @@ def _before(entry_id: str) -> str:
 
 
 def _entries(answer: Any) -> list[tuple[bytes, dict[bytes, bytes]]]:
-    """Return the stream's entries from what XREAD says, in RESP2's shape or in RESP3's."""
-    if not answer:
-        return []
-    per_stream = next(iter(answer.values())) if isinstance(answer, dict) else answer[0][1]
-    if per_stream and isinstance(per_stream[0], list):
-        per_stream = per_stream[0]
-    return list(per_stream)
+    """Return the entries from what XREAD says of one stream."""
+    return list(answer[0][1]) if answer else []
 
 
 def _bundle(batch_id: str, entry_id: str, data: bytes) -> list[Outcome]:

@@ -21,7 +21,6 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
     """What one worker process does for one API.
 
     Attributes:
-        chunks: Chunks under way.
         in_flight: Calls under way.
         waiting: Jobs that wait for a slot of the limiter or for room.
         next_start_s: Seconds until the next call may start; None when nothing waits.
@@ -31,7 +30,6 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
     """
 
     api: str
-    chunks: int
     in_flight: int
     waiting: int
     next_start_s: float | None = None

@@ -128,11 +128,10 @@ class Lane:
             runner.add_done_callback(self._runner_ended)
 
     def status(self) -> LaneStatus:
-        """Return what the lane does now; chunks are counted elsewhere."""
+        """Return what the lane does now."""
         limiter = self._limiter.status()
         return LaneStatus(
             api=self.api,
-            chunks=0,
             in_flight=self.in_flight,
             waiting=self.waiting,
             next_start_s=limiter.next_start_in_s,

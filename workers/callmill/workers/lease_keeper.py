@@ -19,7 +19,8 @@ from callmill.workers.chunk_run import ChunkRun
 
 log = logging.getLogger(__name__)
 
-LOST, RENEWED, RENEWED_BUT_STOP = 0, 1, 2
+LOST, RENEWED = 0, 1
+"""Answers of ``renew.lua``; any other: renewed, but start no further calls."""
 
 
 class LeaseKeeper(threading.Thread):
