@@ -16,6 +16,7 @@ from urllib.parse import urljoin
 from callmill.config.limit_spec import Unit
 from callmill.config.profiles import ApiProfile
 from callmill.errors import InternalError
+from callmill.jobs.traffic import TrafficClass
 from callmill.jobs.wire import WireOutcome
 from callmill.ledger.fleet import LaneStatus
 from callmill.limits import Limiter, Slot
@@ -153,7 +154,7 @@ class Lane:
         await self._transport.aclose()
         await self._limiter.aclose()
 
-    def _about_to_ask(self) -> int:
+    def _about_to_ask(self, _traffic: TrafficClass, _model: str) -> int:
         """Return how many calls beyond those that wait for a slot this process can start within a moment."""
         free = self._max_in_flight - len(self._runners)
         return min(len(self._waiting), max(free, int(self._pace.per_s(self.calls, self._now()) * _RESERVED_AHEAD_S)))
