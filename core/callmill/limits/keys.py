@@ -12,6 +12,8 @@ class Keys:
         self.active = f"{prefix}:active"
         self.queue = f"{prefix}:queue"
         self.channel = f"{prefix}:events"
+        self.control = f"{prefix}:control"
+        self.history = f"{prefix}:history"
         self.permits = [f"{prefix}:permits:{part}" for part in ("expiry", "held", "want", "waiting", "meta")]
         self._limit = f"{prefix}:limit"
 
