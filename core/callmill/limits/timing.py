@@ -31,6 +31,8 @@ class Timing:
         self._measured_s = float("-inf")
         self.guard_s = validity_s + UNMEASURED_LATENESS_S if guard_s is None else guard_s
         self.lead_s = LEAD_FLOOR_S + UNMEASURED_S
+        self.lateness_s = UNMEASURED_LATENESS_S
+        self.way_s = UNMEASURED_S
 
     def round_trip(self, seconds: float, now_s: float) -> None:
         """Take the duration of an exchange with Redis; once a second, bring guard and lead up to date."""
@@ -46,12 +48,13 @@ class Timing:
     def _refresh(self) -> None:
         trips = sorted(self._round_trips)
         self.lead_s = LEAD_FLOOR_S + min(_quantile(trips, 0.99), LONGEST_LEAD_S)
+        self.lateness_s = min(_quantile(sorted(self._lateness), 0.999), LONGEST_PART_S)
+        if len(self._lateness) < ENOUGH_SAMPLES:
+            self.lateness_s = UNMEASURED_LATENESS_S
+        spread = min(_quantile(trips, 0.95) - trips[0], LONGEST_PART_S)
+        self.way_s = spread + min(trips[0], LONGEST_PART_S)
         if self._configured_s is None:
-            lateness = min(_quantile(sorted(self._lateness), 0.999), LONGEST_PART_S)
-            if len(self._lateness) < ENOUGH_SAMPLES:
-                lateness = UNMEASURED_LATENESS_S
-            spread = min(_quantile(trips, 0.95) - trips[0], LONGEST_PART_S)
-            self.guard_s = self._validity_s + lateness + spread + min(trips[0], LONGEST_PART_S)
+            self.guard_s = self._validity_s + self.lateness_s + self.way_s
 
 
 def _quantile(ordered: list[float], share: float) -> float:
