@@ -107,7 +107,7 @@ def _strict_words(spec: LimitSpec, usable: float, rules: LimitRules, guard: Guar
         better = "If it is a bucket, say so in the profile (enforcer, burst); else a quieter host would give more."
     return (
         f"{_at_most(spec, usable)}: {counts}, and calls may reach it up to {_apart(guard, rules)} "
-        f"No client can use more of it without breaking it now and then. {better}"
+        f"No client that may miss its plan so far can use more without breaking the limit now and then. {better}"
     )
 
 
@@ -116,10 +116,7 @@ def _bucket_words(spec: LimitSpec, usable: float, burst: int, guard: Guard) -> s
     enough = 1 + math.ceil(rate * guard.total_s)
     if enough <= burst:
         return f"{_at_most(spec, usable)}: its server keeps rates as whole thousandths of a call per second."
-    remedy = (
-        f"A burst of {enough} would do: ask for it, or, if the server has it, write it into the profile "
-        "(`burst`); or spread the calls over several limits."
-    )
+    remedy = f"A burst of {enough} would do: ask for it, or, if the server has it, write it into the profile (`burst`)."
     if burst == 1:
         verdict = ", unusable at speed" if usable < UNUSABLE else ""
         return (
