@@ -18,7 +18,7 @@ class Duration(click.ParamType[float]):
 
     def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
         """Return the seconds; what is no time is a usage error that shows the forms that are."""
-        if isinstance(value, float):
+        if not isinstance(value, str):
             return value
         if not _WHOLE.fullmatch(value.lower()):
             self.fail(f"{value!r} is no time; write '90s', '10m', '2h', '1d' or '1h30m'", param, ctx)
