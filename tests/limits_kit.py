@@ -155,7 +155,13 @@ class Fleet:
         if worker.model or worker.traffic != NORMAL:
             group = layout(self.rules, self.keys, worker.model, worker.traffic)
         traffic = str(worker.traffic)
-        keys = [self.keys.meta, self.keys.classes, self.keys.workers(traffic), self.keys.queue(traffic), *group.redis_keys]
+        keys = [
+            self.keys.meta,
+            self.keys.classes,
+            self.keys.workers(traffic),
+            self.keys.queue(traffic),
+            *group.redis_keys,
+        ]
         args = request.arguments(worker.name, self.keys.channel, group)
         raw = self._scripts["reserve"](keys=keys, args=args)
         if len(raw) == 1:
@@ -185,7 +191,9 @@ class Fleet:
 
     def permits(self, worker: str, want: int, used: int, had: int, *, limit: int, lease_us: int) -> Lease:
         """Renew a lease of permits."""
-        return Lease(*self._scripts["permits"](keys=self.keys.permits(), args=[worker, want, used, had, lease_us, limit]))
+        return Lease(
+            *self._scripts["permits"](keys=self.keys.permits(), args=[worker, want, used, had, lease_us, limit])
+        )
 
     def warm(self) -> Worker:
         """Let a first worker get over the cold start and return it."""

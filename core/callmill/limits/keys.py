@@ -14,6 +14,8 @@ class Keys:
         self.classes = f"{self._prefix}:classes"
         self.channel = f"{self._prefix}:events"
         self.costs = f"{self._prefix}:costs"
+        self.control = f"{self._prefix}:control"
+        self.history = f"{self._prefix}:history"
 
     def workers(self, traffic: str) -> str:
         """The workers seen lately with calls of this class of traffic."""

@@ -49,6 +49,11 @@ class Layout(Struct, frozen=True):
         return [node.key for node in self.nodes]
 
     @property
+    def key_count(self) -> int:
+        """How many credentials there are."""
+        return len(self.scopes) - 1
+
+    @property
     def counts_tokens(self) -> bool:
         """Whether some limit counts tokens."""
         return any(node.clock.spec.unit.is_tokens for node in self.nodes)
@@ -59,7 +64,7 @@ class Layout(Struct, frozen=True):
         return [node for node in self.nodes if node.clock.quota]
 
     def taken_back(self) -> frozenset[int]:
-        """The columns in which what was reserved and not used is of use again: not a moment of a pace that has passed."""
+        """The columns in which what was not used is of use again; a moment of a pace that has passed is not."""
         tokens = {COLUMNS[node.clock.spec.unit] for node in self.nodes if node.clock.spec.unit.is_tokens}
         return frozenset(tokens | {COLUMNS[node.clock.spec.unit] for node in self.quotas})
 

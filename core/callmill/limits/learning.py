@@ -86,7 +86,7 @@ async def _unless_away(work: Coroutine[Any, Any, None]) -> None:
 
 
 def _whom(group: Group, slot: Slot) -> str:
-    """What a refusal is about, as far as can be told: the credential of a pool, a model with limits, or the whole API."""
+    """What a refusal is about, as far as can be told: one credential of several, a model, or the whole API."""
     model, *keys = group.layout.scopes
     if len(keys) > 1:
         return keys[slot.key]

@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from time import monotonic
 
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
+from callmill.config.limit_spec import LimitSpec
 from callmill.errors import RedisUnavailableError, UsageError
 from callmill.jobs.traffic import NORMAL, TrafficClass
 from callmill.limits.channel import Channel
@@ -18,6 +20,7 @@ from callmill.limits.group import Group, end
 from callmill.limits.key_ring import KeyRing
 from callmill.limits.layout import layout
 from callmill.limits.learning import Learning
+from callmill.limits.overrides import Overrides
 from callmill.limits.pauses import WHOLE_API, Pauses
 from callmill.limits.permit_leases import PermitLeases
 from callmill.limits.refill import Refill
@@ -39,7 +42,7 @@ class Limiter:
     """
 
     def __init__(self, redis: Redis, name: str, rules: LimitRules, *, worker: str) -> None:
-        self._rules = rules
+        self._configured = self._rules = rules
         self._timing = Timing(validity_s(rules), fixed_guard_s(rules))
         self._clock = RedisClock()
         self._store = LimitStore(redis, name, worker)
@@ -50,14 +53,14 @@ class Limiter:
         self._learning = Learning(self._store, self._pauses)
         self._backlog: Callable[[TrafficClass, str], int] | None = None
         self._channel = Channel(redis, self._store.keys.channel, on_message=self._on_message, on_subscribed=self._sync)
-        self._listener: asyncio.Task[None] | None = None
+        self._overrides = Overrides(redis, name, on_change=self._override, on_resume=self._sync)
+        self._tasks: list[asyncio.Task[None]] = []
         self._default = self._add_group("", NORMAL)
 
     def expect(self, backlog: Callable[[TrafficClass, str], int]) -> None:
-        """Reserve ahead for calls that will ask soon: ``backlog`` says how many of a class and model, beyond those that
-        wait already.
+        """Reserve ahead for calls that will ask soon.
 
-        It pays at high rates, where waiting for an exchange with Redis would bound the rate. Where tokens are counted
+        ``backlog`` says how many of a class and model, beyond those that wait already. It pays at high rates, where waiting for an exchange with Redis would bound the rate. Where tokens are counted
         it changes nothing: what the calls will cost is not known yet.
         """
         self._backlog = backlog
@@ -66,8 +69,9 @@ class Limiter:
 
     async def start(self) -> None:
         """Publish the rules and listen for pauses; without Redis, go on trying in the background."""
+        await self._overrides.load()
         await self._default.refill.exchange()
-        self._listener = asyncio.create_task(self._channel.run())
+        self._tasks = [asyncio.create_task(self._channel.run()), asyncio.create_task(self._overrides.run())]
         self._leases.start()
         for group in self._groups.values():
             group.start()
@@ -77,21 +81,32 @@ class Limiter:
 
     async def aclose(self) -> None:
         """Stop; what waits is cancelled, what is settled reaches Redis if it can. Idempotent."""
-        listener, self._listener = self._listener, None
-        if listener is not None:
-            await end(listener)
+        tasks, self._tasks = self._tasks, []
+        await asyncio.gather(*(end(task) for task in tasks))
         await self._learning.aclose()
         await asyncio.gather(*(group.aclose() for group in self._groups.values()))
         await self._leases.aclose()
 
     def try_acquire(
-        self, tokens: int = 0, *, output_tokens: int = 0, weight: int = 1, model: str = "", traffic: TrafficClass = NORMAL
+        self,
+        tokens: int = 0,
+        *,
+        output_tokens: int = 0,
+        weight: int = 1,
+        model: str = "",
+        traffic: TrafficClass = NORMAL,
     ) -> Slot | None:
         """The slot that is due now, or None; never waits, never overtakes a call of its class that does."""
         return self._group(model, traffic).dispatcher.take(_cost(tokens, output_tokens, weight))
 
     async def acquire(
-        self, tokens: int = 0, *, output_tokens: int = 0, weight: int = 1, model: str = "", traffic: TrafficClass = NORMAL
+        self,
+        tokens: int = 0,
+        *,
+        output_tokens: int = 0,
+        weight: int = 1,
+        model: str = "",
+        traffic: TrafficClass = NORMAL,
     ) -> Slot:
         """Wait for the start time of a call, first come first served in its class in this process, and return its slot.
 
@@ -112,7 +127,7 @@ class Limiter:
         slot = group.dispatcher.take(cost)
         if slot is not None:
             return slot
-        if self._listener is None:
+        if not self._tasks:
             raise UsageError("the limiter does not run: await start() first, and acquire nothing after aclose()")
         first = False
         while True:
@@ -130,7 +145,13 @@ class Limiter:
 
     @asynccontextmanager
     async def slot(
-        self, tokens: int = 0, *, output_tokens: int = 0, weight: int = 1, model: str = "", traffic: TrafficClass = NORMAL
+        self,
+        tokens: int = 0,
+        *,
+        output_tokens: int = 0,
+        weight: int = 1,
+        model: str = "",
+        traffic: TrafficClass = NORMAL,
     ) -> AsyncIterator[Slot]:
         """Make one call inside: wait for its slot, and settle it as reserved at the end unless that was done."""
         slot = await self.acquire(tokens, output_tokens=output_tokens, weight=weight, model=model, traffic=traffic)
@@ -201,6 +222,7 @@ class Limiter:
             way_s=self._timing.way_s,
             in_flight=self._leases.in_flight,
             permits=self._leases.granted,
+            generation=self._overrides.generation,
             keys=self._key_statuses(now),
         )
 
@@ -247,7 +269,7 @@ class Limiter:
         dispatcher.served = min((other.dispatcher.served for other in self._groups.values()), default=0.0)
         self._expect_in(group)
         self._pauses.enter(group)
-        if self._listener is not None:
+        if self._tasks:
             group.start()
         return group
 
@@ -281,6 +303,9 @@ class Limiter:
             group.refill.demand()
         self._leases.demand()
 
+    def _override(self, limits: tuple[LimitSpec, ...] | None) -> None:
+        self.reconfigure(self._configured if limits is None else replace(self._configured, limits=limits))
+
     def _sync(self) -> None:
         for group in self._groups.values():
             group.refill.sync()
@@ -289,6 +314,8 @@ class Limiter:
         kind, _, rest = message.partition(" ")
         if kind == "boot":
             self._sync()
+        elif kind == "rules":
+            self._overrides.look()
         elif kind == "pause":
             left_us, scope, reason = rest.split(" ", 2)
             self._pauses.hold(int(left_us) / 1e6, reason, scope.removeprefix("-"), told=True)
@@ -299,12 +326,10 @@ class Limiter:
         if len(self._ring) == 1:
             return []
         found = ((name, self._ring.aside(key, now)) for key, name in enumerate(self._ring.names))
-        return [KeyStatus(name, aside.until - now if aside else 0.0, aside.reason if aside else None) for name, aside in found]
+        return [KeyStatus(name, aside.until - now, aside.reason) if aside else KeyStatus(name) for name, aside in found]
 
 
 def _cost(tokens: int, output_tokens: int, weight: int) -> Cost:
     if not tokens and weight == 1:
         return ONE_REQUEST
     return Cost(tokens, output_tokens, weight)
-
-

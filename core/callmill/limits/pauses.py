@@ -102,9 +102,8 @@ class Pauses:
         for scope, left_us, reason in told:
             if left_us:
                 self.hold(here + left_us / 1e6 - monotonic(), reason, scope, told=True)
-            elif (current := self.of(scope)) and sent > (current.known_from or math.inf):
-                if current.until > monotonic() + AGREED_S:
-                    self.resume(scope)  # somebody ended it, and the message was lost
+            elif (current := self.of(scope)) and _ended_meanwhile(current, sent):
+                self.resume(scope)  # and the message was lost
 
     def _apply(self, scope: str, until: float, reason: str) -> None:
         kind, _, name = scope.partition(":")
@@ -120,3 +119,8 @@ class Pauses:
         """Bring a group down to the longest of the pauses that are left for it."""
         group.dispatcher.resume()
         self.enter(group)
+
+
+def _ended_meanwhile(pause: Pause, asked: float) -> bool:
+    """Whether somebody ended a pause, if Redis, asked at that time, knows nothing of it."""
+    return pause.known_from is not None and asked > pause.known_from and pause.until > monotonic() + AGREED_S

@@ -104,7 +104,9 @@ class PermitLeases:
     def _keep(self, permits: Permits) -> None:
         if permits.scope in self._leases:
             return
-        lease = PermitLease(self._store, permits, wanting=lambda: self._waiting(permits.scope), on_change=self._on_change)
+        lease = PermitLease(
+            self._store, permits, wanting=lambda: self._waiting(permits.scope), on_change=self._on_change
+        )
         self._leases[permits.scope] = lease
         if self._running:
             self._tasks[permits.scope] = asyncio.create_task(lease.run())

@@ -17,7 +17,8 @@ class QuotaLog:
 
     def __init__(self, layout: Layout) -> None:
         self._quotas = [
-            (node.owner, COLUMNS[node.clock.spec.unit] - 1, node.clock.window_us / PARTS / 1e6) for node in layout.quotas
+            (node.owner, COLUMNS[node.clock.spec.unit] - 1, node.clock.window_us / PARTS / 1e6)
+            for node in layout.quotas
         ]
         self._units: list[dict[int, int]] = [{} for _ in self._quotas]
 

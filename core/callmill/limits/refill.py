@@ -182,7 +182,7 @@ class Refill:
             guard_us=round(self._timing.guard_s * 1e6),
             stepped=self._stepped,
             settlements=dues.settlements(now),
-            allowances=[min(len(costs), self._dispatcher.uncovered_of(key)) for key in range(len(self.layout.scopes) - 1)],
+            allowances=[min(len(costs), self._dispatcher.uncovered_of(key)) for key in range(self.layout.key_count)],
             calls=len(costs),
             costs=() if plain else [cost.columns for cost in costs],
         )

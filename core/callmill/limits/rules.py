@@ -193,7 +193,7 @@ def _clock(spec: LimitSpec, rules: LimitRules) -> Clock:
         amount, window_us = amount * rules.quantum_s / spec.window_s, rules.quantum_s * 1e6
     if rules.enforcer is not Enforcer.BUCKET:
         return Clock(spec, round(window_us), amount, gain=1, slack_us=0)
-    if spec.unit.is_tokens:  # a call is paid for before the next one, so lateness finds the bucket fuller, never emptier
+    if spec.unit.is_tokens:  # a call is paid for before the next one: lateness finds the bucket fuller, never emptier
         return Clock(spec, round(window_us), amount, gain=0, slack_us=0)
     if rules.quantum_s is None:
         amount = _as_nginx_computes(spec)

@@ -12,6 +12,7 @@ _PARTS = {
     "feed": ("clock", "feed"),
     "restore": ("clock", "restore"),
     "permits": ("permits",),
+    "control": ("control",),
 }
 
 

@@ -39,6 +39,7 @@ class LimiterStatus(Struct, frozen=True):
         way_s: What the way to Redis adds to that guard.
         in_flight: Calls started and not settled.
         permits: Concurrency permits of the API that this process holds; None without such a limit.
+        generation: The change of limits at run time that this process has adopted; 0: none was made.
         keys: The credentials; empty where there is only one.
     """
 
@@ -58,4 +59,5 @@ class LimiterStatus(Struct, frozen=True):
     way_s: float
     in_flight: int
     permits: int | None
+    generation: int
     keys: list[KeyStatus]

@@ -30,6 +30,7 @@ local at_allow = 16 + settlements * 10
 local at_owner = at_allow + key_count
 local at_scope = at_owner + #KEYS - FIRST + 1
 local at_cost = at_scope + key_count + 1
+local LOOK_US = 5000000 -- what may end sooner than it seems is looked at so often
 local NEAR_US = 60000 -- how far ahead a class may book that has more than its share
 
 local function cost(x, k)
@@ -146,17 +147,20 @@ end
 local allowed = {}
 for j = 1, key_count do allowed[j] = number(at_allow + j) end
 
+local paused_until = 0
 local function next_start(k) -- when, with which key, and when the limits of all keys alone would have allowed it
   by = 0
   local free = fit(shared, math.max(now + lead, floor, pause), k)
   local from = fit(shared, math.max(free, scope_pause(0)), k)
   local best, best_key, best_by, shared_by = nil, nil, 0, by
+  paused_until = math.max(pause, scope_pause(0))
   for offset = 0, key_count - 1 do
     local j = (seq + k + offset) % key_count + 1
     if allowed[j] > 0 or k > n then -- beyond n: when it is worth asking again
       by = 0
       local due = fit(of_key[j], math.max(from, scope_pause(j)), k)
       local s = due > from and fit(shared, due, k) or due
+      paused_until = math.max(paused_until, scope_pause(j))
       if not best or s < best then best, best_key, best_by = s, j, by > 0 and by or due == from and shared_by or 0 end
     end
   end
@@ -199,11 +203,12 @@ if n > 0 then
 
   local s, key, free = next_start(1)
   if not s then
-    again = now + 5000000 -- no key may be used: a permit or an end of a pause brings it back sooner
+    again = now + LOOK_US -- no key may be used: a permit brings it back sooner
   elseif s - now > ahead then
     local at = s - base
     if share < 0.999 and base < 2 * H then at = math.min(at, math.max(v - 100000, s - 2 * H)) end
     again = math.max(now + 1000, at + rank * turn)
+    if paused_until > now then again = math.min(again, now + LOOK_US) end
     redis.call('ZADD', QUEUE, 'NX', now, me)
     redis.call('PEXPIRE', QUEUE, 3600000)
     redis.call('HSET', M, 'promise:' .. class .. ':' .. me, text(again))
@@ -227,7 +232,7 @@ if n > 0 then
     if share < 0.999 and base < 2 * H then again = math.max(now, math.min(again, v - 100000)) end
   end
   -- Refunds and new numbers may free a quota hours sooner than it ages.
-  if by > 0 and limits[by].quota then again = math.min(again, now + 5000000) end
+  if by > 0 and limits[by].quota then again = math.min(again, now + LOOK_US) end
 end
 
 seq = seq + 1
