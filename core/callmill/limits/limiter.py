@@ -60,8 +60,9 @@ class Limiter:
     def expect(self, backlog: Callable[[TrafficClass, str], int]) -> None:
         """Reserve ahead for calls that will ask soon.
 
-        ``backlog`` says how many of a class and model, beyond those that wait already. It pays at high rates, where waiting for an exchange with Redis would bound the rate. Where tokens are counted
-        it changes nothing: what the calls will cost is not known yet.
+        ``backlog`` says how many of a class and model, beyond those that wait already. It pays at high rates, where
+        waiting for an exchange with Redis would bound the rate. Where tokens are counted it changes nothing: what the
+        calls will cost is not known yet.
         """
         self._backlog = backlog
         for group in self._groups.values():
