@@ -24,11 +24,11 @@ TIME_KEY = "test:now"
 
 FAKE_TIME = f"""
 local real = redis
-local redis = {{call = function(command, ...)
+local redis = setmetatable({{call = function(command, ...)
   if command ~= 'TIME' then return real.call(command, ...) end
   local us = tonumber(real.call('GET', '{TIME_KEY}'))
   return {{math.floor(us / 1000000), us % 1000000}}
-end}}
+end}}, {{__index = real}})
 """
 
 

@@ -3,17 +3,32 @@
 -- KEYS  1 zset worker -> lease end us   2 hash worker -> permits held   3 hash worker -> permits wanted
 --       4 zset of workers that wait for a single permit (FIFO)   5 meta hash
 -- ARGV  1 worker   2 permits wanted   3 permits in use   4 permits held at the last reply   5 lease us   6 limit
+--       7 channel
 -- Returns {permits this worker holds now, how many it should come down to, workers that lack permits}. What is in use is held
 -- until it is given back; starting no call above the second number brings it there. Wanting and using none ends the lease.
 --
 -- Invariant: the permits of all live leases never exceed the limit, but where more calls are already in flight (a lowered
--- limit, or lost state: then, for longer than the pause between renewals, everybody keeps what he had and nobody gets more).
+-- limit). After lost state, and on a server that took over and may have missed the latest leases, everybody keeps what he had
+-- and nobody gets more, until all have been called on the channel and had time to come.
+-- Time follows Redis TIME and never goes back, nor does it stand still when TIME does go back.
 local EXPIRY, HELD, WANT, WAITING, META = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local me, want, used, had = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local lease, limit = tonumber(ARGV[5]), tonumber(ARGV[6])
+local meta = redis.call('HMGET', META, 'now', 'skew', 'born', 'server')
+local last, skew, born = tonumber(meta[1] or 0), tonumber(meta[2] or 0), tonumber(meta[3] or 0)
 local time = redis.call('TIME')
-local now = math.max(time[1] * 1000000 + time[2], tonumber(redis.call('HGET', META, 'now') or 0))
-redis.call('HSET', META, 'now', string.format('%.0f', now))
+local now = time[1] * 1000000 + time[2] + skew
+if now < last then skew, now = skew + last - now, last end
+
+local info = redis.pcall('INFO', 'server') -- where it is not allowed, only an empty state is noticed
+local server = type(info) == 'string' and info:match('run_id:(%w+)') or ''
+if born == 0 or meta[4] ~= server then
+  born = now
+  redis.call('DEL', EXPIRY, HELD, WANT, WAITING)
+  if ARGV[7] then redis.call('PUBLISH', ARGV[7], 'boot') end
+end
+redis.call('HSET', META, 'now', string.format('%.0f', now), 'skew', string.format('%.0f', skew),
+  'born', string.format('%.0f', born), 'server', server)
 
 local function forget(worker)
   redis.call('ZREM', EXPIRY, worker)
@@ -22,12 +37,6 @@ local function forget(worker)
   redis.call('ZREM', WAITING, worker)
 end
 for _, dead in ipairs(redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', now)) do forget(dead) end
-
-local born = tonumber(redis.call('HGET', META, 'born') or 0)
-if born == 0 then
-  born = now
-  redis.call('HSET', META, 'born', string.format('%.0f', now))
-end
 
 local mine, others, unmet, wants = 0, 0, 0, { want }
 local held, all = {}, redis.call('HGETALL', HELD)
@@ -55,7 +64,7 @@ local function fair_share() -- max-min fairness: who wants less than an equal pa
   return math.huge
 end
 local fair, goal = fair_share(), want
-if now < born + lease / 3 and not held[me] then
+if now < born + lease / 10 then
   goal = had -- others may still be at work on leases that nobody remembers
 elseif fair < 1 and want > 0 then -- fewer permits than workers: one each, in turn
   if used > 0 then

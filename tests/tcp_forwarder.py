@@ -1,0 +1,109 @@
+"""A TCP address that stays while what is behind it changes, breaks, or falls silent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+from threading import Thread
+from typing import Any, Self
+
+
+class Link:
+    """One forwarded connection."""
+
+    def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
+        self.writers = (client, server)
+        self.words = b""
+        self.silent = False
+
+    async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Forward one direction until an end closes."""
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                if writer is self.writers[1]:
+                    self.words = (self.words + data)[-4096:]
+                if not self.silent:
+                    writer.write(data)
+                    await writer.drain()
+        self.cut()
+
+    def cut(self) -> None:
+        """End both sides at once."""
+        for writer in self.writers:
+            writer.transport.abort()
+
+
+class Forwarder:
+    """Forwards connections to a port of this machine; without one it ends them at once."""
+
+    def __init__(self, target: int | None) -> None:
+        self.port = 0
+        self._target = target
+        self._silent = False
+        self._links: set[Link] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = Thread(target=self._loop.run_forever)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self._server = self._do(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._do(self._close())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    @property
+    def url(self) -> str:
+        """The URL of the Redis behind it."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def lead_to(self, target: int | None) -> None:
+        """Cut what is connected; new connections go to another port, or are ended."""
+        self._do(self._lead_to(target))
+
+    def silence(self, word: bytes = b"") -> int:
+        """Let connections on which a client said this word carry nothing any more; return how many.
+
+        Without a word that is all of them, new ones too, until it leads somewhere else.
+        """
+        return int(self._do(self._silence(word)))
+
+    def _do(self, work: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            if self._target is None:
+                raise ConnectionRefusedError
+            other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            writer.transport.abort()
+            return
+        link = Link(writer, other_writer)
+        link.silent = self._silent
+        self._links.add(link)
+        await asyncio.gather(link.pump(reader, other_writer), link.pump(other_reader, writer))
+        self._links.discard(link)
+
+    async def _lead_to(self, target: int | None) -> None:
+        self._target, self._silent = target, False
+        for link in self._links:
+            link.cut()
+
+    async def _silence(self, word: bytes) -> int:
+        self._silent = not word
+        found = [link for link in self._links if word in link.words]
+        for link in found:
+            link.silent = True
+        return len(found)
+
+    async def _close(self) -> None:
+        self._server.close()
+        await self._lead_to(None)
+        while self._links:  # noqa: ASYNC110 - they end one by one
+            await asyncio.sleep(0.001)
