@@ -310,6 +310,7 @@ class Limiter:
     def _sync(self) -> None:
         for group in self._groups.values():
             group.refill.sync()
+        self._leases.sync()
 
     def _on_message(self, message: str) -> None:
         kind, _, rest = message.partition(" ")

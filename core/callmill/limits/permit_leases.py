@@ -66,6 +66,11 @@ class PermitLeases:
         for lease in self._leases.values():
             lease.demand()
 
+    def sync(self) -> None:
+        """Redis may have forgotten the leases: tell them soon."""
+        for lease in self._leases.values():
+            lease.sync()
+
     def adopt(self, rules: LimitRules) -> None:
         """Let other limits hold; calls in flight keep what they have."""
         self._rules = rules

@@ -126,6 +126,11 @@ class PermitLease:
         if self._lacking():
             self._wake.set()
 
+    def sync(self) -> None:
+        """Redis may have forgotten the lease: tell it soon."""
+        if self._permits.granted:
+            self._wake.set()
+
     async def run(self) -> None:
         """Keep the lease until cancelled."""
         while True:

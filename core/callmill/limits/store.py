@@ -225,7 +225,7 @@ class LimitStore:
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused; the lease may or may not be renewed.
         """
-        args: list[str | int] = [self._worker, want, used, held, ttl_us, limit]
+        args: list[str | int] = [self._worker, want, used, held, ttl_us, limit, self.keys.channel]
         return Lease(*await self._run("permits", self.keys.permits(scope), args))
 
     async def _exchange(self, layout: Layout, request: Request) -> list[Any]:

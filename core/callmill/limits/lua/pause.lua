@@ -15,7 +15,8 @@ local current = tonumber(meta[2] or 0)
 local until_us = now + tonumber(ARGV[1])
 if until_us <= current then return math.ceil(current - now) end
 
-redis.call('HSET', M, pause_field, text(until_us), reason_field, ARGV[2])
+-- The clock is kept with the pause: were TIME set back before it is next looked at, the pause would last longer by as much.
+redis.call('HSET', M, pause_field, text(until_us), reason_field, ARGV[2], 'now', text(now), 'skew', text(skew))
 if scope == '' and tonumber(meta[1] or 0) < until_us then -- no slot outlives the pause
   for i = 2, #KEYS do
     local h = redis.call('HMGET', KEYS[i], 'tat', 'emission', 'column')

@@ -40,7 +40,7 @@ local function cost(x, k)
 end
 
 local wanted = { 'boot', 'seq', 'floor', 'last', 'pause', 'reason', 'guard', 'guard_before', 'guard_since', 'extra', 'extra_at',
-  'v:' .. class }
+  'v:' .. class, 'server' }
 local scopes_at = #wanted
 for i = 0, key_count do
   wanted[#wanted + 1] = 'pause:' .. ARGV[at_scope + 1 + i]
@@ -102,9 +102,12 @@ end
 local H = math.max(horizon, 1.5 * spacing) -- shorter than one emission, it would leave the limit unused
 
 -- Lost or regressed state: nobody knows what was granted, so wait until survivors have told and old slots are over.
--- A life that did not begin empty says so in its id.
+-- A life that did not begin empty says so in its id. A server that took over, or came back with its files, may have missed
+-- the latest grants, and who asks it first need not know of them.
+local info = redis.pcall('INFO', 'server') -- where it is not allowed, the sequence numbers must do
+local server = type(info) == 'string' and info:match('run_id:(%w+)') or ''
 local empty = not boot
-local lost = empty or (known_boot == boot and (seq < number(3) or ARGV[7] == '1'))
+local lost = empty or meta[13] ~= server or (known_boot == boot and (seq < number(3) or ARGV[7] == '1'))
 if lost or stepped_back then
   boot, seq = text(now) .. '/' .. me .. '/' .. ARGV[3] .. (empty and '' or '/kept'), math.max(seq, number(3))
   if lost then floor = math.max(floor, now + math.max(lead, math.min(2 * H + horizon + spacing, number(10)))) end
@@ -249,7 +252,8 @@ end
 
 seq = seq + 1
 redis.call('HSET', M, 'now', text(now), 'skew', text(skew), 'boot', boot, 'seq', seq, 'floor', text(floor),
-  'last', text(last), 'guard', text(guard), 'guard_before', text(before), 'guard_since', text(since), 'v:' .. class, text(v))
+  'last', text(last), 'guard', text(guard), 'guard_before', text(before), 'guard_since', text(since), 'v:' .. class, text(v),
+  'server', server)
 for _, x in ipairs(paces) do pace.write(x) end
 for _, x in ipairs(quotas) do quota.write(x) end
 local pauses = {}
