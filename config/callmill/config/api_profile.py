@@ -84,12 +84,19 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, dict) else value
 
 
+def _texts(texts: list[str]) -> list[str]:
+    if not all(texts):
+        raise ValueError("an empty text occurs in everything")
+    return texts
+
+
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 LowerHeaderName = Annotated[HeaderName, AfterValidator(str.lower)]
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
 Reference = Annotated[str, AfterValidator(checked_reference)]
 SchemedReference = Annotated[str, AfterValidator(checked_schemed_reference)]
 Status = Annotated[int, Field(ge=300, le=599)]
+AnswerStatus = Annotated[int, Field(ge=200, le=599)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -121,6 +128,40 @@ class Credential(_Table):
         return self
 
 
+BodyTexts = dict[
+    Annotated[str, AfterValidator(_pointer)],
+    Annotated[list[str], Field(min_length=1), AfterValidator(_texts)],
+]
+
+
+class ThrottlePolicy(_Table):
+    """How the API says that it wants fewer calls, besides the status 429.
+
+    Each of the three tables has JSON pointers into the body of an answer, and for each of them texts, of which one
+    occurs in the value there, in any case; a number must be equal.
+
+    Attributes:
+        statuses: Statuses that say so when a text below is found; or, other than 2xx, when they come with Retry-After
+            or with headers by which nothing remains.
+        rate: Texts that tell of too many calls, or tokens, in too short a time.
+        quota: Texts that tell of a quota that is spent, or of money.
+        concurrency: Texts that tell of too many calls at once.
+    """
+
+    statuses: tuple[AnswerStatus, ...] = Field(default=(), strict=False)
+    rate: BodyTexts = Field(default_factory=dict)
+    quota: BodyTexts = Field(default_factory=dict)
+    concurrency: BodyTexts = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _successes_need_texts(self) -> ThrottlePolicy:
+        if any(status < 300 for status in self.statuses) and not (self.rate or self.quota or self.concurrency):
+            raise ValueError(
+                "statuses with 2xx need a table rate, quota or concurrency that tells refusals from answers"
+            )
+        return self
+
+
 class RetryPolicy(_Table):
     """How failed calls are repeated: exponential backoff with full jitter.
 
@@ -149,6 +190,7 @@ class ApiProfile(_Table):
         burst: Calls that a bucket server takes at once.
         timeout: Seconds for a whole call.
         connect_timeout: Seconds for opening a connection.
+        throttle: How it says that it wants fewer calls.
         retry: How failed calls are repeated.
         usage: JSON pointer to the real cost in the answer.
         transport: The HTTP client that makes the calls.
@@ -170,6 +212,7 @@ class ApiProfile(_Table):
     burst: int = Field(default=1, ge=1)
     timeout: Seconds = 60
     connect_timeout: Seconds = 10
+    throttle: ThrottlePolicy = Field(default_factory=ThrottlePolicy)
     retry: RetryPolicy = Field(default_factory=RetryPolicy)
     usage: Annotated[str, AfterValidator(_pointer)] | None = None
     transport: Literal["pyreqwest", "requests"] = "pyreqwest"

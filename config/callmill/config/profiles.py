@@ -10,15 +10,23 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from callmill.config.api_profile import ApiProfile, Credential, RetryPolicy
+from callmill.config.api_profile import ApiProfile, Credential, RetryPolicy, ThrottlePolicy
 from callmill.config.problems import describe, unknown_key
 from callmill.config.settings import Settings
 from callmill.errors import ConfigurationError
 
-__all__ = ["ApiProfile", "Credential", "RetryPolicy", "find_profiles", "load_profiles", "profiles_path"]
+__all__ = [
+    "ApiProfile",
+    "Credential",
+    "RetryPolicy",
+    "ThrottlePolicy",
+    "find_profiles",
+    "load_profiles",
+    "profiles_path",
+]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_SUB_TABLES: dict[str, type[BaseModel]] = {"auth": Credential, "retry": RetryPolicy}
+_SUB_TABLES: dict[str, type[BaseModel]] = {"auth": Credential, "retry": RetryPolicy, "throttle": ThrottlePolicy}
 _DEFAULT_PATHS = (Path("config/apis.toml"), Path("apis.toml"))
 
 

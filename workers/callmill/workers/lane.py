@@ -20,17 +20,20 @@ from callmill.jobs.traffic import TrafficClass
 from callmill.jobs.wire import WireOutcome
 from callmill.ledger.fleet import LaneStatus
 from callmill.limits import Limiter, Slot
+from callmill.limits.headers import read_feedback
 from callmill.workers.backoff import full_jitter_s
 from callmill.workers.call import Call, CallOwner, Postponed
 from callmill.workers.pace import Pace
 from callmill.workers.request_builder import ForbiddenUrlError, RequestBuilder
+from callmill.workers.throttling import Throttled
 from callmill.workers.transports.port import FaultKind, Response, Transport, TransportFault
 from callmill.workers.verdict import (
+    AnswerRules,
     Failed,
+    KeyRefused,
     Redirected,
     Retryable,
     Succeeded,
-    Throttled,
     Verdict,
     classify_fault,
     classify_response,
@@ -72,7 +75,7 @@ class Lane:
         self._limiter = limiter
         self._keep_headers = tuple(profile.keep_headers)
         self._max_in_flight = max_in_flight
-        self._retried_statuses = frozenset(profile.retry.statuses)
+        self._rules = AnswerRules(profile)
         self._rates = [spec.amount / spec.window_s for spec in profile.limit_specs if spec.unit is Unit.REQUESTS]
         self._waiting: deque[Call] = deque()
         self._runners: set[asyncio.Task[None]] = set()
@@ -228,7 +231,7 @@ class Lane:
         answer: Response | None = None
         try:
             answer = await self._transport.send(*self._requests.build(call))
-            verdict = classify_response(call.job.method, answer, self._retried_statuses)
+            verdict = classify_response(call.job.method, answer, read_feedback(answer.headers), self._rules)
         except TransportFault as fault:
             verdict = classify_fault(fault)
         except ForbiddenUrlError as error:
@@ -250,6 +253,8 @@ class Lane:
                 return self._retry(call, verdict, answer)
             case Redirected():
                 return self._follow(call, verdict, answer)
+            case KeyRefused():
+                return self._fail(call, Failed(f"http_{verdict.status}", verdict.message), answer)
             case Failed():
                 return self._fail(call, verdict, answer)
 
@@ -258,11 +263,11 @@ class Lane:
         if after_s is None:
             after_s = min(_FIRST_PAUSE_S * 2.0 ** min(self._throttled_in_a_row, 10), _LONGEST_PAUSE_S)
         self._throttled_in_a_row += 1
-        self._limiter.hold(after_s, "the API answered 429")  # now: this runner takes its next call before any task runs
-        pause = asyncio.ensure_future(self._limiter.pause(after_s, "the API answered 429"))
+        self._limiter.hold(after_s, verdict.reason)  # now: this runner takes its next call before any task runs
+        pause = asyncio.ensure_future(self._limiter.pause(after_s, verdict.reason))
         self._pauses.add(pause)
         pause.add_done_callback(self._pauses.discard)
-        return Postponed("http_429", "429 Too Many Requests", spends_attempt=False, throttled=True)
+        return Postponed(verdict.code, verdict.reason, spends_attempt=False, throttled=True)
 
     def _retry(self, call: Call, verdict: Retryable, answer: Response | None) -> WireOutcome | Postponed:
         policy = self._profile.retry

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import TypeAlias
 
 from msgspec import Struct
 
-from callmill.workers.retry_after import retry_after_s
+from callmill.config.api_profile import ApiProfile
+from callmill.limits.feedback import Feedback
+from callmill.workers.throttling import Throttled, ThrottleRules, status_line
 from callmill.workers.transports.port import FaultKind, Response, TransportFault
 
 
@@ -30,10 +31,11 @@ class Retryable(Struct, frozen=True):
     after_s: float = 0.0
 
 
-class Throttled(Struct, frozen=True):
-    """The API wants fewer calls: the lane pauses, no attempt is spent. ``after_s`` is None when it did not say."""
+class KeyRefused(Struct, frozen=True):
+    """The API refused the credential, one of several: another one may do."""
 
-    after_s: float | None
+    status: int
+    message: str
 
 
 class Redirected(Struct, frozen=True):
@@ -42,7 +44,7 @@ class Redirected(Struct, frozen=True):
     location: str
 
 
-Verdict: TypeAlias = Succeeded | Failed | Retryable | Throttled | Redirected
+Verdict: TypeAlias = Succeeded | Failed | Retryable | Throttled | KeyRefused | Redirected
 
 SUCCEEDED = Succeeded()
 
@@ -51,19 +53,39 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _RETRYABLE_FAULTS = frozenset(
     {FaultKind.TIMEOUT, FaultKind.CONNECT, FaultKind.DNS, FaultKind.TLS, FaultKind.RESET, FaultKind.PROTOCOL}
 )
-_PHRASES = {status.value: status.phrase for status in HTTPStatus}
+_KEY_REFUSALS = frozenset({401, 403})
+
+_LONGEST_RETRY_AFTER_S = 3600.0
+"""A call that failed waits no longer for its next attempt, whatever it is asked: it is its batch that waits with it."""
 
 
-def classify_response(method: str, response: Response, retried_statuses: frozenset[int]) -> Verdict:
-    """Return what an answer means; ``retried_statuses`` come from the API's profile."""
+class AnswerRules:
+    """What one API's answers mean, by its profile."""
+
+    def __init__(self, profile: ApiProfile) -> None:
+        self.retried_statuses = frozenset(profile.retry.statuses)
+        self.throttle = ThrottleRules(profile.throttle)
+        self.has_key_pool = len(profile.auth) > 1
+
+
+def classify_response(method: str, response: Response, feedback: Feedback | None, rules: AnswerRules) -> Verdict:
+    """Return what an answer means; ``feedback`` is what its headers say about limits."""
     status = response.status
-    if 200 <= status < 300:
+    succeeded = 200 <= status < 300
+    if succeeded and status not in rules.throttle.statuses:
         return SUCCEEDED
-    if status == 429:
-        return Throttled(retry_after_s(response.headers))
-    message = f"{status} {_PHRASES.get(status, '')}".strip()
-    if status in retried_statuses:
-        return Retryable(f"http_{status}", message, retry_after_s(response.headers) or 0.0)
+    if (throttled := rules.throttle.throttling(response, feedback)) is not None:
+        return throttled
+    return SUCCEEDED if succeeded else _refusal(method, response, feedback, rules)
+
+
+def _refusal(method: str, response: Response, feedback: Feedback | None, rules: AnswerRules) -> Verdict:
+    status, message = response.status, status_line(response.status)
+    if status in rules.retried_statuses:
+        after_s = 0.0 if feedback is None else feedback.retry_after_s or 0.0
+        return Retryable(f"http_{status}", message, min(after_s, _LONGEST_RETRY_AFTER_S))
+    if status in _KEY_REFUSALS and rules.has_key_pool:
+        return KeyRefused(status, message)
     if status in _REDIRECTS and method in _FOLLOWED_METHODS and "location" in response.headers:
         return Redirected(response.headers["location"])
     return Failed(f"http_{status}", message)

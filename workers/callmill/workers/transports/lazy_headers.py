@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, KeysView, Mapping
 from typing import Any
 
 from pyreqwest.http import HeaderMap
@@ -48,6 +48,15 @@ class LazyHeaders(Mapping[str, str]):
             return None
         return ", ".join(values) if values else None
 
+    def keys(self) -> KeysView[str]:
+        """Return the names; which of a set are there (``&``) is told without converting any header."""
+        return _Names(self)
+
+    def among(self, names: set[str] | frozenset[str]) -> set[str]:
+        """Return those of the names that are there."""
+        there = names.intersection(self._raw.headers if self._converted is None else self._converted)
+        return {name for name in there if self._one(name) is not None}
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._all())
 
@@ -61,6 +70,15 @@ class LazyHeaders(Mapping[str, str]):
         if self._converted is None:
             self._converted = _convert(self._raw.headers)
         return self._converted
+
+
+class _Names(KeysView[str]):
+    def __init__(self, headers: LazyHeaders) -> None:
+        super().__init__(headers)
+        self._headers = headers
+
+    def __and__(self, other: Iterable[Any]) -> set[str]:
+        return self._headers.among(other if isinstance(other, set | frozenset) else set(other))
 
 
 def _convert(raw: HeaderMap) -> dict[str, str]:
