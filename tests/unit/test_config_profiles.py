@@ -150,7 +150,7 @@ def test_literal_secret_in_headers_is_refused(problem_of, name):
         ('limitz = ["5/second"]', "limitz", "did you mean 'limits'?"),
         ("retry = { attemps = 3 }", "retry.attemps", "did you mean 'attempts'?"),
         ('auth = { baerer = "env:A", bearer = "env:A" }', "auth.baerer", "did you mean 'bearer'?"),
-        ("qqqq = 1", "qqqq", "known keys: allow_private_addresses, auth"),
+        ("qqqq = 1", "qqqq", "known keys: actual_cost, allow_private_addresses"),
         ('limits = ["500/minut"]', "limits", "write '500/minute'"),
         ('limits = ["5/second", "6/s"]', "limits", "keep the one that holds"),
         ('limits = "5/second"', "limits", "valid list"),
