@@ -206,12 +206,12 @@ def header_points(found: Any) -> Any:
     return None if "x-points" not in found.headers else (int(found.headers["x-points"]), 1)
 
 
-def broken_hook(given: object) -> Any:
+def broken_hook(_: object) -> Any:
     """Fail as a user's function may."""
     raise KeyError("points")
 
 
-def nonsense_hook(given: object) -> Any:
+def nonsense_hook(_: object) -> Any:
     """Return what is no cost."""
     return "seven"
 
@@ -237,7 +237,7 @@ def test_a_failing_hook_costs_no_call(hook, caplog):
 @pytest.mark.parametrize("name", ["callmill.nowhere:f", f"{__name__}:nothing", f"{__name__}:BASE"])
 def test_a_hook_that_is_not_there_is_told_at_start(name):
     """A function that cannot be loaded is a mistake in the profile, named with its key."""
-    with pytest.raises(ConfigurationError, match="^cost = "):
+    with pytest.raises(ConfigurationError, match=r"^cost = "):
         costs(cost=name)
 
 
