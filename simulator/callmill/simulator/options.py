@@ -55,7 +55,8 @@ class SimulatorOptions(Struct, frozen=True, kw_only=True):
         malformed_rate: Share of accepted calls answered with no HTTP, with broken JSON, or with a truncated body.
         hang_s: Seconds that a hanging call is held.
         headers: Rate limit headers of the answers.
-        seed: Of latencies, costs and faults; None takes a fresh one. The n-th accepted call gets the same with the same seed.
+        seed: Of latencies, costs and faults; None takes a fresh one. The n-th accepted call gets
+            the same with the same seed.
         log: File that gets one JSON line per call, appended; None for no log.
 
     Raises:
