@@ -33,7 +33,7 @@ def learned(calls: int, seed: int, cv: float = 1.0) -> float:
 
 
 def test_learned_after_thirty_calls():
-    """After 30 calls with cv 1 estimates have no bias, and are as near as the mean of so many can be: 18 % at one sigma."""
+    """After 30 calls with cv 1 estimates have no bias, and are as near as the mean of so many can be (18 %)."""
     estimates = [learned(30, seed) for seed in range(300)]
     assert statistics.mean(estimates) == pytest.approx(MEAN, rel=0.03)
     assert statistics.pstdev(estimates) / MEAN < 0.2

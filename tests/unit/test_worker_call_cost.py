@@ -130,10 +130,19 @@ def test_nothing_is_decoded_where_nothing_needs_it():
         (None, None, ""),
     ],
 )
-@pytest.mark.parametrize("limits", [["5/second per model"], ["20000 tokens/minute"]])
-def test_model(body, cost, model, limits):
+@pytest.mark.parametrize(
+    "fields",
+    [{"limits": ["5/second per model"]}, {"limits": [], "models": {"m": ["5/second"], "own": ["5/second"]}}],
+)
+def test_model(body, cost, model, fields):
     """The model is the job's own word, else what the body has at the profile's pointer, else none."""
-    assert costs(limits=limits, model="/model").estimate(call(body, cost=cost)).model == model
+    assert costs(model="/model", **fields).estimate(call(body, cost=cost)).model == model
+
+
+@pytest.mark.parametrize("fields", [{}, {"models": {"other": ["5/second"]}}])
+def test_a_model_without_limits_is_not_told(fields):
+    """The limiter hears of a model only where that has limits of its own."""
+    assert costs(model="/model", **fields).estimate(call({"model": "m"})).model == ""
 
 
 def test_given_estimate_too_low_is_corrected_from_the_third_call_on():

@@ -9,7 +9,8 @@ from redis.asyncio import Redis
 from callmill.errors import RedisUnavailableError
 from callmill.limits.costs import MEMORY, MOST_KINDS, CostBook, Tally
 from callmill.limits.keys import Keys
-from callmill.limits.store import answer, script
+from callmill.limits.scripts import script
+from callmill.limits.store import answer
 
 EVERY_S = 1.0
 KEPT_S = 30 * 86400

@@ -61,7 +61,7 @@ class CallCost(Struct, frozen=True):
         tokens: All its tokens, those of the answer included.
         output_tokens: Those of the answer.
         weight: How many requests it counts as.
-        model: The model that it uses; empty when it names none.
+        model: The model whose limits hold for it; empty when none of a model do.
     """
 
     tokens: int = 0

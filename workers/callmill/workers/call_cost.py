@@ -46,7 +46,9 @@ class CallCosts:
         amounts = [spec.amount for spec in specs if spec.unit.is_tokens and spec.amount]
         self.counts_tokens = bool(amounts)
         self._largest = min(amounts, default=1)
-        self._needs_model = self.counts_tokens or any(spec.scope is Scope.MODEL for spec in specs)
+        self._limits_any_model = any(spec.scope is Scope.MODEL for spec in profile.limit_specs)
+        self._limited_models = frozenset(profile.models)
+        self._needs_model = self.counts_tokens or self._limits_any_model or bool(self._limited_models)
         self._api = profile.name
         self._at_admission = profile.charge is Charge.ADMISSION
         self._book = CostBook()
@@ -79,10 +81,11 @@ class CallCosts:
         found = self._in_request.read(job.body)
         model = _model(found.get("model")) if given_model is None else given_model
         call.model = model
+        limited = model if self._limits_any_model or model in self._limited_models else ""
         if not self.counts_tokens:
-            return CallCost(weight=weight, model=model)
+            return CallCost(weight=weight, model=limited)
         tokens, output = self._tokens(call, _amount(found.get("max_tokens")))
-        return CallCost(tokens, min(output, tokens), weight, model)
+        return CallCost(tokens, min(output, tokens), weight, limited)
 
     def used(self, call: Call, answer: Response | None) -> Stated | None:
         """Return what the call really cost; None where that is not known and the charge stands.

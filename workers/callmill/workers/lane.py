@@ -178,7 +178,9 @@ class Lane:
     async def _run(self) -> None:
         while (call := self._next()) is not None:
             cost = self._costs.estimate(call)
-            slot = self._limiter.try_acquire(cost.tokens)
+            slot = self._limiter.try_acquire(
+                cost.tokens, output_tokens=cost.output_tokens, weight=cost.weight, model=cost.model
+            )
             if slot is None:
                 slot = await self._slot_for(cost)
                 if not call.owner.may_start(self._now()):
@@ -195,7 +197,9 @@ class Lane:
     async def _slot_for(self, cost: CallCost) -> Slot:
         self._asking += 1
         try:
-            return await self._limiter.acquire(cost.tokens)
+            return await self._limiter.acquire(
+                cost.tokens, output_tokens=cost.output_tokens, weight=cost.weight, model=cost.model
+            )
         finally:
             self._asking -= 1
             self.kick()
@@ -245,7 +249,7 @@ class Lane:
         call.started_ms = started_ms
         call.latency_us = int((time.perf_counter() - began_s) * 1e6)
         used = self._costs.used(call, answer) if sent else REFUNDED
-        self._limiter.settle(slot, None if used is None else used[0])
+        self._limiter.settle(slot, *(used or (None, None)))
         return self._ending(call, verdict, answer)
 
     def _ending(self, call: Call, verdict: Verdict, answer: Response | None) -> WireOutcome | Postponed:

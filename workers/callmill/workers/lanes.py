@@ -39,7 +39,12 @@ async def _open_lane(profile: ApiProfile, limiter_redis: Redis, worker: str, max
         ca_file=profile.ca_file,
         session_factory=profile.session_factory,
     )
-    rules = LimitRules(limits=profile.limit_specs, enforcer=profile.enforcer, burst=profile.burst)
+    rules = LimitRules(
+        limits=profile.limit_specs,
+        enforcer=profile.enforcer,
+        burst=profile.burst,
+        models=profile.model_limit_specs,
+    )
     limiter = Limiter(limiter_redis, profile.name, rules, worker=worker)
     requests = RequestBuilder(profile, resolve_headers(profile))
     costs = CallCosts(profile)
