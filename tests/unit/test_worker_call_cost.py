@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from callmill.config.api_profile import ApiProfile
+from callmill.config.limit_spec import parse_limit
 from callmill.errors import ConfigurationError
 from callmill.jobs.wire import WireCost, WireJob
+from callmill.limits import LimitRules
 from callmill.workers.call import Call, CallCost
 from callmill.workers.call_cost import REFUNDED, CallCosts
 from callmill.workers.transports.port import Response
@@ -21,7 +23,9 @@ USAGE = {"total": "/usage/total", "input": "/usage/in", "output": "/usage/out"}
 
 def costs(**fields: Any) -> CallCosts:
     """Return the costs of an API; its smallest token limit is 20 000 unless given."""
-    return CallCosts(ApiProfile(name="api", base_url=BASE, **{"limits": ["20000 tokens/minute"], **fields}))
+    profile = ApiProfile(name="api", base_url=BASE, **{"limits": ["20000 tokens/minute"], **fields})
+    rules = LimitRules(profile.limit_specs, models=profile.model_limit_specs)
+    return CallCosts(profile, lambda: rules)
 
 
 def call(body: Any = None, *, tokens: int | None = None, cost: WireCost | None = None) -> Call:
@@ -258,3 +262,15 @@ def test_absurd_costs_are_not_believed(caplog):
     assert [record.action for record in caplog.records] == ["cost_absurd"]
     assert api.used(call(), answer({"n": 200_000})) == (200_000, None)
     assert api.estimate(call()).tokens == 1000
+
+
+def test_limits_that_change_are_followed():
+    """A limit in tokens that is set at run time is counted from the next call on, and bounds what is taken for true."""
+    profile = ApiProfile(name="api", base_url=BASE, limits=["5/second"], usage="/n")
+    rules = [LimitRules(profile.limit_specs)]
+    api = CallCosts(profile, lambda: rules[-1])
+    assert api.estimate(call(tokens=7)).tokens == 0
+    rules.append(LimitRules((parse_limit("5 tokens/second"),)))
+    assert api.estimate(call(tokens=7)).tokens == 7
+    assert api.estimate(call("x" * 400)).tokens == 5
+    assert (api.used(call(), answer({"n": 50})), api.used(call(), answer({"n": 51}))) == ((50, None), None)

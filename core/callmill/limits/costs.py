@@ -140,19 +140,21 @@ class CostEstimator:
 
     Args:
         book: What is known.
-        largest: What no call may cost, the smallest window's amount: nothing is taken to be dearer.
         corrects: Whether stated costs are corrected; not where the server itself goes by them.
+
+    Attributes:
+        largest: What no call may cost, the smallest window's amount: nothing is taken to be dearer.
     """
 
-    def __init__(self, book: CostBook, *, largest: int, corrects: bool = True) -> None:
+    def __init__(self, book: CostBook, *, largest: int = 1, corrects: bool = True) -> None:
         self._book = book
-        self._largest = largest
+        self.largest = largest
         self._corrects = corrects
 
     def of_stated(self, model: str, origin: Origin, tokens: int, output_tokens: int | None) -> tuple[int, int | None]:
         """Return what a call will cost of which that is stated; the part of the answer is None when nobody knows."""
         factor = self._factor(_kind(origin, model)) if self._corrects and tokens else 1.0
-        corrected = tokens if factor == 1.0 else max(1, min(round(tokens * factor), max(tokens, self._largest)))
+        corrected = tokens if factor == 1.0 else max(1, min(round(tokens * factor), max(tokens, self.largest)))
         if output_tokens is None:
             return corrected, self.output_part(model, corrected)
         return corrected, min(corrected, round(output_tokens * factor))
@@ -164,7 +166,7 @@ class CostEstimator:
             tokens = round(tally.mean * MARGIN)
         else:
             tokens = max(guess, round(tally.mean)) if tally.count >= _HEEDED_CALLS else guess
-        tokens = min(tokens, self._largest)
+        tokens = min(tokens, self.largest)
         return tokens, self.output_part(model, tokens)
 
     def output_part(self, model: str, tokens: int) -> int | None:
@@ -183,7 +185,7 @@ class CostEstimator:
             self._book.add(kind, Tally(1.0, real, real * real, float(stated[1]), 0.0, 0.0))
 
     def _bounded(self, tally: Tally, tokens: int) -> float:
-        most = self._largest if tally.count < _TRUSTED_STEADY_CALLS else min(self._largest, _OUTLIER * tally.mean)
+        most = self.largest if tally.count < _TRUSTED_STEADY_CALLS else min(self.largest, _OUTLIER * tally.mean)
         return max(1.0, min(float(tokens), most))
 
     def _factor(self, kind: str) -> float:

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 from redis.asyncio import Redis
 
-from callmill.config.limit_spec import LimitSpec, Scope
+from callmill.config.limit_spec import Scope
 from callmill.config.profiles import ApiProfile, Charge
 from callmill.jobs.json_pointers import JsonPointers
 from callmill.jobs.packing import MAX_MODEL_LENGTH
 from callmill.limits.cost_sharing import CostSharing
 from callmill.limits.costs import ABSURD, CostBook, CostEstimator, Origin
+from callmill.limits.rules import LimitRules
 from callmill.workers.call import Call, CallCost
 from callmill.workers.cost_hooks import CostHooks, Stated
 from callmill.workers.transports.port import Response
@@ -35,37 +37,32 @@ _ADMITTED_NOTHING = frozenset({429, 503, 529})
 
 
 class CallCosts:
-    """Costs of one API's calls.
+    """Costs of one API's calls, under the limits that hold at the time.
 
     Raises:
         ConfigurationError: The profile names a hook that cannot be loaded.
     """
 
-    def __init__(self, profile: ApiProfile) -> None:
-        specs = _limits(profile)
-        amounts = [spec.amount for spec in specs if spec.unit.is_tokens and spec.amount]
-        self.counts_tokens = bool(amounts)
-        self._largest = min(amounts, default=1)
-        self._limits_any_model = any(spec.scope is Scope.MODEL for spec in profile.limit_specs)
-        self._limited_models = frozenset(profile.models)
-        self._needs_model = self.counts_tokens or self._limits_any_model or bool(self._limited_models)
+    def __init__(self, profile: ApiProfile, rules: Callable[[], LimitRules]) -> None:
+        self._rules = rules
+        self._followed: LimitRules | None = None
         self._api = profile.name
         self._at_admission = profile.charge is Charge.ADMISSION
         self._book = CostBook()
         self._sharing: CostSharing | None = None
-        self._estimator = CostEstimator(self._book, largest=self._largest, corrects=not self._at_admission)
+        self._estimator = CostEstimator(self._book, corrects=not self._at_admission)
         self._hooks = CostHooks(profile)
         self._in_request = JsonPointers({"model": profile.model, "max_tokens": profile.max_tokens})
         usage = profile.usage
         self._in_answer = JsonPointers(usage.model_dump() if usage else {})
         self._learns = usage is not None or profile.actual_cost is not None
         self._reported_absurd = False
+        self._follow(rules())
 
     async def share(self, redis: Redis) -> None:
-        """Begin with what the fleet knows, and stay in step with it, where anything is to be known."""
-        if self.counts_tokens:
-            self._sharing = CostSharing(redis, self._api, self._book)
-            await self._sharing.start()
+        """Begin with what the fleet knows, and stay in step with it."""
+        self._sharing = CostSharing(redis, self._api, self._book)
+        await self._sharing.start()
 
     async def aclose(self) -> None:
         """Tell the fleet the last news. Idempotent."""
@@ -74,6 +71,9 @@ class CallCosts:
 
     def estimate(self, call: Call) -> CallCost:
         """Return what the call's next attempt takes from the limits; what is stated of it is noted with the call."""
+        rules = self._rules()
+        if rules is not self._followed:
+            self._follow(rules)
         job, cost = call.job, call.job.cost
         if not self._needs_model:
             return _ONE_CALL if cost is None else CallCost(weight=cost.weight)
@@ -82,7 +82,7 @@ class CallCosts:
         model = _model(found.get("model")) if given_model is None else given_model
         call.model = model
         limited = model if self._limits_any_model or model in self._limited_models else ""
-        if not self.counts_tokens:
+        if not self._counts_tokens:
             return CallCost(weight=weight, model=limited)
         tokens, output = self._tokens(call, _amount(found.get("max_tokens")))
         return CallCost(tokens, min(output, tokens), weight, limited)
@@ -93,7 +93,7 @@ class CallCosts:
         Without an answer nobody knows whether the API counted the call. An answer that refuses the call costs nothing
         unless it says otherwise. What a good answer says is learned.
         """
-        if not self.counts_tokens or answer is None:
+        if not self._counts_tokens or answer is None:
             return None
         real = self._read(answer)
         if real is not None and 200 <= answer.status < 300:
@@ -103,6 +103,16 @@ class CallCosts:
         if real is None and (400 <= answer.status < 500 or answer.status in _ADMITTED_NOTHING):
             return REFUNDED
         return real
+
+    def _follow(self, rules: LimitRules) -> None:
+        specs = rules.all()
+        amounts = [spec.amount for spec in specs if spec.unit.is_tokens and spec.amount]
+        self._counts_tokens = bool(amounts)
+        self._largest = self._estimator.largest = min(amounts, default=1)
+        self._limits_any_model = any(spec.scope is Scope.MODEL for spec in rules.limits)
+        self._limited_models = frozenset(rules.models)
+        self._needs_model = self._counts_tokens or rules.limits_models
+        self._followed = rules
 
     def _tokens(self, call: Call, max_tokens: int | None) -> tuple[int, int]:
         job = call.job
@@ -158,10 +168,6 @@ class CallCosts:
         if of_output is None and of_input is not None:
             of_output = max(0, total - of_input)
         return total, None if of_output is None else min(total, of_output)
-
-
-def _limits(profile: ApiProfile) -> list[LimitSpec]:
-    return [*profile.limit_specs, *(spec for specs in profile.model_limit_specs.values() for spec in specs)]
 
 
 def _model(value: Any) -> str:

@@ -47,7 +47,7 @@ async def _open_lane(profile: ApiProfile, limiter_redis: Redis, worker: str, max
     )
     limiter = Limiter(limiter_redis, profile.name, rules, worker=worker)
     requests = RequestBuilder(profile, resolve_headers(profile))
-    costs = CallCosts(profile)
+    costs = CallCosts(profile, lambda: limiter.rules)
     transport = make_transport(profile.transport, options)
     await transport.warm_up(profile.base_url)
     await limiter.start()
