@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+import zlib
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from callmill.errors import UnknownFormatError
 from callmill.jobs.wire import (
     Chunk,
+    WireCost,
     WireJob,
     WireOutcome,
     decode_chunk,
@@ -25,6 +28,7 @@ COUNT = st.integers(0, 2**53)
 HEADERS = st.dictionaries(TEXT, TEXT, max_size=3)
 BODY = st.binary(max_size=200)
 
+COSTS = st.builds(WireCost, output_tokens=st.none() | COUNT, weight=COUNT, model=MAYBE_TEXT)
 JOBS = st.builds(
     WireJob,
     method=TEXT,
@@ -37,6 +41,7 @@ JOBS = st.builds(
     tokens=st.none() | COUNT,
     idempotency_key=MAYBE_TEXT,
     deadline_ms=st.none() | COUNT,
+    cost=st.none() | COSTS,
 )
 OUTCOMES = st.builds(
     WireOutcome,
@@ -69,6 +74,18 @@ def test_scattered_chunk_round_trips(numbered):
     indexes = [index for index, _ in numbered]
     chunk = decode_chunk(encode_chunk(Chunk("api", indexes, [job for _, job in numbered])))
     assert [(chunk.index(offset), job) for offset, job in enumerate(chunk.jobs)] == numbered
+
+
+@given(job=JOBS)
+def test_jobs_of_other_releases_are_read(job):
+    """A job written before costs were known is read as one without, and what a newer release appends is passed over."""
+    fields = msgspec.to_builtins(job, builtin_types=(bytes,))
+    older, newer = ([fields[:-1]], [[*fields, {"more": [1]}]])
+    packed = [
+        struct.pack(">BI", 1, 1) + zlib.compress(msgspec.msgpack.encode(["api", 0, jobs])) for jobs in (older, newer)
+    ]
+    assert decode_chunk(packed[0]).jobs == [msgspec.structs.replace(job, cost=None)]
+    assert decode_chunk(packed[1]).jobs == [job]
 
 
 @given(st.lists(OUTCOMES, max_size=12))

@@ -23,6 +23,9 @@ def jobs() -> Iterator[Job]:
         json={"messages": [{"role": "user", "content": "hi"}]},
         timeout=30,
         tokens=350,
+        output_tokens=100,
+        weight=2,
+        model="gpt-4o",
         idempotency_key="k",
         deadline=datetime.now(UTC) + timedelta(hours=1),
     )

@@ -21,10 +21,11 @@ def test_line_becomes_a_job():
     """Every field of a line arrives in the job, and the body keeps every digit."""
     job = parse(
         '{"custom_id":"a","method":"post","url":"/v1","body":{"x":1.10},"headers":{"x-a":"b"},"api":"crm","tokens":7,'
-        '"params":{"q":[1,2]},"timeout":2.5,"idempotency_key":"k"}'
+        '"params":{"q":[1,2]},"timeout":2.5,"idempotency_key":"k","output_tokens":3,"weight":2,"model":"m"}'
     )
     assert (job.id, job.method, job.url, job.api, job.tokens) == ("a", "POST", "/v1", "crm", 7)
     assert (job.headers, job.params, job.timeout, job.idempotency_key) == ({"x-a": "b"}, {"q": [1, 2]}, 2.5, "k")
+    assert (job.output_tokens, job.weight, job.model) == (3, 2, "m")
     assert msgspec.json.encode(job.json) == b'{"x":1.10}'
 
 

@@ -42,7 +42,7 @@ def test_documented_defaults_are_the_real_ones(model):
 def test_examples_load(tmp_path):
     """Every TOML example on the page is a file that loads."""
     examples = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
-    assert len(examples) == 2
+    assert len(examples) == 3
     for number, example in enumerate(examples):
         path = tmp_path / f"{number}.toml"
         path.write_text(example)

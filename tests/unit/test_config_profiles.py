@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from callmill.config.limit_spec import Enforcer, LimitSpec, Unit
-from callmill.config.profiles import ApiProfile, find_profiles, load_profiles
+from callmill.config.limit_spec import Enforcer, LimitSpec, Scope, Unit
+from callmill.config.profiles import ApiProfile, Charge, Usage, find_profiles, load_profiles
 from callmill.config.settings import Settings
 from callmill.errors import ConfigurationError
 
@@ -87,6 +87,41 @@ def test_every_key_is_read(load):
     assert (profile.idempotency_header, profile.keep_headers) == (None, ["x-request-id"])
 
 
+def test_costs_are_read(load):
+    """Limits of models are parsed and hold for models; where the cost stands may be one pointer or a table."""
+    profile = load("""
+[apis.x]
+base_url = "https://x.test"
+limits = ["5/second", "5/second per key", "5/second per model"]
+model = "/model"
+models = { large = ["7/second", "100 input tokens/minute per model"] }
+usage = { input = "/usage/in", output = "/usage/out" }
+max_tokens = "/max_tokens"
+charge = "admission"
+cost = "mine:cost"
+actual_cost = "mine:actual"
+[apis.y]
+base_url = "https://y.test"
+usage = "/usage"
+""")
+    one, other = profile["x"], profile["y"]
+    assert one.model_limit_specs == {
+        "large": (
+            LimitSpec(7, Unit.REQUESTS, 1, Scope.MODEL),
+            LimitSpec(100, Unit.INPUT_TOKENS, 60, Scope.MODEL),
+        )
+    }
+    assert (one.usage, other.usage) == (Usage(input="/usage/in", output="/usage/out"), Usage(total="/usage"))
+    assert (one.charge, other.charge) == (Charge.ADMISSION, Charge.ACTUAL)
+    assert (one.cost, one.actual_cost, one.max_tokens) == ("mine:cost", "mine:actual", "/max_tokens")
+    facts = one.public_facts()
+    assert (facts.model, facts.models) == (
+        "/model",
+        {"large": ("7/second per model", "100 input tokens/minute per model")},
+    )
+    assert (facts.usage, other.public_facts().usage) == (None, "/usage")
+
+
 def test_defaults(load):
     """A profile with a base URL alone has the documented defaults."""
     profile = load(FULL)["local"]
@@ -150,7 +185,7 @@ def test_literal_secret_in_headers_is_refused(problem_of, name):
         ('limitz = ["5/second"]', "limitz", "did you mean 'limits'?"),
         ("retry = { attemps = 3 }", "retry.attemps", "did you mean 'attempts'?"),
         ('auth = { baerer = "env:A", bearer = "env:A" }', "auth.baerer", "did you mean 'bearer'?"),
-        ("qqqq = 1", "qqqq", "known keys: allow_private_addresses, auth"),
+        ("qqqq = 1", "qqqq", "known keys: actual_cost, allow_private_addresses"),
         ('limits = ["500/minut"]', "limits", "write '500/minute'"),
         ('limits = ["5/second", "6/s"]', "limits", "keep the one that holds"),
         ('limits = "5/second"', "limits", "valid list"),
@@ -160,6 +195,16 @@ def test_literal_secret_in_headers_is_refused(problem_of, name):
         ("timeout = inf", "timeout", "finite"),
         ("retry = { statuses = [200] }", "retry.statuses[0]", "greater than or equal to 300"),
         ('usage = "usage.total"', "usage", "/usage/total_tokens"),
+        ('usage = { totl = "/n" }', "usage.totl", "did you mean 'total'?"),
+        ('usage = { input = "/n" }', "usage", "both input and output"),
+        ('usage = { total = "n" }', "usage.total", "JSON pointer"),
+        ('model = "model"', "model", "JSON pointer"),
+        ('models = { m = ["5/second", "6/s"] }', "models.m", "keep the one that holds"),
+        ('models = { m = ["5/second per key"] }', "models.m", "whatever the key"),
+        ('models = { m = ["auto"] }', "models.m", "whole API"),
+        ('charge = "later"', "charge", "'admission'"),
+        ('cost = "mypackage"', "cost", "module:callable"),
+        ('limits = ["5/second per key", "6/s per key"]', "limits", "keep the one that holds"),
         ('transport = "httpx"', "transport", "'pyreqwest' or 'requests'"),
         ('transport = "requests"\nsession_factory = "auth.session"', "session_factory", "module:callable"),
         ("idempotency_header = true", "idempotency_header", "false to send none"),

@@ -19,7 +19,16 @@ APIS = {
     "openai": PublicApi(
         name="openai",
         base_url="https://api.example.com/v1",
-        limits=("500/minute", "1000 tokens/minute", "9000 tokens/day"),
+        limits=(
+            "500/minute",
+            "1000 tokens/minute",
+            "9000 tokens/day",
+            "auto",
+            "8 concurrent",
+            "700 input tokens/minute",
+        ),
+        model="/model",
+        models={"small": ("5/minute per model", "400 tokens/minute per model", "90 output tokens/day per model")},
     ),
     "crm": PublicApi(name="crm", base_url="https://crm.example.com"),
 }
@@ -95,7 +104,23 @@ REFUSALS = {
     "time-out of a wrong type": ({"timeout": "5"}, "timeout", "'5'"),
     "negative tokens": ({"tokens": -1}, "tokens", "-1"),
     "half tokens": ({"tokens": 1.5}, "tokens", "1.5"),
-    "tokens over the smallest window": ({"tokens": 1001}, "tokens", "1,000"),
+    "truth as tokens": ({"tokens": True}, "tokens", "True"),
+    "tokens over the smallest window": ({"tokens": 1001}, "tokens", "1,001 tokens can never pass: the limit '1000 tok"),
+    "tokens over a limit, and the remedy": ({"tokens": 1001}, "tokens", "raise the limit in the API's profile"),
+    "input tokens over a limit": ({"tokens": 1000, "output_tokens": 299}, "tokens", "701 input tokens can never"),
+    "tokens over a limit of the body's model": ({"tokens": 401, "json": {"model": "small"}}, "tokens", "model 'small'"),
+    "tokens over a limit of the job's model": ({"tokens": 401, "model": "small"}, "tokens", "'400 tokens/minute per m"),
+    "output tokens over a limit": ({"tokens": 99, "output_tokens": 91, "model": "small"}, "output_tokens", "91 output"),
+    "output tokens without tokens": ({"output_tokens": 5}, "output_tokens", "part of tokens, which is None"),
+    "more output tokens than tokens": ({"tokens": 4, "output_tokens": 5}, "output_tokens", "which is 4"),
+    "negative output tokens": ({"tokens": 4, "output_tokens": -5}, "output_tokens", "-5"),
+    "no weight": ({"weight": 0}, "weight", "1 at least"),
+    "weight of a wrong type": ({"weight": "2"}, "weight", "'2'"),
+    "weight over a limit": ({"weight": 501}, "weight", "501 requests can never pass: the limit '500/minute'"),
+    "weight over a limit of the model": ({"weight": 6, "model": "small"}, "weight", "'5/minute per model' of model"),
+    "empty model": ({"model": ""}, "model", "1 to 200"),
+    "long model": ({"model": "m" * 201}, "model", "1 to 200"),
+    "model of a wrong type": ({"model": 7}, "model", "7"),
     "idempotency key of a wrong type": ({"idempotency_key": 7}, "idempotency_key", "7"),
     "idempotency key with a line break": ({"idempotency_key": "a\r\nb: c"}, "idempotency_key", "line"),
     "deadline without a zone": ({"deadline": datetime(2050, 1, 1)}, "deadline", "time zone"),  # noqa: DTZ001
@@ -173,3 +198,28 @@ def test_deadline_is_absolute():
     """A deadline travels as Unix time, whatever its zone."""
     wire, _ = packer().pack(job(deadline=datetime(2050, 1, 1, tzinfo=UTC)), 0)
     assert wire.deadline_ms == 2524608000000
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tokens": 1000, "output_tokens": 300, "weight": 500},
+        {"tokens": 400, "output_tokens": 90, "weight": 5, "model": "small"},
+        {"tokens": 401, "model": "large", "json": {"model": "small"}},
+        {"tokens": 401, "data": "no json"},
+    ],
+)
+def test_what_just_fits_is_taken(fields):
+    """A call that needs no more than the smallest limit that holds for it is accepted, its cost unchanged."""
+    wire, _ = packer().pack(job(**fields), 0)
+    assert wire.tokens == fields["tokens"]
+    if (cost := wire.cost) is not None:
+        stated = {"output_tokens": cost.output_tokens, "weight": cost.weight, "model": cost.model}
+        assert stated == {"output_tokens": None, "weight": 1, "model": None} | {
+            name: fields[name] for name in stated if name in fields
+        }
+
+
+def test_nothing_stated_carries_nothing():
+    """A job that says nothing of model, weight or parts of its tokens has no place for them on the wire."""
+    assert packer().pack(job(tokens=5), 0)[0].cost is None

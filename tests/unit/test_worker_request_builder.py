@@ -96,33 +96,6 @@ def test_credentials_take_turns():
     assert [builder.build(call)[2]["k"] for _ in range(4)] == ["1", "2", "1", "2"]
 
 
-@pytest.mark.parametrize(
-    ("pointer", "body", "tokens"),
-    [
-        (None, b'{"usage": 7}', None),
-        ("/usage/total", b'{"usage": {"total": 7}}', 7),
-        ("/0/n", b'[{"n": 8}]', 8),
-        ("/a~1b/c~0d", b'{"a/b": {"c~d": 9}}', 9),
-        ("/usage/total", b'{"usage": {}}', None),
-        ("/usage/total", b'{"usage": 3}', None),
-        ("/usage/total", b'{"usage": {"total": null}}', None),
-        ("/usage/total", b'{"usage": {"total": "many"}}', None),
-        ("/9", b"[1]", None),
-        ("/x", b"[1]", None),
-        ("/usage", b"no json", None),
-        ("/usage", b"\xff\xfe", None),
-        ("/usage", b'{"usage": 1e400}', None),
-        ("/usage", b'{"usage": NaN}', None),
-        ("/usage", b'{"usage": -5}', None),
-        ("/usage", b"[" * 100_000, None),
-    ],
-)
-def test_tokens_used(pointer, body, tokens):
-    """The real cost is read where the profile points to; an answer that does not state one is no trouble."""
-    profile = ApiProfile(name="api", base_url=BASE, usage=pointer)
-    assert RequestBuilder(profile, []).tokens_used(body) == tokens
-
-
 def test_a_header_given_in_two_cases_is_sent_once():
     """Of a header that the job gives in two spellings, the last one is sent."""
     assert build(WireJob("GET", "/x", headers={"X-A": "1", "x-a": "2"}))[2] == {"x-a": "2"}

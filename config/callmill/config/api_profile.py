@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from enum import StrEnum
 from functools import cached_property
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
+from msgspec import structs
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from callmill.config.limit_spec import AUTO, Enforcer, LimitSpec, Scope, Unit, parse_limit
@@ -60,6 +62,16 @@ def _limits(texts: list[str]) -> list[str]:
     return texts
 
 
+def _model_limits(texts: list[str]) -> list[str]:
+    for text in _limits(texts):
+        spec = parse_limit(text)
+        if spec.scope is Scope.KEY:
+            raise ValueError(f"{text!r}: a limit of one model holds for it whatever the key")
+        if not spec.amount:
+            raise ValueError(f"{text!r}: what is not known is found for a whole API only; write it into limits")
+    return texts
+
+
 def _idempotency_header(value: Any) -> Any:
     if value is False:
         return None
@@ -74,10 +86,14 @@ def _pointer(pointer: str) -> str:
     return pointer
 
 
-def _session_factory(name: str) -> str:
+def _callable(name: str) -> str:
     if not _CALLABLE.fullmatch(name):
         raise ValueError("must name a callable as module:callable, such as mypackage.auth:session")
     return name
+
+
+def _usage(value: Any) -> Any:
+    return {"total": value} if isinstance(value, str) else value
 
 
 def _listed(value: Any) -> Any:
@@ -98,6 +114,17 @@ SchemedReference = Annotated[str, AfterValidator(checked_schemed_reference)]
 Status = Annotated[int, Field(ge=300, le=599)]
 AnswerStatus = Annotated[int, Field(ge=200, le=599)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Pointer = Annotated[str, AfterValidator(_pointer)]
+CallableName = Annotated[str, AfterValidator(_callable)]
+
+
+class Charge(StrEnum):
+    """When the API's server counts a call's tokens."""
+
+    ACTUAL = "actual"
+    """What the call really cost, once that is known."""
+    ADMISSION = "admission"
+    """What the call asks for, when it arrives; nothing is given back."""
 
 
 class _Table(BaseModel):
@@ -178,6 +205,26 @@ class RetryPolicy(_Table):
     statuses: tuple[Status, ...] = Field(default=(408, 425, 500, 502, 503, 504, 529), strict=False)
 
 
+class Usage(_Table):
+    """Where an answer says what the call cost: JSON pointers into its body.
+
+    Attributes:
+        total: To all of its tokens; the sum of the other two where only these are there.
+        input: To those of the request.
+        output: To those of the answer.
+    """
+
+    total: Pointer | None = None
+    input: Pointer | None = None
+    output: Pointer | None = None
+
+    @model_validator(mode="after")
+    def _tells_the_whole(self) -> Usage:
+        if self.total is None and (self.input is None or self.output is None):
+            raise ValueError("needs total, or both input and output")
+        return self
+
+
 class ApiProfile(_Table):
     """A third-party API as configured.
 
@@ -192,7 +239,13 @@ class ApiProfile(_Table):
         connect_timeout: Seconds for opening a connection.
         throttle: How it says that it wants fewer calls.
         retry: How failed calls are repeated.
-        usage: JSON pointer to the real cost in the answer.
+        model: JSON pointer to the model in a request's body.
+        models: Limits of single models, besides those of the API; ``model_limit_specs`` has them parsed.
+        usage: Where the answer says what the call cost; a text is the pointer to the total.
+        max_tokens: JSON pointer to the most tokens that a request's body allows its answer.
+        charge: When the server counts tokens.
+        cost: ``module:callable`` that estimates what a call will cost.
+        actual_cost: ``module:callable`` that reads from an answer what the call cost.
         transport: The HTTP client that makes the calls.
         session_factory: ``module:callable`` that returns a requests.Session; only for the requests transport.
         allow_private_addresses: Whether its host may resolve to a private, loopback or link-local address.
@@ -214,9 +267,15 @@ class ApiProfile(_Table):
     connect_timeout: Seconds = 10
     throttle: ThrottlePolicy = Field(default_factory=ThrottlePolicy)
     retry: RetryPolicy = Field(default_factory=RetryPolicy)
-    usage: Annotated[str, AfterValidator(_pointer)] | None = None
+    model: Pointer | None = None
+    models: dict[str, Annotated[list[str], AfterValidator(_model_limits)]] = Field(default_factory=dict)
+    usage: Annotated[Usage, BeforeValidator(_usage)] | None = None
+    max_tokens: Pointer | None = None
+    charge: Charge = Field(default=Charge.ACTUAL, strict=False)
+    cost: CallableName | None = None
+    actual_cost: CallableName | None = None
     transport: Literal["pyreqwest", "requests"] = "pyreqwest"
-    session_factory: Annotated[str, AfterValidator(_session_factory)] | None = None
+    session_factory: CallableName | None = None
     allow_private_addresses: bool = False
     headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict)
     max_response_bytes: int = Field(default=8 * 1024 * 1024, ge=1)
@@ -249,6 +308,14 @@ class ApiProfile(_Table):
         """The limits, parsed, in the order written."""
         return tuple(parse_limit(text) for text in self.limits)
 
+    @cached_property
+    def model_limit_specs(self) -> dict[str, tuple[LimitSpec, ...]]:
+        """The limits of single models, parsed, by the model's name."""
+        return {
+            model: tuple(structs.replace(parse_limit(text), scope=Scope.MODEL) for text in texts)
+            for model, texts in self.models.items()
+        }
+
     def covers(self, url: str) -> bool:
         """Say whether an absolute URL lies under the base URL."""
         return covers(self.base_url, url)
@@ -269,7 +336,9 @@ class ApiProfile(_Table):
             limits=tuple(str(spec) for spec in self.limit_specs),
             enforcer=self.enforcer.value,
             burst=self.burst,
-            usage=self.usage,
+            usage=None if self.usage is None else self.usage.total,
+            model=self.model,
+            models={model: tuple(map(str, specs)) for model, specs in self.model_limit_specs.items()},
             timeout=self.timeout,
         )
 

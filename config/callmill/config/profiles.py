@@ -10,23 +10,30 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from callmill.config.api_profile import ApiProfile, Credential, RetryPolicy, ThrottlePolicy
+from callmill.config.api_profile import ApiProfile, Charge, Credential, RetryPolicy, ThrottlePolicy, Usage
 from callmill.config.problems import describe, unknown_key
 from callmill.config.settings import Settings
 from callmill.errors import ConfigurationError
 
 __all__ = [
     "ApiProfile",
+    "Charge",
     "Credential",
     "RetryPolicy",
     "ThrottlePolicy",
+    "Usage",
     "find_profiles",
     "load_profiles",
     "profiles_path",
 ]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_SUB_TABLES: dict[str, type[BaseModel]] = {"auth": Credential, "retry": RetryPolicy, "throttle": ThrottlePolicy}
+_SUB_TABLES: dict[str, type[BaseModel]] = {
+    "auth": Credential,
+    "retry": RetryPolicy,
+    "throttle": ThrottlePolicy,
+    "usage": Usage,
+}
 _DEFAULT_PATHS = (Path("config/apis.toml"), Path("apis.toml"))
 
 
@@ -110,6 +117,8 @@ def _problem(error: ErrorDetails, table: dict[str, Any]) -> str:
 
 def _key(loc: tuple[int | str, ...], table: dict[str, Any]) -> str:
     """Write the place as the file has it: ``limits[0]``, ``retry.base``, and ``auth.bearer`` where auth is no list."""
+    if loc[:1] == ("usage",) and isinstance(table.get("usage"), str):
+        loc = ("usage",)
     if loc[:2] == ("auth", 0) and isinstance(table.get("auth"), dict):
         loc = ("auth", *loc[2:])
     key = ""

@@ -22,6 +22,8 @@ class PublicApi(Struct, frozen=True, kw_only=True):
         enforcer: How its server counts.
         burst: Calls that a bucket server takes at once.
         usage: JSON pointer to the real cost in an answer.
+        model: JSON pointer to the model in a request's body.
+        models: Limits of single models, besides those of the API.
         timeout: Seconds for a whole call, unless the job says otherwise.
     """
 
@@ -31,6 +33,8 @@ class PublicApi(Struct, frozen=True, kw_only=True):
     enforcer: str = "unknown"
     burst: int = 1
     usage: str | None = None
+    model: str | None = None
+    models: dict[str, tuple[str, ...]] = {}
     timeout: float = 60.0
 
     def covers(self, url: str) -> bool:

@@ -30,7 +30,11 @@ class Job(_Target, frozen=True, kw_only=True):
         json: Body, sent as JSON. ``None`` is sent as ``null``; leave it out for no body.
         data: Body, sent as it is (bytes, str) or as a form (mapping). Not together with ``json``.
         timeout: Seconds for the whole call; the profile's when left out.
-        tokens: Estimated cost of the call in tokens, for limits counted in tokens.
+        tokens: Estimated cost of the call in tokens, request and answer together, for limits counted in tokens.
+        output_tokens: The part of ``tokens`` that is expected in the answer.
+        weight: How many requests the call counts as.
+        model: The model that the call uses, for limits of one model; read from the body where the API's profile says
+            how, when left out.
         idempotency_key: Sent as ``Idempotency-Key`` with every attempt; made up when left out.
         deadline: Aware datetime after which the call is no longer started.
     """
@@ -43,6 +47,9 @@ class Job(_Target, frozen=True, kw_only=True):
     data: bytes | str | Mapping[str, Any] | None = None
     timeout: float | None = None
     tokens: int | None = None
+    output_tokens: int | None = None
+    weight: int = 1
+    model: str | None = None
     idempotency_key: str | None = None
     deadline: datetime | None = None
 

@@ -11,12 +11,12 @@ from urllib.parse import urlencode
 import msgspec
 from msgspec import UNSET
 
-from callmill.config.limit_spec import Unit, parse_limit
 from callmill.config.public_api import PublicApi
 from callmill.errors import DuplicateIdError, JobError
+from callmill.jobs.capacity import Capacity
 from callmill.jobs.job import Job
 from callmill.jobs.seen_ids import SeenIds
-from callmill.jobs.wire import Chunk, WireJob
+from callmill.jobs.wire import Chunk, WireCost, WireJob
 
 FIRST_CHUNK_JOBS, LARGEST_CHUNK_JOBS = 100, 500
 _CHUNKS_BEFORE_GROWTH = 20
@@ -26,6 +26,7 @@ CHUNK_BYTES = 256 * 1024
 
 MAX_BODY_BYTES = 16 * 1024 * 1024
 _MAX_ID_LENGTH = 512
+MAX_MODEL_LENGTH = 200
 _JOB_OVERHEAD_BYTES = 32
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _PLAIN_PATH = re.compile(r"/(?!/)[\w\-~/?=&:,+@!$'()*;.]*", re.ASCII)
@@ -43,7 +44,7 @@ class _Lane:
     def __init__(self, name: str, facts: PublicApi | None) -> None:
         self.name = name
         self.facts = facts
-        self.max_tokens = _capacity(facts)
+        self.capacity = Capacity(facts)
         self._good_urls: set[str] = set()
 
     def check_url(self, url: str) -> None:
@@ -96,10 +97,13 @@ class JobPacker:
             body,
             content_type,
             None if job.timeout is None else _timeout(job.timeout, position),
-            None if job.tokens is None else _tokens(job.tokens, lane, position),
+            None if job.tokens is None else _tokens(job.tokens, "tokens", position),
             None if job.idempotency_key is None else _idempotency_key(job.idempotency_key, position),
             None if job.deadline is None else _deadline_ms(job, position),
+            _cost(job, position),
         )
+        if (problem := lane.capacity.problem(wire)) is not None:
+            _fail(position, *problem)
         return wire, _JOB_OVERHEAD_BYTES + len(job.url) + (len(body) if body else 0)
 
     def note_id(self, job_id: str) -> None:
@@ -154,13 +158,6 @@ class ChunkBuilder:
 
 def _fail(position: int, field: str, message: str) -> NoReturn:
     raise JobError(message, position=position, field=field)
-
-
-def _capacity(facts: PublicApi | None) -> int | None:
-    if facts is None:
-        return None
-    specs = [parse_limit(text) for text in facts.limits]
-    return min((spec.amount for spec in specs if spec.unit is Unit.TOKENS), default=None)
 
 
 def _body(job: Job, position: int) -> tuple[bytes | None, str | None]:
@@ -244,14 +241,25 @@ def _timeout(timeout: float, position: int) -> float:
     return float(timeout)
 
 
-def _tokens(tokens: int, lane: _Lane, position: int) -> int:
-    if not isinstance(tokens, int) or tokens < 0:
-        _fail(position, "tokens", f"{tokens!r} is no number of tokens")
-    if lane.max_tokens is not None and tokens > lane.max_tokens:
-        _fail(
-            position, "tokens", f"{tokens:,} can never pass: API {lane.name!r} allows {lane.max_tokens:,} in a window"
-        )
+def _tokens(tokens: int, field: str, position: int) -> int:
+    if type(tokens) is not int or tokens < 0:
+        _fail(position, field, f"{tokens!r} is no number of tokens")
     return tokens
+
+
+def _cost(job: Job, position: int) -> WireCost | None:
+    output_tokens, weight, model = job.output_tokens, job.weight, job.model
+    if output_tokens is None and weight == 1 and model is None:
+        return None
+    if output_tokens is not None:
+        _tokens(output_tokens, "output_tokens", position)
+        if job.tokens is None or output_tokens > job.tokens:
+            _fail(position, "output_tokens", f"{output_tokens:,} are a part of tokens, which is {job.tokens}")
+    if type(weight) is not int or weight < 1:
+        _fail(position, "weight", f"{weight!r} is no number of requests; a call counts as 1 at least")
+    if model is not None and not (_is_line(model) and 0 < len(model) <= MAX_MODEL_LENGTH):
+        _fail(position, "model", f"{model!r} is no name of 1 to {MAX_MODEL_LENGTH} characters")
+    return WireCost(output_tokens, weight, model)
 
 
 def _deadline_ms(job: Job, position: int) -> int:

@@ -26,6 +26,14 @@ _COMPRESS_FROM_BYTES = 512
 _FASTEST = 1
 
 
+class WireCost(Struct, array_like=True, frozen=True, gc=False):
+    """What a job says of its cost beyond ``tokens``; most jobs say nothing."""
+
+    output_tokens: int | None = None
+    weight: int = 1
+    model: str | None = None
+
+
 class WireJob(Struct, array_like=True, frozen=True, gc=False):
     """A job as a chunk carries it: the body encoded, the parameters part of the URL."""
 
@@ -39,6 +47,7 @@ class WireJob(Struct, array_like=True, frozen=True, gc=False):
     tokens: int | None = None
     idempotency_key: str | None = None
     deadline_ms: int | None = None
+    cost: WireCost | None = None
 
 
 class Chunk(Struct, array_like=True, frozen=True):

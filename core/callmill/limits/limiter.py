@@ -57,6 +57,11 @@ class Limiter:
         self._tasks: list[asyncio.Task[None]] = []
         self._default = self._add_group("", NORMAL)
 
+    @property
+    def rules(self) -> LimitRules:
+        """What holds now, changes at run time included."""
+        return self._rules
+
     def expect(self, backlog: Callable[[TrafficClass, str], int]) -> None:
         """Reserve ahead for calls that will ask soon.
 

@@ -13,6 +13,7 @@ _PARTS = {
     "restore": ("clock", "restore"),
     "permits": ("permits",),
     "control": ("control",),
+    "costs": ("costs",),
 }
 
 

@@ -88,6 +88,9 @@ class _JobLine(Struct, forbid_unknown_fields=True):
     headers: dict[str, str] | None = None
     api: str | None = None
     tokens: int | None = None
+    output_tokens: int | None = None
+    weight: int = 1
+    model: str | None = None
     params: dict[str, str | int | float | bool | list[str | int | float | bool]] | None = None
     timeout: float | None = None
     idempotency_key: str | None = None
@@ -169,6 +172,9 @@ def parse_job(line: Line, default_api: str | None) -> Job:
         json=UNSET if body in {b"", b"null"} else Raw(body),
         timeout=found.timeout,
         tokens=found.tokens,
+        output_tokens=found.output_tokens,
+        weight=found.weight,
+        model=found.model,
         idempotency_key=found.idempotency_key,
     )
 

@@ -14,6 +14,7 @@ from callmill.errors import ConfigurationError, OutsideError
 from callmill.simulator.latency import parse_duration_s, parse_latency
 from callmill.simulator.options import EnforcerKind, HeaderStyle, SimulatorOptions
 from callmill.simulator.server import run
+from callmill.simulator.tokens import Charging, parse_token_draw
 
 
 class _Parsed(click.ParamType[Any]):
@@ -60,6 +61,14 @@ _DEFAULTS = SimulatorOptions()
     type=_Parsed("latency", parse_latency),
     help="Time to each answer: '20ms', '10ms-50ms', 'lognormal:50ms,p99=400ms'.",
 )
+@click.option(
+    "--tokens",
+    type=_Parsed("tokens", parse_token_draw),
+    help="What calls cost in tokens: mean and variation, such as '1000:1'. What they ask for if left out.",
+)
+@click.option(
+    "--charge", default=_DEFAULTS.charge.value, type=_choice(Charging), help="When limits in tokens are charged."
+)
 @click.option("--error-rate", default=0.0, type=_RATE, help="Share of calls answered with an error status.")
 @click.option(
     "--error-status",
@@ -82,15 +91,16 @@ _DEFAULTS = SimulatorOptions()
 @click.option(
     "--headers", default=_DEFAULTS.headers.value, type=_choice(HeaderStyle), help="Rate limit headers of the answers."
 )
-@click.option("--seed", type=int, help="Repeats the latencies and faults of an earlier run.")
+@click.option("--seed", type=int, help="Repeats the latencies, costs and faults of an earlier run.")
 @click.option("--log", type=click.Path(dir_okay=False, path_type=Path), help="File for one JSON line per call.")
-def simulate(*, enforcer: str, headers: str, **options: Any) -> None:
+def simulate(*, enforcer: str, headers: str, charge: str, **options: Any) -> None:
     """Run an API server with strict limits and with faults on purpose.
 
     It answers every method and path. GET /stats tells what it counted, POST /reset starts anew.
     """
     try:
-        exit_code = run(SimulatorOptions(enforcer=EnforcerKind(enforcer), headers=HeaderStyle(headers), **options))
+        kinds: Any = {"enforcer": EnforcerKind(enforcer), "headers": HeaderStyle(headers), "charge": Charging(charge)}
+        exit_code = run(SimulatorOptions(**kinds, **options))
     except ConfigurationError as error:
         raise click.UsageError(str(error)) from error
     except OutsideError as error:

@@ -32,7 +32,7 @@ class Enforcer(Protocol):
         ...
 
     def charge(self, now_ns: int, cost: int) -> None:
-        """Take ``cost``, which fits."""
+        """Take ``cost``. What does not fit is owed: nothing fits until it is made good."""
         ...
 
     def release(self) -> None:
@@ -244,4 +244,4 @@ def make_enforcer(limit: LimitSpec, kind: EnforcerKind, burst: int | None) -> En
         return FixedWindow(limit)
     if kind is EnforcerKind.NGINX:
         return NginxLimitReq(limit, burst or 0)
-    return TokenBucket(limit, limit.amount if limit.unit is Unit.TOKENS else burst or 1)
+    return TokenBucket(limit, limit.amount if limit.unit.is_tokens else burst or 1)

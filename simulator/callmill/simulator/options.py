@@ -7,9 +7,10 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from callmill.config.limit_spec import LimitSpec, Unit
+from callmill.config.limit_spec import LimitSpec
 from callmill.errors import ConfigurationError
 from callmill.simulator.latency import Latency
+from callmill.simulator.tokens import Charging, TokenDraw
 
 
 class EnforcerKind(StrEnum):
@@ -45,6 +46,8 @@ class SimulatorOptions(Struct, frozen=True, kw_only=True):
         burst: For ``bucket`` the requests that it holds (default 1), for ``nginx`` the ``burst=`` of the directive
             (default 0). A bucket of tokens always holds one window's tokens.
         latency: Time from a call's arrival to its answer; a 429 is answered at once.
+        tokens: What calls cost in tokens, drawn and told in the answers' ``usage``; None: what they ask for.
+        charge: When limits in tokens are charged.
         error_rate: Share of accepted calls answered with one of ``error_statuses``.
         error_statuses: Drawn evenly.
         reset_rate: Share of accepted calls whose connection is reset (TCP RST) in place of the answer.
@@ -52,7 +55,8 @@ class SimulatorOptions(Struct, frozen=True, kw_only=True):
         malformed_rate: Share of accepted calls answered with no HTTP, with broken JSON, or with a truncated body.
         hang_s: Seconds that a hanging call is held.
         headers: Rate limit headers of the answers.
-        seed: Of latencies and faults; None takes a fresh one. The n-th accepted call gets the same with the same seed.
+        seed: Of latencies, costs and faults; None takes a fresh one. The n-th accepted call gets
+            the same with the same seed.
         log: File that gets one JSON line per call, appended; None for no log.
 
     Raises:
@@ -65,6 +69,8 @@ class SimulatorOptions(Struct, frozen=True, kw_only=True):
     enforcer: EnforcerKind = EnforcerKind.SLIDING
     burst: int | None = None
     latency: Latency = Latency()
+    tokens: TokenDraw | None = None
+    charge: Charging = Charging.ADMISSION
     error_rate: float = 0.0
     error_statuses: tuple[int, ...] = (500, 502, 503)
     reset_rate: float = 0.0
@@ -111,7 +117,7 @@ class SimulatorOptions(Struct, frozen=True, kw_only=True):
 
     def _check_nginx(self) -> None:
         for limit in self.limits:
-            if limit.unit is Unit.TOKENS or limit.window_s > 60:
+            if limit.unit.is_tokens or limit.window_s > 60:
                 raise ConfigurationError(
                     f"--limit {str(limit)!r}: nginx counts requests per second or per minute; use another --enforcer"
                 )
@@ -127,6 +133,10 @@ class SimulatorOptions(Struct, frozen=True, kw_only=True):
             "malformed": self.malformed_rate,
         }
         parts = [f"{limits} ({self.enforcer.value}{burst})", f"latency {self.latency}"]
+        if self.tokens is not None:
+            parts.append(f"tokens {self.tokens}")
+        if self.charge is Charging.ANSWER:
+            parts.append("tokens charged at the answer")
         parts += [f"{kind} {rate:g}" for kind, rate in faults.items() if rate]
         parts.append(f"headers {self.headers.value}")
         if self.seed is not None:

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from callmill.simulator.connection import Request
+from callmill.simulator.tokens import Tokens
 from callmill.simulator.wire import json_bytes
 
 CHAT_PATH = "/v1/chat/completions"
@@ -39,23 +40,27 @@ def parse_content(body: bytes) -> Content:
         return Content(body.decode(errors="replace"), is_json=False)
 
 
-def tokens_of(request: Request, content: Content) -> int:
-    """Return the tokens that a call asks for: ``x-simulator-tokens``, else ``max_tokens`` of a JSON body, else 1."""
+def tokens_asked(request: Request, content: Content) -> Tokens:
+    """Return the tokens that a call asks for.
+
+    ``x-simulator-tokens`` of the request, else ``max_tokens`` of a JSON body for the answer, else 1 of the request.
+    """
     header = request.headers.get("x-simulator-tokens", "")
     if header.isascii() and header.isdigit() and len(header) <= _MOST_DIGITS:
-        return int(header)
+        return Tokens(int(header))
     if isinstance(content.value, dict):
         for field in ("max_tokens", "max_completion_tokens"):
             tokens = content.value.get(field)
             if isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0:
-                return tokens
-    return 1
+                return Tokens(0, tokens)
+    return Tokens(1)
 
 
-def chat_completion(content: Content, request_id: str) -> bytes | None:
+def chat_completion(content: Content, request_id: str, drawn: Tokens | None) -> bytes | None:
     """Return a chat completion that repeats the last message, or None when the body asks for none.
 
-    ``usage`` counts a token per four characters, and never more completion tokens than ``max_tokens``.
+    ``usage`` is what was drawn; else it counts a token per four characters, and never more completion tokens than
+    ``max_tokens``.
     """
     body = content.value
     messages = body.get("messages") if isinstance(body, dict) else None
@@ -75,22 +80,19 @@ def chat_completion(content: Content, request_id: str) -> bytes | None:
             "choices": [
                 {"index": 0, "message": {"role": "assistant", "content": texts[-1]}, "finish_reason": "stop"},
             ],
-            "usage": {
-                "prompt_tokens": prompt_tokens,
-                "completion_tokens": completion_tokens,
-                "total_tokens": prompt_tokens + completion_tokens,
-            },
+            "usage": _usage(drawn or Tokens(prompt_tokens, completion_tokens)),
         }
     )
 
 
-def echo(request: Request, content: Content) -> bytes:
-    """Return the request as JSON: method, path, query, body and a few harmless headers."""
+def echo(request: Request, content: Content, drawn: Tokens | None) -> bytes:
+    """Return the request as JSON: method, path, query, body, a few harmless headers, and its cost if one was drawn."""
     path, _, query_text = request.target.partition("?")
     query: dict[str, str | list[str]] = {}
     if query_text:
         for name, values in parse_qs(query_text, keep_blank_values=True).items():
             query[name] = values[0] if len(values) == 1 else values
+    usage = {} if drawn is None else {"usage": _usage(drawn)}
     return json_bytes(
         {
             "method": request.method,
@@ -98,8 +100,17 @@ def echo(request: Request, content: Content) -> bytes:
             "query": query,
             "body": msgspec.Raw(request.body) if content.is_json else content.value,
             "headers": {name: value for name in _ECHOED_HEADERS if (value := request.headers.get(name)) is not None},
+            **usage,
         }
     )
+
+
+def _usage(tokens: Tokens) -> dict[str, int]:
+    return {
+        "prompt_tokens": tokens.prompt,
+        "completion_tokens": tokens.completion,
+        "total_tokens": tokens.total,
+    }
 
 
 def _token_count(text: str) -> int:

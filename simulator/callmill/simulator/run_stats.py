@@ -11,6 +11,7 @@ from msgspec import Struct
 from callmill.config.limit_spec import LimitSpec, Unit
 from callmill.simulator.fates import Fate, FateKind
 from callmill.simulator.key_counts import KeyCounts
+from callmill.simulator.tokens import Tokens
 from callmill.simulator.window_peak import WindowPeak
 
 _NS_PER_S = 1_000_000_000
@@ -59,6 +60,7 @@ class Report(Struct, frozen=True):
 
     accepted: int
     rejected: int
+    tokens: int
     errors: dict[str, int]
     abandoned: int
     in_flight: int
@@ -79,6 +81,7 @@ class RunStats:
     def __init__(self, limits: Sequence[LimitSpec]) -> None:
         self.accepted = 0
         self.rejected = 0
+        self.tokens = 0
         self.abandoned = 0
         self.in_flight = 0
         self.max_in_flight = 0
@@ -106,13 +109,13 @@ class RunStats:
         for position in broken:
             self._rejected_by_limit[position] += 1
 
-    def accept(self, now_ns: int, tokens: int, fate: Fate) -> None:
+    def accept(self, now_ns: int, fate: Fate) -> None:
         """Count an accepted call, in flight from now on."""
         self.accepted += 1
         self._accepted_ns = (self._accepted_ns[0] if self._accepted_ns else now_ns, now_ns)
         for limit, peak in zip(self._limits, self._peaks, strict=True):
-            if limit.window_s:
-                peak.add(now_ns, tokens if limit.unit is Unit.TOKENS else 1)
+            if limit.window_s and not limit.unit.is_tokens:
+                peak.add(now_ns, 1)
         self.in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
         if fate.kind is not FateKind.HANG:
@@ -121,6 +124,13 @@ class RunStats:
             self.errors[str(fate.status)] += 1
         elif fate.kind is not FateKind.ANSWER:
             self.errors[fate.kind.value] += 1
+
+    def charge(self, now_ns: int, tokens: Tokens) -> None:
+        """Count what an accepted call costs in tokens, when its limits are charged."""
+        self.tokens += tokens.total
+        for limit, peak in zip(self._limits, self._peaks, strict=True):
+            if limit.unit.is_tokens:
+                peak.add(now_ns, tokens.counted(limit.unit))
 
     def ended(self, *, delivered: bool, succeeded_key: str | None) -> None:
         """Count the end of an accepted call; ``succeeded_key`` is its key if a 2xx was delivered."""
@@ -135,6 +145,7 @@ class RunStats:
         return Report(
             accepted=self.accepted,
             rejected=self.rejected,
+            tokens=self.tokens,
             errors=dict(self.errors),
             abandoned=self.abandoned,
             in_flight=self.in_flight,

@@ -13,8 +13,9 @@ from callmill.simulator.fates import Fate, FateKind, Fates
 from callmill.simulator.gate import Gate, Refusal
 from callmill.simulator.options import SimulatorOptions
 from callmill.simulator.rate_headers import Headers, rate_headers
-from callmill.simulator.replies import CHAT_PATH, Content, chat_completion, echo, parse_content, tokens_of
+from callmill.simulator.replies import CHAT_PATH, Content, chat_completion, echo, parse_content, tokens_asked
 from callmill.simulator.run_stats import Report, RunStats
+from callmill.simulator.tokens import Charging, TokenCosts, Tokens
 from callmill.simulator.wire import NOT_HTTP, answer, error_body, json_bytes, render
 
 _NS_PER_S = 1_000_000_000
@@ -24,7 +25,9 @@ class _Run:
     """State between two resets. A call keeps the run that it arrived in, so a reset never sees half a call."""
 
     def __init__(self, options: SimulatorOptions, seed: int) -> None:
-        self.gate = Gate([make_enforcer(limit, options.enforcer, options.burst) for limit in options.limits])
+        enforcers = [make_enforcer(limit, options.enforcer, options.burst) for limit in options.limits]
+        self.gate = Gate(enforcers, options.charge)
+        self.costs = TokenCosts(options.tokens, seed)
         self.fates = Fates(options, seed)
         self.stats = RunStats(options.limits)
 
@@ -33,7 +36,7 @@ class _Call(Struct, frozen=True):
     request: Request
     path: str
     content: Content
-    tokens: int
+    tokens: Tokens
     now_ns: int
     request_id: str
 
@@ -47,7 +50,7 @@ class Simulation:
 
     Args:
         options: What to simulate.
-        seed: Of latencies and faults.
+        seed: Of latencies, costs and faults.
         clock_ns: Unix time in nanoseconds that never goes back.
         log: Where calls are noted.
     """
@@ -80,7 +83,14 @@ class Simulation:
         now_ns, run = self._clock_ns(), self._run
         content = parse_content(request.body)
         self._calls += 1
-        call = _Call(request, path, content, tokens_of(request, content), now_ns, f"req_{self._calls:012d}")
+        call = _Call(
+            request,
+            path,
+            content,
+            run.costs.next() or tokens_asked(request, content),
+            now_ns,
+            f"req_{self._calls:012d}",
+        )
         run.stats.arrived(now_ns, call.key)
         refusal = run.gate.admit(now_ns, call.tokens)
         if refusal is not None:
@@ -88,13 +98,21 @@ class Simulation:
             self._note(call, 429, None)
             return self._refused(call, refusal)
         fate = run.fates.draw()
-        run.stats.accept(now_ns, call.tokens, fate)
+        run.costs.taken()
+        run.stats.accept(now_ns, fate)
+        at_answer = self._options.charge is Charging.ANSWER
+        if not at_answer:
+            run.stats.charge(now_ns, call.tokens)
         reply, status = self._reply(call, fate)
         delivers_2xx = status is not None and 200 <= status < 300
         self._note(call, status, None if status is not None else fate.kind.value)
 
         def ended(delivered: bool) -> None:  # noqa: FBT001 - the connection's contract
             run.gate.release()
+            if at_answer and fate.kind is not FateKind.ERROR:
+                answered_ns = self._clock_ns()
+                run.gate.settle(answered_ns, call.tokens)
+                run.stats.charge(answered_ns, call.tokens)
             run.stats.ended(delivered=delivered, succeeded_key=call.key if delivers_2xx else None)
 
         return Answer(reply.data, reply.ending, fate.latency_s, ended)
@@ -128,9 +146,10 @@ class Simulation:
         return answer(call.request, status, body, headers), status
 
     def _success(self, call: _Call) -> tuple[int, bytes]:
+        drawn = None if self._options.tokens is None else call.tokens
         if call.path != CHAT_PATH or call.request.method != "POST":
-            return 200, echo(call.request, call.content)
-        body = chat_completion(call.content, call.request_id)
+            return 200, echo(call.request, call.content, drawn)
+        body = chat_completion(call.content, call.request_id, drawn)
         if body is None:
             return 400, error_body("'messages' must be a list of messages, not empty", "invalid_request_error")
         return 200, body
@@ -150,6 +169,6 @@ class Simulation:
                 idempotency_key=call.key,
                 status=status,
                 fault=fault,
-                tokens=call.tokens,
+                tokens=call.tokens.total,
             )
         )

@@ -7,6 +7,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from callmill.jobs.wire import WireJob, WireOutcome
+from callmill.limits.costs import Origin
 
 
 class CallOwner(Protocol):
@@ -53,6 +54,22 @@ class Postponed(Struct, frozen=True):
     throttled: bool = False
 
 
+class CallCost(Struct, frozen=True):
+    """What a call takes from its API's limits.
+
+    Attributes:
+        tokens: All its tokens, those of the answer included.
+        output_tokens: Those of the answer.
+        weight: How many requests it counts as.
+        model: The model whose limits hold for it; empty when none of a model do.
+    """
+
+    tokens: int = 0
+    output_tokens: int = 0
+    weight: int = 1
+    model: str = ""
+
+
 class Call:
     """A job with what its attempts have come to so far.
 
@@ -66,6 +83,8 @@ class Call:
         redirects: Redirects followed since the job's own URL.
         started_ms: Unix time in milliseconds at which the last attempt began.
         latency_us: How long it took.
+        model: The model that the last estimate found.
+        stated: Who stated what it will cost in tokens, and how many; None: nobody.
     """
 
     __slots__ = (
@@ -75,10 +94,12 @@ class Call:
         "job",
         "key",
         "latency_us",
+        "model",
         "offset",
         "owner",
         "redirects",
         "started_ms",
+        "stated",
         "url",
     )
 
@@ -94,3 +115,5 @@ class Call:
         self.redirects = 0
         self.started_ms = 0
         self.latency_us = 0
+        self.model = ""
+        self.stated: tuple[Origin, int] | None = None

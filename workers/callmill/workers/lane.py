@@ -22,7 +22,8 @@ from callmill.ledger.fleet import LaneStatus
 from callmill.limits import Limiter, Slot
 from callmill.limits.headers import read_feedback
 from callmill.workers.backoff import full_jitter_s
-from callmill.workers.call import Call, CallOwner, Postponed
+from callmill.workers.call import Call, CallCost, CallOwner, Postponed
+from callmill.workers.call_cost import REFUNDED, CallCosts
 from callmill.workers.pace import Pace
 from callmill.workers.request_builder import ForbiddenUrlError, RequestBuilder
 from callmill.workers.throttling import Throttled
@@ -63,6 +64,7 @@ class Lane:
         transport: Transport,
         limiter: Limiter,
         *,
+        costs: CallCosts,
         max_in_flight: int,
     ) -> None:
         self.api = profile.name
@@ -73,6 +75,7 @@ class Lane:
         self._requests = requests
         self._transport = transport
         self._limiter = limiter
+        self._costs = costs
         self._keep_headers = tuple(profile.keep_headers)
         self._max_in_flight = max_in_flight
         self._rules = AnswerRules(profile)
@@ -161,6 +164,7 @@ class Lane:
         """Cancel what is left and close the connections."""
         await self.cancel()
         await self._transport.aclose()
+        await self._costs.aclose()
         await self._limiter.aclose()
 
     def _about_to_ask(self, _traffic: TrafficClass, _model: str) -> int:
@@ -176,21 +180,29 @@ class Lane:
 
     async def _run(self) -> None:
         while (call := self._next()) is not None:
-            slot = self._limiter.try_acquire(call.job.tokens or 0)
+            cost = self._costs.estimate(call)
+            slot = self._limiter.try_acquire(
+                cost.tokens, output_tokens=cost.output_tokens, weight=cost.weight, model=cost.model
+            )
             if slot is None:
-                slot = await self._slot_for(call)
+                slot = await self._slot_for(cost)
                 if not call.owner.may_start(self._now()):
                     other = self._next()
-                    if other is None:
+                    if other is None or self._costs.estimate(other) != cost:
                         self._limiter.settle(slot, 0)
-                        return
+                        if other is None:
+                            return
+                        self._waiting.appendleft(other)
+                        continue
                     call = other
             await self._attempt(call, slot)
 
-    async def _slot_for(self, call: Call) -> Slot:
+    async def _slot_for(self, cost: CallCost) -> Slot:
         self._asking += 1
         try:
-            return await self._limiter.acquire(call.job.tokens or 0)
+            return await self._limiter.acquire(
+                cost.tokens, output_tokens=cost.output_tokens, weight=cost.weight, model=cost.model
+            )
         finally:
             self._asking -= 1
             self.kick()
@@ -229,16 +241,18 @@ class Lane:
     async def _exchange(self, call: Call, slot: Slot) -> WireOutcome | Postponed:
         started_ms, began_s = int(time.time() * 1000), time.perf_counter()
         answer: Response | None = None
+        sent = True
         try:
             answer = await self._transport.send(*self._requests.build(call))
             verdict = classify_response(call.job.method, answer, read_feedback(answer.headers), self._rules)
         except TransportFault as fault:
-            verdict = classify_fault(fault)
+            verdict, sent = classify_fault(fault), fault.sent
         except ForbiddenUrlError as error:
-            verdict = Failed(FaultKind.FORBIDDEN_ADDRESS.value, str(error))
+            verdict, sent = Failed(FaultKind.FORBIDDEN_ADDRESS.value, str(error)), False
         call.started_ms = started_ms
         call.latency_us = int((time.perf_counter() - began_s) * 1e6)
-        self._limiter.settle(slot, None if answer is None else self._requests.tokens_used(answer.body))
+        used = self._costs.used(call, answer) if sent else REFUNDED
+        self._limiter.settle(slot, *(used or (None, None)))
         return self._ending(call, verdict, answer)
 
     def _ending(self, call: Call, verdict: Verdict, answer: Response | None) -> WireOutcome | Postponed:

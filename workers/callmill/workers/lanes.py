@@ -9,6 +9,7 @@ from redis.asyncio import Redis
 from callmill.config.credentials import resolve_headers
 from callmill.config.profiles import ApiProfile
 from callmill.limits import Limiter, LimitRules
+from callmill.workers.call_cost import CallCosts
 from callmill.workers.lane import Lane
 from callmill.workers.request_builder import RequestBuilder
 from callmill.workers.transports.factory import make_transport
@@ -21,7 +22,7 @@ async def open_lanes(
     """Return a lane for each profile, its limiter started.
 
     Raises:
-        ConfigurationError: A credential is missing, or a session factory cannot be loaded.
+        ConfigurationError: A credential is missing, or a session factory or hook cannot be loaded.
     """
     return {
         name: await _open_lane(profile, limiter_redis, worker, min(profile.max_connections, calls_in_flight))
@@ -38,10 +39,17 @@ async def _open_lane(profile: ApiProfile, limiter_redis: Redis, worker: str, max
         ca_file=profile.ca_file,
         session_factory=profile.session_factory,
     )
-    rules = LimitRules(limits=profile.limit_specs, enforcer=profile.enforcer, burst=profile.burst)
+    rules = LimitRules(
+        limits=profile.limit_specs,
+        enforcer=profile.enforcer,
+        burst=profile.burst,
+        models=profile.model_limit_specs,
+    )
     limiter = Limiter(limiter_redis, profile.name, rules, worker=worker)
     requests = RequestBuilder(profile, resolve_headers(profile))
+    costs = CallCosts(profile, lambda: limiter.rules)
     transport = make_transport(profile.transport, options)
     await transport.warm_up(profile.base_url)
     await limiter.start()
-    return Lane(profile, requests, transport, limiter, max_in_flight=max_in_flight)
+    await costs.share(limiter_redis)
+    return Lane(profile, requests, transport, limiter, costs=costs, max_in_flight=max_in_flight)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping
 
 from callmill.config.profiles import ApiProfile
@@ -75,20 +74,6 @@ class RequestBuilder:
     def covers(self, url: str) -> bool:
         """Say whether calls of this API may go to the URL."""
         return self._profile.covers(url)
-
-    def tokens_used(self, body: bytes) -> int | None:
-        """Return the real cost that the answer states at the profile's ``usage`` pointer; None when it does not."""
-        if self._profile.usage is None:
-            return None
-        try:
-            value = json.loads(body)
-            for part in self._profile.usage.split("/")[1:]:
-                key = part.replace("~1", "/").replace("~0", "~")
-                value = value[int(key)] if isinstance(value, list) else value[key]
-            tokens = int(value)
-        except (ValueError, KeyError, IndexError, TypeError, OverflowError, RecursionError):
-            return None
-        return tokens if tokens >= 0 else None
 
 
 def _override(headers: dict[str, str], own: Mapping[str, str]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import ssl
 from collections.abc import Callable
 from http.cookiejar import DefaultCookiePolicy
@@ -18,6 +17,7 @@ from callmill.workers.transports.authorities import read_authorities
 from callmill.workers.transports.checked_connections import POOL_CLASSES
 from callmill.workers.transports.port import TransportOptions
 from callmill.workers.transports.user_agent import USER_AGENT
+from callmill.workers.user_callables import load_callable
 
 SessionFactory = Callable[[], requests.Session]
 
@@ -72,7 +72,7 @@ def _own_sessions(ca_file: str | None) -> SessionFactory:
 
 
 def _users(path: str) -> SessionFactory:
-    found = _load(path)
+    found = load_callable("session_factory", path)
 
     def make() -> requests.Session:
         try:
@@ -87,22 +87,6 @@ def _users(path: str) -> SessionFactory:
             session.headers["User-Agent"] = USER_AGENT
         return session
 
-    return make
-
-
-def _load(path: str) -> Callable[[], Any]:
-    module_name, colon, name = path.partition(":")
-    if not (module_name and colon and name):
-        raise ConfigurationError(f"session_factory = {path!r} must be written as 'module:callable'")
-    try:
-        found: Any = importlib.import_module(module_name)
-    except Exception as error:  # The module is the user's: it may raise anything.
-        raise ConfigurationError(f"session_factory = {path!r}: importing {module_name} failed: {error!r}") from error
-    for part in name.split("."):
-        found = getattr(found, part, None)
-    if not callable(found):
-        raise ConfigurationError(f"session_factory = {path!r}: {module_name} has no callable {name!r}")
-    make: Callable[[], Any] = found
     return make
 
 

@@ -1,0 +1,76 @@
+"""What calls cost, shared between all processes through Redis, so that a new one begins with what the fleet knows."""
+
+from __future__ import annotations
+
+import asyncio
+
+from redis.asyncio import Redis
+
+from callmill.errors import RedisUnavailableError
+from callmill.limits.costs import MEMORY, MOST_KINDS, CostBook, Tally
+from callmill.limits.keys import Keys
+from callmill.limits.scripts import script
+from callmill.limits.store import answer
+
+EVERY_S = 1.0
+KEPT_S = 30 * 86400
+
+
+class CostSharing:
+    """Keeps a book of costs in step with the fleet's, at most once a second. While Redis is away, the book is local."""
+
+    def __init__(self, redis: Redis, name: str, book: CostBook) -> None:
+        self._redis = redis
+        self._key = Keys(name).costs
+        self._book = book
+        self._merge = redis.register_script(script("costs"))
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Read what the fleet knows, if Redis can be reached, and stay in step from now on."""
+        try:
+            raw = await answer(self._redis.hgetall(self._key))
+        except RedisUnavailableError:
+            raw = {}
+        self._book.heard({_text(kind): _tally(sums) for kind, sums in raw.items()})
+        self._task = asyncio.create_task(self._run())
+
+    async def aclose(self) -> None:
+        """Tell what is new, if Redis can be reached, and stop. Idempotent."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        while not task.done():  # redis-py loses a cancellation that meets a time limit of its own
+            task.cancel()
+            await asyncio.wait([task], timeout=0.1)
+        await self.exchange()
+
+    async def exchange(self) -> None:
+        """Tell what is new here, and take over what is new elsewhere."""
+        if not self._book.has_news:
+            return
+        news = self._book.tell()
+        args: list[str | float] = [MEMORY, MOST_KINDS, KEPT_S]
+        for kind, tally in news.items():
+            args += [kind, tally.count, tally.tokens, tally.squares, tally.stated, tally.parted, tally.output]
+        try:
+            raw = await answer(self._merge(keys=[self._key], args=args))
+        except (RedisUnavailableError, asyncio.CancelledError) as error:
+            self._book.unheard()
+            if isinstance(error, asyncio.CancelledError):
+                raise
+        else:
+            self._book.heard({kind: _tally(sums) for kind, sums in zip(news, raw, strict=True)})
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY_S)
+            await self.exchange()
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _tally(sums: bytes | str) -> Tally:
+    return Tally(*map(float, _text(sums).split()))
