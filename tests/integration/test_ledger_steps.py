@@ -158,9 +158,9 @@ def test_stranded_chunks_are_named_once_a_while(run):
     async def scenario(steps: Steps) -> None:
         claim = await steps.begin(3)
         await steps.chunks.commit(claim, Bundle(), Finish())
-        assert await steps.chunks.stranded("api", 60_000) == []
+        assert await steps.chunks.stranded(["api"], 60_000) == []
         await steps.redis.zadd(keys.queued("api"), {steps.ref.member: 1})
-        assert await steps.chunks.stranded("api", 60_000) == [steps.ref]
-        assert await steps.chunks.stranded("api", 60_000) == []
+        assert await steps.chunks.stranded(["api"], 60_000) == [steps.ref]
+        assert await steps.chunks.stranded(["api"], 60_000) == []
 
     run(scenario)

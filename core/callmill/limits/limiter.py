@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from callmill.config.limit_spec import Unit
 from callmill.errors import RedisUnavailableError, UsageError
+from callmill.jobs.traffic import NORMAL, TrafficClass
 from callmill.limits.channel import Channel
 from callmill.limits.permits import PermitLease, Permits
 from callmill.limits.refill import Refill
@@ -89,14 +90,14 @@ class Limiter:
         self._telling = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
-    def expect(self, backlog: Callable[[], int]) -> None:
+    def expect(self, backlog: Callable[[TrafficClass, str], int]) -> None:
         """Reserve ahead for calls that will ask soon: ``backlog`` says how many, beyond those that wait already.
 
         It pays at high rates, where waiting for an exchange with Redis would bound the rate. Where tokens are counted
         it changes nothing: what the calls will cost is not known yet.
         """
         if not self._counts_tokens:
-            self._dispatcher.backlog = backlog
+            self._dispatcher.backlog = lambda: backlog(NORMAL, "")
 
     async def start(self) -> None:
         """Publish the rules and listen for pauses; without Redis, go on trying in the background."""
@@ -119,11 +120,11 @@ class Limiter:
                 with suppress(RedisUnavailableError):
                     await self._lease.release()
 
-    def try_acquire(self, tokens: int = 0) -> Slot | None:
+    def try_acquire(self, tokens: int = 0, *, traffic: TrafficClass = NORMAL) -> Slot | None:  # noqa: ARG002
         """The slot that is due now, or None; never waits, never overtakes a call that does."""
         return self._dispatcher.take(tokens)
 
-    async def acquire(self, tokens: int = 0) -> Slot:
+    async def acquire(self, tokens: int = 0, *, traffic: TrafficClass = NORMAL) -> Slot:  # noqa: ARG002
         """Wait for the start time of a call, first come first served in this process, and return its slot.
 
         A cancelled waiter loses nothing for the others.
