@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from callmill.jobs.traffic import Priority
+from callmill.jobs.traffic import Priority, TrafficClass
 from callmill.ledger.batches import Batches
 from callmill.ledger.fleet import Fleet, LaneStatus, WorkerStatus
 from callmill.ledger.records import BatchRecord, BatchState
@@ -35,8 +35,8 @@ class Progress(Struct, frozen=True, kw_only=True):
     id: str
     name: str
     state: BatchState
-    priority: Priority
-    tenant: str
+    priority: Priority = Priority.NORMAL
+    tenant: str = ""
     sealed: bool
     ended: bool
     total: int
@@ -53,6 +53,11 @@ class Progress(Struct, frozen=True, kw_only=True):
     p95: float | None
     p99: float | None
     elapsed: float
+
+    @property
+    def traffic(self) -> TrafficClass:
+        """The class of its calls."""
+        return TrafficClass(self.priority, self.tenant)
 
 
 async def read_progress(batches: Batches, fleet: Fleet, batch_id: str, now_ms: int) -> Progress:
