@@ -13,7 +13,7 @@ import redis
 from local_nodes import LocalWorker, WorkerProcess, until, write_profiles
 from scripted_api import ScriptedApi, scripted_api
 
-from callmill.config.celery import app
+from callmill.config.celery import app, lane_queue_key
 from callmill.ledger.keys import LINES
 from callmill.producer import Batch, Client, Job
 
@@ -34,6 +34,7 @@ class Site:
     client: Client
     api: ScriptedApi
     redis: redis.Redis
+    workers: list[LocalWorker]
     start: Callable[[], LocalWorker]
 
     def submit(self, count: int, url: str, api: str, **traffic: str) -> Batch:
@@ -68,7 +69,7 @@ def site(redis_url, tmp_path) -> Iterator[Site]:
             return worker
 
         start()
-        yield Site(client, api, connection, start)
+        yield Site(client, api, connection, workers, start)
         for worker in workers:
             worker.teardown()
 
@@ -108,21 +109,33 @@ def test_more_tenants_than_threads(site):
 
 def test_killed_worker_loses_nothing_in_a_line(site):
     """Chunks of a line that a killed worker held are done by another one."""
-    (first,) = (site.start(),)
+    site.start()
     batch = site.submit(300, SLOW, "free", priority="interactive", tenant="acme")
     until(lambda: batch.progress().done > 20, WAIT_S)
-    first.kill()
+    site.workers[0].kill()
     progress = batch.wait(WAIT_S)
     assert (progress.succeeded, progress.total) == (300, 300)
     assert len({outcome.index for outcome in batch.outcomes()}) == 300
 
 
 def test_hints_of_a_line_that_are_lost_come_again(site):
-    """Chunks of a line whose hints the broker lost are found, and so are failed jobs that are run again."""
-    site.redis.delete("callmill:lane.free@bulk")
-    batch = site.submit(50, "/status/404", "free", priority="bulk")
+    """Chunks of a line whose hints the broker lost are found, in a line that nobody serves yet."""
+    site.workers[0].kill()
+    batch = site.submit(50, "/ok", "free", priority="bulk")
+    assert site.redis.delete(lane_queue_key("free@bulk")) == 1
+    site.start()
+    assert batch.wait(WAIT_S).succeeded == 50
+
+
+def test_failed_jobs_run_again_in_their_line(site):
+    """Failed jobs that are run again wait in the line of their batch, also when it was forgotten; nothing else stays."""
+    batch = site.submit(50, "/status/404", "free", priority="bulk", tenant="acme")
     assert batch.wait(WAIT_S).failed == 50
+    site.redis.delete(LINES)
     assert batch.retry_failed() == 50
     progress = batch.wait(WAIT_S)
-    assert (progress.failed, progress.priority, progress.tenant) == (50, "bulk", "")
-    assert site.redis.zrange(LINES, 0, -1) == [b"free@bulk"]
+    assert (progress.failed, progress.calls, progress.priority, progress.tenant) == (50, 100, "bulk", "acme")
+    assert site.redis.zrange(LINES, 0, -1) == [b"free@bulk@acme"]
+    assert list(site.redis.scan_iter("*@*")) == []
+    bindings = [member for key in site.redis.scan_iter("*_kombu.binding*") for member in site.redis.smembers(key)]
+    assert [member for member in bindings if b"@" in member] == []

@@ -173,3 +173,10 @@ def test_deadline_is_absolute():
     """A deadline travels as Unix time, whatever its zone."""
     wire, _ = packer().pack(job(deadline=datetime(2050, 1, 1, tzinfo=UTC)), 0)
     assert wire.deadline_ms == 2524608000000
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a@bulk", "é", "-a"])
+def test_name_that_no_profile_can_have(name):
+    """Where no API is known a name is still one that a profile could have: it names queues and keys."""
+    with pytest.raises(JobError, match="no name of an API"):
+        packer(None).pack(job(api=name), 0)

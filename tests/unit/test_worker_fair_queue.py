@@ -121,10 +121,12 @@ def test_share_is_what_is_left_by_those_that_wait():
 def test_line_with_calls_is_not_dropped():
     """A class is forgotten only when nothing of it waits."""
     queue, (owner,) = made([1.0], 1)
+    line = queue.line(owner.traffic)
     queue.drop(owner.traffic)
+    assert queue.line(owner.traffic) is line
     assert queue.take().owner is owner
     queue.drop(owner.traffic)
-    assert queue.lines() == []
+    assert queue.line(owner.traffic) is not line
 
 
 def test_priorities_weigh_as_documented():

@@ -57,7 +57,9 @@ class RunFiles:
         """Absolute path of the errors file."""
         return None if self.errors is None else str(self.errors.path.absolute())
 
-    def check(self, identity: InputIdentity, api: str | None, traffic: TrafficClass | None, *, fresh: bool) -> None:
+    def check(
+        self, identity: InputIdentity, api: str | None, traffic: TrafficClass | None = None, *, fresh: bool
+    ) -> None:
         """Load the state that an earlier run left, and refuse what would not go on with that run.
 
         Raises:

@@ -39,10 +39,11 @@ def _show_recent(batches: list[Progress], *, as_json: bool) -> None:
     elif not batches:
         click.echo("no batch yet: submit one with `callmill run` or `callmill submit`", err=True)
     else:
-        console.stdout().print(_table(batches))
+        console.stdout().print(batches_table(batches))
 
 
-def _table(batches: list[Progress]) -> Table:
+def batches_table(batches: list[Progress]) -> Table:
+    """Return the batches as a table; their classes where one is not the usual."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in ("batch", "state"):
         table.add_column(heading, no_wrap=True)

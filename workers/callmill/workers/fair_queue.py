@@ -71,10 +71,6 @@ class FairQueue:
             line = self._lines[traffic] = ClassLine(traffic, self._weight_of(traffic))
         return line
 
-    def lines(self) -> list[ClassLine]:
-        """Return every line that there is."""
-        return list(self._lines.values())
-
     def drop(self, traffic: TrafficClass) -> None:
         """Forget the line of a class, if nothing waits in it."""
         line = self._lines.get(traffic)
