@@ -9,10 +9,13 @@ from dataclasses import dataclass, field
 import redis
 
 from callmill.config.limit_spec import Enforcer, parse_limit
+from callmill.jobs.traffic import NORMAL, TrafficClass
 from callmill.limits.keys import Keys
+from callmill.limits.layout import Layout, layout
 from callmill.limits.permits import Lease
-from callmill.limits.rules import Clock, LimitRules, clocks
-from callmill.limits.store import HORIZON_US, LONGEST_COLD_WAIT_US, script
+from callmill.limits.rules import Clock, LimitRules
+from callmill.limits.scripts import script
+from callmill.limits.store import LONGEST_COLD_WAIT_US, Request, Settlement
 
 BEGIN_US = 1_700_000_000_000_000
 LEAD_US = 2_000
@@ -47,6 +50,9 @@ class Worker:
     starts_us: list[int] = field(default_factory=list)
     again_us: int = 0
     exchanges: int = 0
+    traffic: TrafficClass = NORMAL
+    model: str = ""
+    stepped: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class Reply:
     reason: str
     guard_us: int
     starts_us: list[int]
+    keys: list[int]
 
 
 class Fleet:
@@ -69,28 +76,47 @@ class Fleet:
     def __init__(self, url: str, limits: LimitRules) -> None:
         self.redis = redis.Redis.from_url(url, decode_responses=True)
         self.keys = Keys("test")
-        self.clocks: Sequence[Clock] = clocks(limits)
-        self.limit_keys = [self.keys.limit(clock.spec.unit, clock.spec.window_s) for clock in self.clocks]
-        self._reserve = self.redis.register_script(FAKE_TIME + script("reserve"))
-        self._pause = self.redis.register_script(FAKE_TIME + script("pause"))
-        self._permits = self.redis.register_script(FAKE_TIME + script("permits"))
+        self._scripts = {
+            name: self.redis.register_script(FAKE_TIME + script(name))
+            for name in ("reserve", "pause", "permits", "throttled", "feed", "restore")
+        }
+        self.jumped_us = 0
         self.set_time(BEGIN_US)
-        self.publish()
+        self.use(limits)
 
     def set_time(self, us: int) -> None:
         """Set what Redis's TIME shows."""
         self.us = us
         self.redis.set(TIME_KEY, us)
 
+    def jump(self, us: int) -> None:
+        """Let TIME jump while no time passes for the workers."""
+        self.jumped_us += us
+        self.set_time(self.us + us)
+
     def wipe(self) -> None:
         """Lose all state."""
         self.redis.flushall()
         self.set_time(self.us)
 
-    def publish(self) -> None:
-        """Write the limits, as every worker does at its start."""
-        for key, clock in zip(self.limit_keys, self.clocks, strict=True):
-            self.redis.hset(key, mapping=clock.fields())
+    @property
+    def clocks(self) -> list[Clock]:
+        """The limits that hold for calls of no model, in the order of their keys."""
+        return [node.clock for node in self.layout.nodes]
+
+    def use(self, limits: LimitRules) -> None:
+        """Let other limits hold, as workers with another configuration do."""
+        self.rules = limits
+        self.layout = layout(limits, self.keys, "", NORMAL)
+        self.limit_keys = self.layout.redis_keys
+        self.publish()
+
+    def publish(self, limits: Layout | None = None) -> None:
+        """Write a group's limits, as every worker does at its start."""
+        for node in (limits or self.layout).nodes:
+            self.redis.hset(node.key, mapping=node.clock.fields())
+            for field_name, value in node.clock.beginning().items():
+                self.redis.hsetnx(node.key, field_name, value)
 
     def reserve(
         self,
@@ -102,26 +128,53 @@ class Fleet:
         unfired: int = 0,
         since_us: int | None = None,
         guard_us: int = GUARD_US,
+        allowances: Sequence[int] = (),
+        key: int = 1,
     ) -> Reply:
         """Make one exchange for a worker; ``since_us``: the start that it settles, now unless given."""
-        keys = [self.keys.meta, self.keys.active, self.keys.queue, *self.limit_keys]
-        past = worker.latest_us - self.us
-        known = [worker.name, worker.boot, worker.seq, past, LEAD_US, guard_us]
         since = 0 if since_us is None else since_us - self.us
-        dues = [max(0, settle), max(0, -settle), unfired, since]
-        args = [*known, *dues, self.keys.channel, HORIZON_US, LONGEST_COLD_WAIT_US, calls, *costs]
-        raw = self._reserve(keys=keys, args=args)
+        settled = settle or unfired
+        due = Settlement(key, since, (0, max(0, settle), 0, 0), (unfired, max(0, -settle), 0, 0))
+        request = Request(
+            boot=worker.boot,
+            seq=worker.seq,
+            latest_us=worker.latest_us - (self.us - self.jumped_us),
+            lead_us=LEAD_US,
+            guard_us=guard_us,
+            stepped=worker.stepped,
+            settlements=[due] if settled else [],
+            allowances=allowances or [calls] * len(self.rules.keys),
+            calls=calls,
+            costs=[(1, cost, cost, 0) for cost in costs],
+        )
+        return self.exchange(worker, request)
+
+    def exchange(self, worker: Worker, request: Request) -> Reply:
+        """Make one exchange for a worker as the request says."""
+        group = self.layout
+        if worker.model or worker.traffic != NORMAL:
+            group = layout(self.rules, self.keys, worker.model, worker.traffic)
+        traffic = str(worker.traffic)
+        keys = [
+            self.keys.meta,
+            self.keys.classes,
+            self.keys.workers(traffic),
+            self.keys.queue(traffic),
+            *group.redis_keys,
+        ]
+        args = request.arguments(worker.name, self.keys.channel, group)
+        raw = self._scripts["reserve"](keys=keys, args=args)
         if len(raw) == 1:
-            self.publish()
-            raw = self._reserve(keys=keys, args=args)
-        now, boot, seq, again, by, pause, reason, guard, *offsets = raw
+            self.publish(group)
+            raw = self._scripts["reserve"](keys=keys, args=args)
+        now, boot, seq, again, by, pause, reason, guard, offsets, keys_used, _ = raw
         worker.boot, worker.seq, worker.again_us = boot, seq, now + again
         worker.exchanges += 1
         starts = [now + offset for offset in offsets]
         if starts:
-            worker.latest_us = starts[-1]
+            worker.latest_us = max(worker.latest_us, self.us - self.jumped_us + offsets[-1])
             worker.starts_us += starts
-        return Reply(now, boot, by, again, pause, reason, guard, starts)
+        return Reply(now, boot, by, again, pause, reason, guard, starts, keys_used)
 
     def used(self, index: int = 0) -> int:
         """Return what the quota at this place in the limits has counted."""
@@ -132,12 +185,15 @@ class Fleet:
 
     def pause(self, us: int, reason: str = "429") -> int:
         """Pause the API; return what is left of the pause."""
-        left: int = self._pause(keys=[self.keys.meta, *self.limit_keys], args=[us, reason, self.keys.channel])
+        args = [us, reason, self.keys.channel, ""]
+        left: int = self._scripts["pause"](keys=[self.keys.meta, *self.limit_keys], args=args)
         return left
 
     def permits(self, worker: str, want: int, used: int, had: int, *, limit: int, lease_us: int) -> Lease:
         """Renew a lease of permits."""
-        return Lease(*self._permits(keys=self.keys.permits, args=[worker, want, used, had, lease_us, limit]))
+        return Lease(
+            *self._scripts["permits"](keys=self.keys.permits(), args=[worker, want, used, had, lease_us, limit])
+        )
 
     def warm(self) -> Worker:
         """Let a first worker get over the cold start and return it."""

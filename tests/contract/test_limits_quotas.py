@@ -24,7 +24,7 @@ def spend(fleet: Fleet, worker: Worker, calls: int, cost: int = 1) -> list[int]:
 
 def limited_by(fleet: Fleet, by: int) -> str:
     """Return the text of the limit that an answer names."""
-    return str(fleet.clocks[by - 1].spec) if by else ""
+    return str(fleet.layout.nodes[by - 1].clock.spec) if by else ""
 
 
 def ages_at(start_us: int) -> int:
@@ -156,7 +156,7 @@ def test_a_changed_amount_keeps_what_is_used(redis_url):
     worker = fleet.warm()
     spend(fleet, worker, 20)
     for amount, more in (("15/hour", 0), ("26/hour", 6)):
-        fleet.clocks = Fleet(redis_url, rules(amount)).clocks
+        fleet.use(rules(amount))
         fleet.set_time(worker.again_us)
         assert len(fleet.reserve(worker, 50).starts_us) == more
 

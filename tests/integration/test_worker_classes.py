@@ -128,7 +128,7 @@ def test_hints_of_a_line_that_are_lost_come_again(site):
 
 
 def test_failed_jobs_run_again_in_their_line(site):
-    """Failed jobs that are run again wait in the line of their batch, also when it was forgotten; nothing else stays."""
+    """Failed jobs that are run again wait in the line of their batch, also a forgotten one; nothing else stays."""
     batch = site.submit(50, "/status/404", "free", priority="bulk", tenant="acme")
     assert batch.wait(WAIT_S).failed == 50
     site.redis.delete(LINES)

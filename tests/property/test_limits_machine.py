@@ -85,7 +85,7 @@ class LimitsMachine(RuleBasedStateMachine):
     def set_clock_back(self, us: int) -> None:
         """Redis's clock is set back."""
         self._look()
-        self.fleet.set_time(self.fleet.us - us)
+        self.fleet.jump(-us)
         self._look()
 
     @rule(us=st.integers(1, 3_000_000))

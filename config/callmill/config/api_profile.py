@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
-from callmill.config.limit_spec import Enforcer, LimitSpec, Unit, parse_limit
+from callmill.config.limit_spec import AUTO, Enforcer, LimitSpec, Scope, Unit, parse_limit
 from callmill.config.public_api import PublicApi, covers, resolve
 from callmill.config.secret_refs import checked_reference, checked_schemed_reference, is_reference
 from callmill.config.tenant import checked_tenant
@@ -52,10 +52,10 @@ def _header_value(value: str) -> str:
 
 
 def _limits(texts: list[str]) -> list[str]:
-    seen: dict[tuple[Unit, int], str] = {}
+    seen: dict[tuple[Unit, int, Scope, bool], str] = {}
     for text in texts:
         spec = parse_limit(text)
-        first = seen.setdefault((spec.unit, spec.window_s), text)
+        first = seen.setdefault((spec.unit, spec.window_s, spec.scope, spec == AUTO), text)
         if first is not text:
             raise ValueError(f"{first!r} and {text!r} limit the same thing; keep the one that holds")
     return texts

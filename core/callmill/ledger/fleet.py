@@ -17,6 +17,29 @@ STATUS_EVERY_S = 1.0
 _STATUS_TTL_MS = 5_000
 
 
+_SURELY_ENDLESS_S = 2 * 366 * 86_400
+"""No pause that has an end is that long."""
+
+
+class KeyStatus(Struct, frozen=True, kw_only=True):
+    """What one worker process does with one credential of an API.
+
+    Attributes:
+        name: The credential's name; never its secret.
+        paused_s: Seconds that it stays set aside; 0: it is in use.
+        reason: Why it is set aside.
+    """
+
+    name: str
+    paused_s: float = 0.0
+    reason: str | None = None
+
+    @property
+    def paused_in_words(self) -> str:
+        """How long it stays set aside."""
+        return _pause_in_words(self.paused_s)
+
+
 class LaneStatus(Struct, frozen=True, kw_only=True):
     """What one worker process does for one API.
 
@@ -27,6 +50,16 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
         paused_s: Seconds that the lane stays paused; 0: it is not.
         pause_reason: Why it is paused.
         limited_by: The limit that holds calls back now, as text; None when none does.
+        rate: Calls per second that the limiter granted over the last seconds.
+        permits: Concurrency permits held; None without such a limit.
+        granted: Slots granted since the start.
+        slots_missed: Slots dropped since the start because this process was late.
+        round_trips: The limiter's exchanges with Redis since the start.
+        guard_s: Timing uncertainty that the pace of all workers allows for now.
+        lateness_s: The part of it that is this process's lateness.
+        way_s: The part of it that is this process's way to the limiter's Redis.
+        limits_generation: The change of limits at run time that this process has adopted; 0: none was made.
+        keys: Its credentials, where the API has several.
     """
 
     api: str
@@ -36,6 +69,21 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
     paused_s: float = 0.0
     pause_reason: str | None = None
     limited_by: str | None = None
+    rate: float = 0.0
+    permits: int | None = None
+    granted: int = 0
+    slots_missed: int = 0
+    round_trips: int = 0
+    guard_s: float = 0.0
+    lateness_s: float = 0.0
+    way_s: float = 0.0
+    limits_generation: int = 0
+    keys: list[KeyStatus] = []
+
+    @property
+    def paused_in_words(self) -> str:
+        """How long it stays paused."""
+        return _pause_in_words(self.paused_s)
 
 
 class WorkerStatus(Struct, frozen=True, kw_only=True):
@@ -56,6 +104,10 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     draining: bool
     apis: list[str]
     lanes: list[LaneStatus]
+
+
+def _pause_in_words(seconds: float) -> str:
+    return "until resumed" if seconds > _SURELY_ENDLESS_S else f"for {seconds:.0f} s"
 
 
 _status_decoder = msgspec.json.Decoder(WorkerStatus)

@@ -1,7 +1,8 @@
 """The limiter: exact start times for calls, so that any number of processes together keep the limits of an API."""
 
-from callmill.limits.limiter import Limiter, LimiterStatus
-from callmill.limits.rules import LimitRules
+from callmill.limits.limiter import Limiter
+from callmill.limits.rules import KeyRules, LimitRules
 from callmill.limits.slots import Slot
+from callmill.limits.status import KeyStatus, LimiterStatus
 
-__all__ = ["LimitRules", "Limiter", "LimiterStatus", "Slot"]
+__all__ = ["KeyRules", "KeyStatus", "LimitRules", "Limiter", "LimiterStatus", "Slot"]

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+from callmill.config.limit_spec import AUTO, LimitSpec, Scope
+
 
 class Keys:
     """The keys of one API. The braces keep them on one node wherever slots are hashed."""
 
     def __init__(self, name: str) -> None:
-        prefix = f"callmill:limit:{{{name}}}"
-        self.meta = f"{prefix}:meta"
-        self.active = f"{prefix}:active"
-        self.queue = f"{prefix}:queue"
-        self.channel = f"{prefix}:events"
-        self.permits = [f"{prefix}:permits:{part}" for part in ("expiry", "held", "want", "waiting", "meta")]
-        self._limit = f"{prefix}:limit"
+        self._prefix = f"callmill:limit:{{{name}}}"
+        self.meta = f"{self._prefix}:meta"
+        self.classes = f"{self._prefix}:classes"
+        self.channel = f"{self._prefix}:events"
+        self.costs = f"{self._prefix}:costs"
+        self.control = f"{self._prefix}:control"
+        self.history = f"{self._prefix}:history"
 
-    def limit(self, unit: str, window_s: int) -> str:
-        """The hash of the limit that counts ``unit`` over ``window_s`` seconds."""
-        return f"{self._limit}:{unit}:{window_s}"
+    def workers(self, traffic: str) -> str:
+        """The workers seen lately with calls of this class of traffic."""
+        return f"{self._prefix}:workers:{traffic}"
+
+    def queue(self, traffic: str) -> str:
+        """The workers that wait with calls of this class of traffic."""
+        return f"{self._prefix}:queue:{traffic}"
+
+    def limit(self, spec: LimitSpec, owner: str = "") -> str:
+        """The hash of a limit; ``owner``: the key or model that it holds for."""
+        kind = "auto" if spec == AUTO else spec.unit.value.replace(" ", "-")
+        if spec.scope is Scope.API:
+            return f"{self._prefix}:limit:{kind}:{spec.window_s}"
+        return f"{self._prefix}:limit:{spec.scope.value}:{owner}:{kind}:{spec.window_s}"
+
+    def permits(self, scope: str = "") -> list[str]:
+        """The keys of the concurrency permits of the API, or of one of its keys or models."""
+        prefix = f"{self._prefix}:permits" + (f":{scope}" if scope else "")
+        return [f"{prefix}:{part}" for part in ("expiry", "held", "want", "waiting", "meta")]

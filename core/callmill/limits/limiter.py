@@ -3,62 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from time import monotonic
 
-from msgspec import Struct
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
-from callmill.config.limit_spec import Unit
+from callmill.config.limit_spec import LimitSpec
 from callmill.errors import RedisUnavailableError, UsageError
 from callmill.jobs.traffic import NORMAL, TrafficClass
 from callmill.limits.channel import Channel
-from callmill.limits.permits import PermitLease, Permits
+from callmill.limits.clock import RedisClock
+from callmill.limits.cost import ONE_REQUEST, Cost
+from callmill.limits.group import Group, end
+from callmill.limits.key_ring import KeyRing
+from callmill.limits.layout import layout
+from callmill.limits.learning import Learning
+from callmill.limits.overrides import Overrides
+from callmill.limits.pauses import WHOLE_API, Pauses
+from callmill.limits.permit_leases import PermitLeases
 from callmill.limits.refill import Refill
-from callmill.limits.rules import LimitRules, clocks, concurrency, fixed_guard_s, validity_s
+from callmill.limits.rules import LimitRules, fixed_guard_s, validity_s
 from callmill.limits.slots import Dispatcher, Slot
+from callmill.limits.status import KeyStatus, LimiterStatus
 from callmill.limits.store import LimitStore
 from callmill.limits.timing import Timing
 
-LONGEST_PAUSE_S = 3600.0
 START_WAIT_S = 2.0
-
-
-class LimiterStatus(Struct, frozen=True):
-    """What a limiter does now, as this process sees it.
-
-    Attributes:
-        waiting: Calls that wait for a slot.
-        held: Slots granted and not yet due.
-        granted: Slots granted since the start.
-        fired: Slots given to calls since the start.
-        slots_missed: Slots dropped because this process was late, though a call waited: host noise, lost rate.
-        round_trips: Exchanges with Redis since the start.
-        next_start_in_s: Seconds until the next held slot; None without one.
-        paused_for_s: Seconds of pause left; 0 when not paused.
-        pause_reason: Why it is paused; None when not paused.
-        limited_by: The limit with the least slack at the last grant; None when no limit held a call back.
-        rate: Calls per second granted to this process over the last 5 s.
-        guard_s: Timing uncertainty that the pace of all workers allows for now.
-        in_flight: Calls started and not settled.
-        permits: Concurrency permits that this process holds; None without such a limit.
-    """
-
-    waiting: int
-    held: int
-    granted: int
-    fired: int
-    slots_missed: int
-    round_trips: int
-    next_start_in_s: float | None
-    paused_for_s: float
-    pause_reason: str | None
-    limited_by: str | None
-    rate: float
-    guard_s: float
-    in_flight: int
-    permits: int | None
+MOST_IDLE_GROUPS = 64
 
 
 class Limiter:
@@ -69,42 +42,45 @@ class Limiter:
     """
 
     def __init__(self, redis: Redis, name: str, rules: LimitRules, *, worker: str) -> None:
-        self._clocks = clocks(rules)
-        valid_s = validity_s(rules)
-        timing = Timing(valid_s, fixed_guard_s(rules))
-        self._permits = Permits(concurrency(rules))
-        self._dispatcher = Dispatcher(timing, self._permits, validity_s=valid_s, paced=bool(self._clocks))
-        store = LimitStore(redis, name, worker, self._clocks)
-        self._counts_tokens = any(clock.spec.unit is Unit.TOKENS for clock in self._clocks)
-        self._refill = Refill(
-            store,
-            self._dispatcher,
-            timing,
-            counts_tokens=self._counts_tokens,
-            counts_calls=any(clock.quota and clock.spec.unit is Unit.REQUESTS for clock in self._clocks),
-        )
-        self._lease = PermitLease(
-            store, self._permits, wanting=lambda: self._dispatcher.waiting, on_change=self._permits_changed
-        )
-        self._channel = Channel(redis, store.channel, on_message=self._on_message, on_subscribed=self._refill.sync)
-        self._telling = asyncio.Lock()
+        self._configured = self._rules = rules
+        self._timing = Timing(validity_s(rules), fixed_guard_s(rules))
+        self._clock = RedisClock()
+        self._store = LimitStore(redis, name, worker)
+        self._ring = KeyRing([key.name for key in rules.keys])
+        self._groups: dict[tuple[str, TrafficClass], Group] = {}
+        self._pauses = Pauses(self._store, self._ring, self._groups.values)
+        self._leases = PermitLeases(self._store, rules, waiting=self._waiting, on_change=self._permits_changed)
+        self._learning = Learning(self._store, self._pauses)
+        self._backlog: Callable[[TrafficClass, str], int] | None = None
+        self._channel = Channel(redis, self._store.keys.channel, on_message=self._on_message, on_subscribed=self._sync)
+        self._overrides = Overrides(redis, name, on_change=self._override, on_resume=self._sync)
         self._tasks: list[asyncio.Task[None]] = []
+        self._default = self._add_group("", NORMAL)
 
     def expect(self, backlog: Callable[[TrafficClass, str], int]) -> None:
-        """Reserve ahead for calls that will ask soon: ``backlog`` says how many, beyond those that wait already.
+        """Reserve ahead for calls that will ask soon.
 
-        It pays at high rates, where waiting for an exchange with Redis would bound the rate. Where tokens are counted
-        it changes nothing: what the calls will cost is not known yet.
+        ``backlog`` says how many of a class and model, beyond those that wait already. It pays at high rates, where
+        waiting for an exchange with Redis would bound the rate. Where tokens are counted it changes nothing: what the
+        calls will cost is not known yet.
         """
-        if not self._counts_tokens:
-            self._dispatcher.backlog = lambda: backlog(NORMAL, "")
+        self._backlog = backlog
+        for group in self._groups.values():
+            self._expect_in(group)
+
+    @property
+    def rules(self) -> LimitRules:
+        """The limits that hold now: those configured, or those set at run time."""
+        return self._rules
 
     async def start(self) -> None:
         """Publish the rules and listen for pauses; without Redis, go on trying in the background."""
-        await self._refill.exchange()
-        self._tasks = [asyncio.create_task(self._refill.run()), asyncio.create_task(self._channel.run())]
-        if self._permits.limit is not None:
-            self._tasks.append(asyncio.create_task(self._lease.run()))
+        await self._overrides.load()
+        await self._default.refill.exchange()
+        self._tasks = [asyncio.create_task(self._channel.run()), asyncio.create_task(self._overrides.run())]
+        self._leases.start()
+        for group in self._groups.values():
+            group.start()
         with suppress(TimeoutError):
             async with asyncio.timeout(START_WAIT_S):
                 await self._channel.subscribed.wait()
@@ -112,111 +88,254 @@ class Limiter:
     async def aclose(self) -> None:
         """Stop; what waits is cancelled, what is settled reaches Redis if it can. Idempotent."""
         tasks, self._tasks = self._tasks, []
-        await asyncio.gather(*(_end(task) for task in tasks))
-        self._dispatcher.close()
-        if tasks:
-            await self._refill.exchange()
-            if self._permits.limit is not None:
-                with suppress(RedisUnavailableError):
-                    await self._lease.release()
+        await asyncio.gather(*(end(task) for task in tasks))
+        await self._learning.aclose()
+        await asyncio.gather(*(group.aclose() for group in self._groups.values()))
+        await self._leases.aclose()
 
-    def try_acquire(self, tokens: int = 0, *, traffic: TrafficClass = NORMAL) -> Slot | None:  # noqa: ARG002
-        """The slot that is due now, or None; never waits, never overtakes a call that does."""
-        return self._dispatcher.take(tokens)
+    def try_acquire(
+        self,
+        tokens: int = 0,
+        *,
+        output_tokens: int = 0,
+        weight: int = 1,
+        model: str = "",
+        traffic: TrafficClass = NORMAL,
+    ) -> Slot | None:
+        """The slot that is due now, or None; never waits, never overtakes a call of its class that does."""
+        return self._group(model, traffic).dispatcher.take(_cost(tokens, output_tokens, weight))
 
-    async def acquire(self, tokens: int = 0, *, traffic: TrafficClass = NORMAL) -> Slot:  # noqa: ARG002
-        """Wait for the start time of a call, first come first served in this process, and return its slot.
+    async def acquire(
+        self,
+        tokens: int = 0,
+        *,
+        output_tokens: int = 0,
+        weight: int = 1,
+        model: str = "",
+        traffic: TrafficClass = NORMAL,
+    ) -> Slot:
+        """Wait for the start time of a call, first come first served in its class in this process, and return its slot.
 
         A cancelled waiter loses nothing for the others.
+
+        Args:
+            tokens: What the call is reserved to cost, its answer included.
+            output_tokens: The part of it that is the answer's.
+            weight: How many requests it counts as.
+            model: The model that it names, where the API limits models.
+            traffic: Its class.
 
         Raises:
             UsageError: The limiter is not started, or closed.
             asyncio.CancelledError: The caller gave up, or the limiter was closed.
         """
-        slot = self._dispatcher.take(tokens)
+        group, cost = self._group(model, traffic), _cost(tokens, output_tokens, weight)
+        slot = group.dispatcher.take(cost)
         if slot is not None:
             return slot
         if not self._tasks:
             raise UsageError("the limiter does not run: await start() first, and acquire nothing after aclose()")
         first = False
         while True:
-            future = self._dispatcher.enqueue(tokens, first=first)
-            self._demand()
+            future = group.dispatcher.enqueue(cost, first=first)
+            group.refill.demand()
+            self._leases.demand()
             try:
                 slot = await future
             except asyncio.CancelledError:
-                self._dispatcher.forget(future)
+                group.dispatcher.forget(future)
                 raise
-            if self._dispatcher.accept(slot):
+            if group.dispatcher.accept(slot):
                 return slot
             first = True
 
-    def settle(self, slot: Slot, tokens_used: int | None) -> None:
+    @asynccontextmanager
+    async def slot(
+        self,
+        tokens: int = 0,
+        *,
+        output_tokens: int = 0,
+        weight: int = 1,
+        model: str = "",
+        traffic: TrafficClass = NORMAL,
+    ) -> AsyncIterator[Slot]:
+        """Make one call inside: wait for its slot, and settle it as reserved at the end unless that was done."""
+        slot = await self.acquire(tokens, output_tokens=output_tokens, weight=weight, model=model, traffic=traffic)
+        try:
+            yield slot
+        finally:
+            self.settle(slot, None)
+
+    def settle(self, slot: Slot, tokens_used: int | None, output_tokens_used: int | None = None) -> None:
         """The call is over: charge what it really cost, where known, and free its permit; repeats are ignored."""
-        if not slot.open:
+        if not slot.open or slot.line is None:
             return
         slot.open = False
-        self._permits.give()
+        slot.line.permits.give(slot.key)
         if tokens_used is not None:
-            self._refill.settle(slot, tokens_used - slot.tokens)
-        if self._permits.limit is not None and self._dispatcher.waiting:
+            output = slot.cost.output_tokens if output_tokens_used is None else output_tokens_used
+            slot.line.accounts.settle(slot, Cost(tokens_used, min(output, tokens_used), slot.cost.weight))
+        if self._leases.limited:
             self._permits_changed()
 
-    async def pause(self, seconds: float, reason: str) -> None:
-        """Let no call start for ``seconds`` (an hour at most), here at once and in the fleet within milliseconds.
+    async def pause(self, seconds: float, reason: str, scope: str = WHOLE_API) -> None:
+        """Let no call start for ``seconds``, here at once and in the fleet within milliseconds.
 
         A pause that already lasts longer stays. Without Redis the pause holds here and is told when Redis is back.
+        ``scope``: the whole API, or ``model:NAME``, or ``key:NAME``.
         """
         if seconds > 0:
-            self.hold(seconds, reason)
-            async with self._telling:  # many calls learn of one pause at once; the first one tells for all
-                await self._refill.tell_pause()
+            self.hold(seconds, reason, scope)
+            try:
+                await self._pauses.tell()
+            except RedisUnavailableError:
+                self._sync()
 
-    def hold(self, seconds: float, reason: str) -> None:
+    def hold(self, seconds: float, reason: str, scope: str = WHOLE_API) -> None:
         """Let no call start here for ``seconds``, from this moment on; the part of ``pause`` that waits for nobody."""
-        self._dispatcher.pause(monotonic() + min(seconds, LONGEST_PAUSE_S), reason)
+        self._pauses.hold(seconds, reason, scope)
+
+    def refused(self, slot: Slot, after_s: float | None, reason: str) -> None:
+        """The API refused a call because of its limits: pause the fleet, and learn from it.
+
+        ``after_s`` is when the API wants to be asked again; None where it does not say.
+        """
+        group = self._group_of(slot)
+        if group is not None:
+            self._learning.refused(group, slot, after_s, reason)
 
     def status(self) -> LimiterStatus:
         """What this limiter does now."""
         now = monotonic()
-        dispatcher, refill = self._dispatcher, self._refill
-        paused_s = max(0.0, dispatcher.paused_until - now)
+        groups = list(self._groups.values())
+        paused = self._pauses.of(WHOLE_API)
+        by = next((group for group in groups if group.refill.by and group.dispatcher.waiting), None)
+        starts = [start for group in groups if (start := group.dispatcher.next_start) is not None]
         return LimiterStatus(
-            waiting=dispatcher.waiting,
-            held=dispatcher.held,
-            granted=refill.granted,
-            fired=dispatcher.fired,
-            slots_missed=dispatcher.missed,
-            round_trips=refill.round_trips + self._lease.round_trips,
-            next_start_in_s=None if dispatcher.next_start is None else max(0.0, dispatcher.next_start - now),
-            paused_for_s=paused_s,
-            pause_reason=dispatcher.pause_reason if paused_s else None,
-            limited_by=str(self._clocks[refill.by - 1].spec) if refill.by else None,
-            rate=refill.rate(),
-            guard_s=refill.guard_s,
-            in_flight=self._permits.used,
-            permits=None if self._permits.limit is None else self._permits.granted,
+            waiting=self._waiting(),
+            held=sum(group.dispatcher.held for group in groups),
+            granted=sum(group.refill.granted for group in groups),
+            fired=sum(group.dispatcher.fired for group in groups),
+            slots_missed=sum(group.dispatcher.missed for group in groups),
+            round_trips=sum(group.refill.round_trips for group in groups) + self._leases.round_trips,
+            next_start_in_s=max(0.0, min(starts) - now) if starts else None,
+            paused_for_s=paused.until - now if paused else 0.0,
+            pause_reason=paused.reason if paused else None,
+            limited_by=str(by.layout.nodes[by.refill.by - 1].clock.spec) if by else None,
+            rate=sum(group.refill.rate() for group in groups),
+            guard_s=max(group.refill.guard_s for group in groups),
+            lateness_s=self._timing.lateness_s,
+            way_s=self._timing.way_s,
+            in_flight=self._leases.in_flight,
+            permits=self._leases.granted,
+            generation=self._overrides.generation,
+            keys=self._key_statuses(now),
         )
 
-    def _demand(self) -> None:
-        self._refill.demand()
-        if self._permits.limit is not None:
-            self._lease.demand()
+    def rate(self, traffic: TrafficClass) -> float:
+        """Calls per second granted lately to a class of traffic in this process."""
+        return sum(group.refill.rate() for (_, own), group in self._groups.items() if own == traffic)
+
+    def reconfigure(self, rules: LimitRules) -> None:
+        """Let other limits hold from now on; the credentials stay the same."""
+        self._rules = rules
+        self._timing.adopt(validity_s(rules), fixed_guard_s(rules))
+        self._leases.adopt(rules)
+        for group in self._groups.values():
+            group.dispatcher.permits = self._leases.of(group.layout.model)
+            group.use(
+                layout(rules, self._store.keys, group.layout.model, group.layout.traffic), validity_s=validity_s(rules)
+            )
+            self._expect_in(group)
+        self._leases.demand()
+
+    def _group(self, model: str, traffic: TrafficClass) -> Group:
+        if model and not self._rules.limits_models:
+            model = ""  # no limit of its own: it shares the line of all such calls
+        if not model and traffic is NORMAL:
+            return self._default
+        return self._groups.get((model, traffic)) or self._add_group(model, traffic)
+
+    def _group_of(self, slot: Slot) -> Group | None:
+        return next((group for group in self._groups.values() if group.dispatcher is slot.line), None)
+
+    def _add_group(self, model: str, traffic: TrafficClass) -> Group:
+        self._drop_idle()
+        limits = layout(self._rules, self._store.keys, model, traffic)
+        dispatcher = Dispatcher(
+            self._timing,
+            self._leases.of(model),
+            self._ring,
+            validity_s=validity_s(self._rules),
+            paced=bool(limits.nodes),
+        )
+        refill = Refill(self._store, dispatcher, self._timing, self._clock, self._pauses)
+        refill.use(limits)
+        group = self._groups[model, traffic] = Group(limits, dispatcher, refill)
+        dispatcher.served = min((other.dispatcher.served for other in self._groups.values()), default=0.0)
+        self._expect_in(group)
+        self._pauses.enter(group)
+        if self._tasks:
+            group.start()
+        return group
+
+    def _drop_idle(self) -> None:
+        if len(self._groups) <= MOST_IDLE_GROUPS:
+            return
+        for key, group in list(self._groups.items()):
+            if group.idle and group is not self._default:
+                del self._groups[key]
+                self._learning.in_background(group.aclose())
+
+    def _expect_in(self, group: Group) -> None:
+        backlog = self._backlog
+        if backlog is not None and not group.layout.counts_tokens:
+            traffic, model = group.layout.traffic, group.layout.model
+            group.dispatcher.backlog = lambda: backlog(traffic, model)
+
+    def _waiting(self, scope: str = "") -> int:
+        groups = list(self._groups.values())
+        if scope.startswith("model:"):
+            groups = [group for group in groups if group.layout.scopes[0] == scope]
+        return sum(group.dispatcher.waiting for group in groups)
 
     def _permits_changed(self) -> None:
-        self._dispatcher.dispatch()
-        self._demand()
+        """Give what is free to the classes that had the least of it, by weight."""
+        waiting = [group for group in self._groups.values() if group.dispatcher.waiting]
+        if len(waiting) > 1:
+            waiting.sort(key=lambda group: group.dispatcher.served / group.layout.weight)
+        for group in waiting:
+            group.dispatcher.dispatch()
+            group.refill.demand()
+        self._leases.demand()
+
+    def _override(self, limits: tuple[LimitSpec, ...] | None) -> None:
+        self.reconfigure(self._configured if limits is None else replace(self._configured, limits=limits))
+
+    def _sync(self) -> None:
+        for group in self._groups.values():
+            group.refill.sync()
 
     def _on_message(self, message: str) -> None:
         kind, _, rest = message.partition(" ")
         if kind == "boot":
-            self._refill.sync()
+            self._sync()
+        elif kind == "rules":
+            self._overrides.look()
         elif kind == "pause":
-            left_us, _, reason = rest.partition(" ")
-            self._dispatcher.pause(monotonic() + int(left_us) / 1e6, reason)
+            left_us, scope, reason = rest.split(" ", 2)
+            self._pauses.hold(int(left_us) / 1e6, reason, scope.removeprefix("-"), told=True)
+        elif kind == "resume":
+            self._pauses.resume(rest.removeprefix("-"))
+
+    def _key_statuses(self, now: float) -> list[KeyStatus]:
+        if len(self._ring) == 1:
+            return []
+        found = ((name, self._ring.aside(key, now)) for key, name in enumerate(self._ring.names))
+        return [KeyStatus(name, aside.until - now, aside.reason) if aside else KeyStatus(name) for name, aside in found]
 
 
-async def _end(task: asyncio.Task[None]) -> None:
-    while not task.done():  # redis-py loses a cancellation that meets a time limit of its own
-        task.cancel()
-        await asyncio.wait([task], timeout=0.1)
+def _cost(tokens: int, output_tokens: int, weight: int) -> Cost:
+    if not tokens and weight == 1:
+        return ONE_REQUEST
+    return Cost(tokens, output_tokens, weight)

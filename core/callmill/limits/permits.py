@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Protocol
@@ -38,8 +38,8 @@ class Lease(Struct, frozen=True):
 class PermitStore(Protocol):
     """Where the leases are kept."""
 
-    async def permits(self, *, want: int, used: int, held: int, limit: int, ttl_us: int) -> Lease:
-        """Bring the lease up to date.
+    async def permits(self, scope: str, *, want: int, used: int, held: int, limit: int, ttl_us: int) -> Lease:
+        """Bring the lease of the API ('') or of one of its models or credentials up to date.
 
         Raises:
             RedisUnavailableError: The lease may or may not be renewed.
@@ -48,10 +48,11 @@ class PermitStore(Protocol):
 
 
 class Permits:
-    """This worker's permits for one API; without a limit there are always some."""
+    """This worker's permits for an API, a model or a credential; without a limit there are always some."""
 
-    def __init__(self, limit: int | None) -> None:
+    def __init__(self, limit: int | None, scope: str = "") -> None:
         self.limit = limit
+        self.scope = scope
         self.granted = 0
         self.goal = 0
         self.used = 0
@@ -64,13 +65,43 @@ class Permits:
             return UNLIMITED
         return min(self.granted, self.goal) - self.used if monotonic() < self.valid_until else 0
 
-    def take(self) -> None:
-        """A call starts."""
-        self.used += 1
 
-    def give(self) -> None:
-        """A call is over, or never started."""
-        self.used -= 1
+class PermitSet:
+    """The permits that a call needs all at once: of the API, of its model, and of the credential that it uses.
+
+    Args:
+        shared: Those of the API and the model.
+        keys: Those of each credential; empty where credentials have no such limit.
+    """
+
+    def __init__(self, shared: Sequence[Permits], keys: Sequence[Permits] = ()) -> None:
+        self._shared = tuple(shared)
+        self._keys = tuple(keys)
+        self._limited = tuple(permits for permits in self._shared if permits.limit is not None)
+
+    @property
+    def free(self) -> int:
+        """Calls that may start now."""
+        free = min([permits.free for permits in self._limited], default=UNLIMITED)
+        return min(free, sum(permits.free for permits in self._keys)) if self._keys else free
+
+    def free_of(self, key: int) -> int:
+        """Calls that may start now with one of the credentials, as far as it alone is concerned."""
+        return self._keys[key].free if self._keys else UNLIMITED
+
+    def take(self, key: int) -> None:
+        """A call starts with this credential."""
+        for permits in self._shared:
+            permits.used += 1
+        if self._keys:
+            self._keys[key].used += 1
+
+    def give(self, key: int) -> None:
+        """It is over, or never started."""
+        for permits in self._shared:
+            permits.used -= 1
+        if self._keys:
+            self._keys[key].used -= 1
 
 
 class PermitLease:
@@ -122,7 +153,9 @@ class PermitLease:
         want = min(limit, used + self._wanting())
         # Redis may leave us no more than we report as used: until it has answered, use no more.
         permits.granted = min(held, used)
-        lease = await self._store.permits(want=want, used=used, held=held, limit=limit, ttl_us=round(LEASE_S * 1e6))
+        lease = await self._store.permits(
+            permits.scope, want=want, used=used, held=held, limit=limit, ttl_us=round(LEASE_S * 1e6)
+        )
         self.round_trips += 1
         self._unmet = lease.unmet
         permits.granted, permits.goal = lease.held, lease.goal
@@ -136,7 +169,9 @@ class PermitLease:
             RedisUnavailableError: Redis cannot be reached or refused; the lease then ends by itself.
         """
         used, limit = self._permits.used, self._permits.limit or 0
-        await self._store.permits(want=used, used=used, held=used, limit=limit, ttl_us=round(LEASE_S * 1e6))
+        await self._store.permits(
+            self._permits.scope, want=used, used=used, held=used, limit=limit, ttl_us=round(LEASE_S * 1e6)
+        )
 
     def _lacking(self) -> bool:
         permits = self._permits

@@ -1,4 +1,4 @@
-"""Keeps Redis and this process's slots in touch: reserves ahead, settles, and catches up after every fault."""
+"""Keeps Redis and one group's slots in touch: reserves ahead, settles, and catches up after every fault."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import logging
 import math
 from collections import deque
 from time import monotonic
-
-from msgspec import Struct
+from typing import Protocol
 
 from callmill.errors import RedisUnavailableError
 from callmill.limits.clock import RedisClock
+from callmill.limits.cost import NOTHING, Columns, Cost, beyond
+from callmill.limits.dues import Dues
+from callmill.limits.layout import Layout
+from callmill.limits.quota_log import QuotaLog
+from callmill.limits.rules import COLUMNS
 from callmill.limits.slots import Dispatcher, Slot
 from callmill.limits.store import Grant, LimitStore, Request
 from callmill.limits.timing import Timing
 
-MOST_CALLS = 128
+MOST_CALLS = 256
 EXCHANGE_GAP_S = 0.010
 SETTLE_WITHIN_S = 0.250
 FIRST_BACKOFF_S = 0.050
@@ -27,57 +31,55 @@ LONG_AGO_S = 1e6
 log = logging.getLogger(__name__)
 
 
-class Dues(Struct):
-    """What is to be settled with the next exchange.
+class Pauses(Protocol):
+    """Who keeps an API's pauses in this process."""
 
-    Attributes:
-        charge: Tokens used beyond what was reserved.
-        refund: Tokens reserved and not used.
-        unfired: Slots that passed without a call.
-        since: The earliest start that ``refund`` and ``unfired`` belong to.
-    """
+    def heard(self, layout: Layout, grant: Grant, sent: float, here: float) -> None:
+        """An exchange told which pauses are in force; ``sent``, ``here``: when it was asked, and when it answered."""
+        ...
 
-    charge: int = 0
-    refund: int = 0
-    unfired: int = 0
-    since: float = math.inf
+    async def tell(self) -> None:
+        """Tell Redis those that it does not know."""
+        ...
 
 
 class Refill:
-    """One task per limiter; all exchanges about slots go through it, one at a time.
-
-    ``counts_tokens``: some limit counts tokens. ``counts_calls``: some quota counts calls, and gets unfired slots back.
-    """
+    """One task per group; all exchanges about its slots go through it, one at a time."""
 
     def __init__(
-        self, store: LimitStore, dispatcher: Dispatcher, timing: Timing, *, counts_tokens: bool, counts_calls: bool
+        self, store: LimitStore, dispatcher: Dispatcher, timing: Timing, clock: RedisClock, pauses: Pauses
     ) -> None:
         self._store = store
         self._dispatcher = dispatcher
         self._timing = timing
-        self._counts_tokens = counts_tokens
-        self._counts_calls = counts_calls
-        self._clock = RedisClock()
+        self._clock = clock
+        self._pauses = pauses
         self._wake = asyncio.Event()
         self._asleep_until = 0.0
         self._boot, self._seq = "", 0
+        self._stepped = False
         self._latest_s = -LONG_AGO_S
         self._ask_at = 0.0
         self._exchanged_at = -LONG_AGO_S
         self._not_before = 0.0
         self._backoff_s = 0.0
-        self._dues, self._settle_at = Dues(), math.inf
+        self._settle_at = math.inf
         self._sync_at = 0.0
-        self._published = False
-        self._told_pause = 0.0
         self._grants: deque[tuple[float, int]] = deque()
         self.granted = 0
         self.round_trips = 0
         self.by = 0
         self.guard_s = timing.guard_s
-        dispatcher.on_settle = self.settle
-        dispatcher.on_void = self.void
-        dispatcher.on_need = self.demand
+        dispatcher.accounts = self
+
+    def use(self, layout: Layout) -> None:
+        """Reserve from these limits from now on."""
+        self.layout = layout
+        columns = frozenset(COLUMNS[node.clock.spec.unit] for node in layout.nodes)
+        self._dues = Dues(taken_back=layout.taken_back(), charged=columns)
+        self._quota_log = QuotaLog(layout)
+        self._published = False
+        self.by = 0
 
     async def run(self) -> None:
         """Exchange whenever there is something to exchange, until cancelled."""
@@ -101,34 +103,29 @@ class Refill:
         if self._next_at() < self._asleep_until:
             self._wake.set()
 
-    def settle(self, slot: Slot, tokens: int) -> None:
-        """Charge (or, below 0, give back) tokens of a slot with the next exchange, within 250 ms."""
-        if not self._counts_tokens or tokens == 0:
-            return
-        if tokens > 0:
-            self._dues.charge += tokens
-        else:
-            self._dues.refund -= tokens
-            self._dues.since = min(self._dues.since, slot.start)
-        self._owe()
+    def rebind(self, slot: Slot, cost: Cost) -> None:
+        """Charge what a call costs beyond what its slot reserved, or give back the difference."""
+        self._owe(slot, beyond(cost.columns, slot.cost.columns), beyond(slot.cost.columns, cost.columns))
+
+    def settle(self, slot: Slot, used: Cost) -> None:
+        """Charge what a call really cost, within 250 ms."""
+        if used != slot.cost:
+            reserved, real = slot.cost.columns, (slot.cost.weight, *used.columns[1:])
+            self._owe(slot, beyond(real, reserved), beyond(reserved, real))
 
     def void(self, slot: Slot) -> None:
         """Give back what a slot without a call had reserved."""
-        self.settle(slot, -slot.tokens)
-        if self._counts_calls:
-            self._dues.unfired += 1
-            self._dues.since = min(self._dues.since, slot.start)
-            self._owe()
+        self._quota_log.take_back(slot)
+        self._owe(slot, NOTHING, slot.cost.columns)
 
-    def _owe(self) -> None:
-        if self._settle_at == math.inf:
-            self._settle_at = monotonic() + SETTLE_WITHIN_S
-            if self._asleep_until > self._settle_at:
-                self._wake.set()
+    def sync(self, *, ask_again: bool = False) -> None:
+        """Look at the state in Redis soon: it may have begun a new life, or a pause may have been missed.
 
-    def sync(self) -> None:
-        """Look at the state in Redis soon: it may have begun a new life, or a pause may have been missed."""
+        ``ask_again``: what was learnt of when to ask holds no more.
+        """
         self._sync_at = 0.0
+        if ask_again:
+            self._ask_at = 0.0
         self._wake.set()
 
     def rate(self) -> float:
@@ -138,58 +135,66 @@ class Refill:
             self._grants.popleft()
         return sum(count for _, count in self._grants) / RATE_OVER_S
 
-    async def tell_pause(self) -> None:
-        """Tell the pause in force here to Redis, now, or as soon as it can be reached."""
-        until = self._dispatcher.paused_until
-        left_s = until - monotonic()
-        if until > self._told_pause and left_s > 0:
-            told, self._told_pause = self._told_pause, until
-            try:
-                await self._store.pause(left_s, self._dispatcher.pause_reason or "")
-            except RedisUnavailableError:
-                self._told_pause = told
-                self.sync()
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is owed."""
+        return not self._dues
 
     async def exchange(self) -> None:
         """One round trip; a failure delays the next one, up to a second."""
         calls = max(0, min(MOST_CALLS, self._dispatcher.uncovered()))
         if self._ask_at > monotonic():
             calls = 0
-        costs = self._dispatcher.costs(calls) if self._counts_tokens else [0] * calls
-        dues, self._dues, self._settle_at = self._dues, Dues(), math.inf
+        costs = self._dispatcher.costs(calls)
+        dues, self._dues, self._settle_at = self._dues, self._dues.empty(), math.inf
+        layout = self.layout
         sent = monotonic()
         self._exchanged_at = sent
         try:
             if not self._published:
-                await self._store.publish_rules()
+                await self._store.publish_rules(layout)
                 self._published = True
             sent = monotonic()
-            grant = await self._store.reserve(self._request(calls, costs, dues, sent))
-            await self.tell_pause()
+            grant = await self._store.reserve(layout, self._request(costs, dues, sent))
+            restored = await self._restore(grant.boot, sent)
+            await self._pauses.tell()
         except RedisUnavailableError as error:
-            # Whether it was taken is unknown: charging twice is safe, giving back twice is not.
-            self._dues.charge += dues.charge
+            self._dues.keep_charges(dues)
             self._back_off(error)
         else:
             self._backoff_s = 0.0
-            self._take(grant, costs, sent)
+            self._take(grant, costs, sent, usable=not restored)
 
-    def _request(self, calls: int, costs: list[int], dues: Dues, now: float) -> Request:
+    def _owe(self, slot: Slot, dearer: Columns, unused: Columns) -> None:
+        self._dues.add(slot.key, slot.start, dearer, unused)
+        if self._dues and self._settle_at == math.inf:
+            self._settle_at = monotonic() + SETTLE_WITHIN_S
+            if self._asleep_until > self._settle_at:
+                self._wake.set()
+
+    def _request(self, costs: list[Cost], dues: Dues, now: float) -> Request:
+        plain = all(cost.weight == 1 and not cost.tokens for cost in costs)
         return Request(
             boot=self._boot,
             seq=self._seq,
             latest_us=round((self._latest_s - now) * 1e6),
             lead_us=round(self._timing.lead_s * 1e6),
             guard_us=round(self._timing.guard_s * 1e6),
-            charge=dues.charge,
-            refund=dues.refund,
-            unfired=dues.unfired,
-            since_us=round((dues.since - now) * 1e6) if dues.since < math.inf else 0,
-            calls=calls,
-            costs=costs if self._counts_tokens else (),
+            stepped=self._stepped,
+            settlements=dues.settlements(now),
+            allowances=[min(len(costs), self._dispatcher.uncovered_of(key)) for key in range(self.layout.key_count)],
+            calls=len(costs),
+            costs=() if plain else [cost.columns for cost in costs],
         )
 
-    def _take(self, grant: Grant, costs: list[int], sent: float) -> None:
+    async def _restore(self, boot: str, now: float) -> bool:
+        """Tell a life of the state that began empty what this process was granted of quotas before."""
+        grants = self._quota_log.grants(now) if self._boot and boot != self._boot and not boot.endswith("kept") else []
+        if grants:
+            await self._store.restore(boot, self.layout.quotas, grants)
+        return bool(grants)
+
+    def _take(self, grant: Grant, costs: list[Cost], sent: float, *, usable: bool) -> None:
         now = monotonic()
         self.round_trips += 1
         self._timing.round_trip(now - sent, now)
@@ -197,22 +202,32 @@ class Refill:
             self._clock.forget()
             self._ask_at = 0.0
         self._boot, self._seq = grant.boot, grant.seq
-        self._clock.observe(grant.now_us, now)
+        # After a jump of its clock nobody knows when the slots lie that others hold: begin a new life of the state.
+        self._stepped = self._clock.observe(grant.now_us, sent, now)
         here = self._clock.local_s(grant.now_us, now)
-        self._sync_at = math.inf
+        self._sync_at = 0.0 if self._stepped else math.inf
         self.guard_s = grant.guard_us / 1e6
-        if grant.pause_us:
-            self._told_pause = max(self._told_pause, here + grant.pause_us / 1e6)
-            self._dispatcher.pause(here + grant.pause_us / 1e6, grant.pause_reason)
+        self._pauses.heard(self.layout, grant, sent, here)
         if costs:
             self.by = grant.by
-            self._ask_at = here + grant.again_us / 1e6
+            self._ask_at = here + grant.again_us / 1e6 if usable else 0.0
         if grant.starts_us:
-            self.granted += len(grant.starts_us)
-            self._grants.append((now, len(grant.starts_us)))
-            slots = [Slot(here + start / 1e6, cost) for start, cost in zip(grant.starts_us, costs, strict=False)]
-            self._latest_s = slots[-1].start
-            self._dispatcher.add(slots)
+            slots = [
+                Slot(here + start / 1e6, cost, key - 1, line=self._dispatcher)
+                for start, key, cost in zip(grant.starts_us, grant.keys, costs, strict=False)
+            ]
+            if usable and not self._stepped:
+                self._use(slots, now)
+            else:
+                for slot in slots:
+                    self._owe(slot, NOTHING, slot.cost.columns)
+
+    def _use(self, slots: list[Slot], now: float) -> None:
+        self.granted += len(slots)
+        self._grants.append((now, len(slots)))
+        self._latest_s = max(self._latest_s, slots[-1].start)
+        self._quota_log.add(slots)
+        self._dispatcher.add(slots)
 
     def _next_at(self) -> float:
         at = min(self._settle_at, self._sync_at)

@@ -10,18 +10,38 @@ Limits with a window of an hour or longer are quotas: not paced but counted, so 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-from callmill.config.limit_spec import Enforcer, LimitSpec, Unit
+from callmill.config.limit_spec import AUTO, Enforcer, LimitSpec, Scope, Unit
 
 SHORT_WINDOW_VALIDITY_S = 0.005
 LONG_WINDOW_VALIDITY_S = 0.050
 LONGEST_VALIDITY_S = 0.250
 SHORTEST_VALIDITY_S = 0.002
 SHORTEST_QUOTA_S = 3600
+FIRST_GUESS_PER_S = 10
+"""Where a search for an unknown limit begins."""
+
+FASTEST_GUESS = 1e5
+"""As a factor of the first guess: faster than any API."""
+
+COLUMNS = {Unit.REQUESTS: 1, Unit.TOKENS: 2, Unit.INPUT_TOKENS: 3, Unit.OUTPUT_TOKENS: 4}
+"""In which column of a call's costs the scripts find what a limit counts."""
+
+
+class KeyRules(Struct, frozen=True):
+    """One credential of an API.
+
+    Attributes:
+        name: What people call it; never the secret itself.
+        limits: What holds for this one beyond the limits "per key".
+    """
+
+    name: str = "default"
+    limits: tuple[LimitSpec, ...] = ()
 
 
 class LimitRules(Struct, frozen=True):
@@ -32,16 +52,49 @@ class LimitRules(Struct, frozen=True):
         enforcer: How the server counts. Unknown is met as the strictest.
         burst: How many calls at once a bucket server takes; without meaning for the others.
         guard_s: Timing uncertainty to allow for. None: derived from what is measured.
+        quantum_s: A server that counts longer windows in parts of this length; None: it does not.
+        keys: The credentials that a call may use; never empty.
+        models: Limits of single models beyond those "per model".
+        tenant_weights: Parts of the limits that tenants get while all want more; 1 for those not named.
     """
 
-    limits: tuple[LimitSpec, ...]
+    limits: tuple[LimitSpec, ...] = ()
     enforcer: Enforcer = Enforcer.UNKNOWN
     burst: int = 1
     guard_s: float | None = None
+    quantum_s: float | None = None
+    keys: tuple[KeyRules, ...] = (KeyRules(),)
+    models: Mapping[str, tuple[LimitSpec, ...]] = field(default_factory=dict)
+    tenant_weights: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def limits_models(self) -> bool:
+        """Whether some model has limits of its own."""
+        return bool(self.models) or any(spec.scope is Scope.MODEL for spec in self.limits)
+
+    def of_api(self) -> list[LimitSpec]:
+        """Limits that all calls share."""
+        return [spec for spec in self.limits if spec.scope is Scope.API]
+
+    def of_key(self, key: KeyRules) -> list[LimitSpec]:
+        """Limits of one credential."""
+        return [*(spec for spec in self.limits if spec.scope is Scope.KEY), *_scoped(key.limits, Scope.KEY)]
+
+    def of_model(self, model: str) -> list[LimitSpec]:
+        """Limits of one model; none for calls that name no model."""
+        if not model:
+            return []
+        own = _scoped(self.models.get(model, ()), Scope.MODEL)
+        return [*(spec for spec in self.limits if spec.scope is Scope.MODEL), *own]
+
+    def all(self) -> list[LimitSpec]:
+        """Every limit that some call may meet."""
+        of_keys = (spec for key in self.keys for spec in key.limits)
+        return [*self.limits, *of_keys, *(spec for specs in self.models.values() for spec in specs)]
 
 
 class Clock(Struct, frozen=True):
-    """One limit as the script in Redis keeps it.
+    """One limit as the scripts in Redis keep it.
 
     A pace has an emission of (window + gain * max(0, guard - slack)) / amount; a quota is counted.
 
@@ -61,39 +114,46 @@ class Clock(Struct, frozen=True):
     slack_us: float
     quota: bool = False
 
-    def fields(self) -> dict[Any, float]:  # keys as the client of Redis is typed
+    def fields(self) -> dict[Any, Any]:  # keys as the client of Redis is typed
         """What is written into the limit's hash."""
         return {
             "window": self.window_us,
             "amount": self.amount,
             "gain": self.gain,
             "slack": self.slack_us,
-            "tokens": int(self.spec.unit is Unit.TOKENS),
+            "column": COLUMNS[self.spec.unit],
             "quota": int(self.quota),
         }
 
+    def beginning(self) -> dict[str, Any]:
+        """What is written into the limit's hash where it is not there yet."""
+        if self.spec != AUTO:
+            return {}
+        return {"factor": 1, "good": 1, "mode": "start", "most": FASTEST_GUESS, "hold": 30_000_000, "since": 0}
 
-def clocks(rules: LimitRules) -> tuple[Clock, ...]:
-    """One clock per unit and window, of the lowest amount; concurrency limits have none."""
-    lowest: dict[tuple[Unit, int], LimitSpec] = {}
-    for spec in _rates(rules):
-        key = (spec.unit, spec.window_s)
+
+def clocks(rules: LimitRules, specs: Iterable[LimitSpec] | None = None) -> tuple[Clock, ...]:
+    """One clock per unit and window of the limits, those of the API unless given, of the lowest amount."""
+    lowest: dict[tuple[Unit, int, bool], LimitSpec] = {}
+    for spec in _rates(rules.of_api() if specs is None else specs):
+        key = (spec.unit, spec.window_s, spec == AUTO)
         if key not in lowest or spec.amount < lowest[key].amount:
             lowest[key] = spec
     return tuple(_clock(spec, rules) for spec in lowest.values())
 
 
-def concurrency(rules: LimitRules) -> int | None:
-    """How many calls may be in flight at once; None without such a limit."""
-    return min((spec.amount for spec in rules.limits if spec.unit is Unit.CONCURRENT), default=None)
+def concurrency(specs: Iterable[LimitSpec]) -> int | None:
+    """How many calls may be in flight at once under these limits; None without such a limit."""
+    return min((spec.amount for spec in specs if spec.unit is Unit.CONCURRENT), default=None)
 
 
 def validity_s(rules: LimitRules) -> float:
     """How late a slot may still be fired; a later one is dropped: the server would see it beside its successors."""
-    windows = [spec.window_s for spec in _rates(rules)]
+    specs = list(_rates(rules.all()))
+    windows = [rules.quantum_s or spec.window_s for spec in specs]
     strict = SHORT_WINDOW_VALIDITY_S if not windows or min(windows) <= 1 else LONG_WINDOW_VALIDITY_S
     if rules.enforcer is Enforcer.BUCKET:
-        paced = (spec for spec in _rates(rules) if spec.unit is Unit.REQUESTS and not _is_quota(spec))
+        paced = (spec for spec in specs if spec.unit is Unit.REQUESTS and spec != AUTO and not _is_quota(spec))
         rates = [spec.amount / spec.window_s for spec in paced]
         forgiven = (rules.burst - 1) / (2 * max(rates)) if rates else strict
         return min(LONGEST_VALIDITY_S, max(SHORTEST_VALIDITY_S, forgiven))
@@ -110,8 +170,12 @@ def fixed_guard_s(rules: LimitRules) -> float | None:
     return rules.guard_s
 
 
-def _rates(rules: LimitRules) -> Iterator[LimitSpec]:
-    return (spec for spec in rules.limits if spec.unit is not Unit.CONCURRENT)
+def _scoped(specs: Iterable[LimitSpec], scope: Scope) -> list[LimitSpec]:
+    return [LimitSpec(spec.amount, spec.unit, spec.window_s, scope) for spec in specs]
+
+
+def _rates(specs: Iterable[LimitSpec]) -> Iterator[LimitSpec]:
+    return (spec for spec in specs if spec.unit is not Unit.CONCURRENT)
 
 
 def _is_quota(spec: LimitSpec) -> bool:
@@ -119,17 +183,21 @@ def _is_quota(spec: LimitSpec) -> bool:
 
 
 def _clock(spec: LimitSpec, rules: LimitRules) -> Clock:
-    window_us = spec.window_s * 1_000_000
+    window_us: float = spec.window_s * 1_000_000
+    if spec == AUTO:
+        return Clock(spec, spec.window_s * 1_000_000, FIRST_GUESS_PER_S, gain=0, slack_us=0)
     if _is_quota(spec):
-        return Clock(spec, window_us, spec.amount, gain=0, slack_us=0, quota=True)
+        return Clock(spec, spec.window_s * 1_000_000, spec.amount, gain=0, slack_us=0, quota=True)
+    amount: float = spec.amount
+    if rules.quantum_s is not None and rules.quantum_s < spec.window_s:
+        amount, window_us = amount * rules.quantum_s / spec.window_s, rules.quantum_s * 1e6
     if rules.enforcer is not Enforcer.BUCKET:
-        return Clock(spec, window_us, spec.amount, gain=1, slack_us=0)
-    if (
-        spec.unit is Unit.TOKENS
-    ):  # a call is paid for before the next one, so lateness finds the bucket fuller, never emptier
-        return Clock(spec, window_us, spec.amount, gain=0, slack_us=0)
-    amount = _as_nginx_computes(spec)
-    return Clock(spec, window_us, amount, gain=amount, slack_us=(rules.burst - 1) * window_us / amount)
+        return Clock(spec, round(window_us), amount, gain=1, slack_us=0)
+    if spec.unit.is_tokens:  # a call is paid for before the next one: lateness finds the bucket fuller, never emptier
+        return Clock(spec, round(window_us), amount, gain=0, slack_us=0)
+    if rules.quantum_s is None:
+        amount = _as_nginx_computes(spec)
+    return Clock(spec, round(window_us), amount, gain=amount, slack_us=(rules.burst - 1) * window_us / amount)
 
 
 def _as_nginx_computes(spec: LimitSpec) -> float:

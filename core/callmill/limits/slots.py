@@ -8,10 +8,13 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from itertools import islice
 from time import monotonic
+from typing import Protocol
 
 from msgspec import Struct
 
-from callmill.limits.permits import Permits
+from callmill.limits.cost import ONE_REQUEST, Cost
+from callmill.limits.key_ring import KeyRing
+from callmill.limits.permits import PermitSet
 from callmill.limits.timing import Timing
 
 
@@ -20,13 +23,42 @@ class Slot(Struct):
 
     Attributes:
         start: Not before this time of ``time.monotonic()``.
-        tokens: What is reserved for the call on limits that count tokens.
+        cost: What is reserved for the call.
+        key: Which of the API's credentials it is for, from 0.
         open: False once it is settled.
+        line: Where it comes from.
     """
 
     start: float
-    tokens: int = 0
+    cost: Cost = ONE_REQUEST
+    key: int = 0
     open: bool = True
+    line: Dispatcher | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens reserved for the call."""
+        return self.cost.tokens
+
+
+class Accounts(Protocol):
+    """Who keeps what slots reserve in step with what calls use."""
+
+    def rebind(self, slot: Slot, cost: Cost) -> None:
+        """A call of this cost takes the slot."""
+        ...
+
+    def void(self, slot: Slot) -> None:
+        """No call takes the slot."""
+        ...
+
+    def settle(self, slot: Slot, used: Cost) -> None:
+        """The slot's call is over, and cost this."""
+        ...
+
+    def demand(self) -> None:
+        """Slots may be needed."""
+        ...
 
 
 class Dispatcher:
@@ -36,21 +68,21 @@ class Dispatcher:
     the slot reserved is settled. A slot later than its validity is dropped, never fired in a bunch with others.
     """
 
-    def __init__(self, timing: Timing, permits: Permits, *, validity_s: float, paced: bool) -> None:
+    def __init__(self, timing: Timing, permits: PermitSet, keys: KeyRing, *, validity_s: float, paced: bool) -> None:
+        self.permits = permits
+        self.validity_s = validity_s
+        self.paced = paced
         self._timing = timing
-        self._permits = permits
-        self._validity_s = validity_s
-        self._paced = paced
-        self._queue: OrderedDict[asyncio.Future[Slot], int] = OrderedDict()
+        self._keys = keys
+        self._queue: OrderedDict[asyncio.Future[Slot], Cost] = OrderedDict()
         self._held: deque[Slot] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
-        self.on_settle: Callable[[Slot, int], None] = _settle_nothing
-        self.on_void: Callable[[Slot], None] = _void_nothing
-        self.on_need: Callable[[], None] = _nothing
+        self.accounts: Accounts = _NoAccounts()
         self.backlog: Callable[[], int] = _none
         self.paused_until = 0.0
         self.pause_reason: str | None = None
+        self.served = 0.0
         self.fired = 0
         self.missed = 0
 
@@ -71,15 +103,20 @@ class Dispatcher:
 
     def uncovered(self) -> int:
         """Calls that wait, could have a permit, and have no slot yet."""
-        if not self._paced:
+        if not self.paced:
             return 0
         self._drop_late(monotonic())
-        return min(len(self._queue) + self.backlog(), max(0, self._permits.free)) - len(self._held)
+        return min(len(self._queue) + self.backlog(), max(0, self.permits.free)) - len(self._held)
 
-    def costs(self, count: int) -> list[int]:
-        """The tokens of the next ``count`` calls that no held slot covers."""
+    def uncovered_of(self, key: int) -> int:
+        """Calls that could have a permit of this credential and have no slot yet."""
+        return max(0, self.permits.free_of(key) - sum(slot.key == key for slot in self._held))
+
+    def costs(self, count: int) -> list[Cost]:
+        """The costs of the next ``count`` calls that no held slot covers; one request each for those that will come."""
         held = len(self._held)
-        return list(islice(self._queue.values(), held, held + count))
+        known = list(islice(self._queue.values(), held, held + count))
+        return known + [ONE_REQUEST] * (count - len(known))
 
     def add(self, slots: Iterable[Slot]) -> None:
         """Take granted slots, in order of their starts."""
@@ -87,10 +124,10 @@ class Dispatcher:
         self._drop_paused()
         self.dispatch()
 
-    def enqueue(self, tokens: int, *, first: bool = False) -> asyncio.Future[Slot]:
+    def enqueue(self, cost: Cost, *, first: bool = False) -> asyncio.Future[Slot]:
         """Let a call wait; ``first``: before all others, because it lost its slot."""
         future: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
-        self._queue[future] = tokens
+        self._queue[future] = cost
         if first:
             self._queue.move_to_end(future, last=False)
         if self._timer is None:
@@ -101,33 +138,34 @@ class Dispatcher:
         """The call gave up: whatever it had is there for the others."""
         self._queue.pop(future, None)
         if future.done() and not future.cancelled():
-            if self._paced:
-                self._held.appendleft(future.result())
-            self._permits.give()
+            slot = future.result()
+            if self.paced:
+                self._held.appendleft(slot)
+            self.permits.give(slot.key)
             self.dispatch()
 
-    def take(self, tokens: int) -> Slot | None:
+    def take(self, cost: Cost) -> Slot | None:
         """A slot that is due now, unless another call waits for it."""
-        if self._queue or self._permits.free <= 0:
+        if self._queue or self.permits.free <= 0:
             return None
         now = monotonic()
         slot = self._due(now)
         if slot is None:
             return None
-        self._permits.take()
-        self._bind(slot, tokens)
+        self._bind(slot, cost)
         self._count(slot, now)
-        self.on_need()
+        self.accounts.demand()
         return slot
 
     def accept(self, slot: Slot) -> bool:
         """Whether the slot still holds now that its call runs; if not, slot and permit are gone."""
         now = monotonic()
-        if slot.start >= self.paused_until and (now - slot.start <= self._validity_s or not self._paced):
+        held_back = slot.start < self.paused_until or self._keys.aside(slot.key, now) is not None
+        if not held_back and (now - slot.start <= self.validity_s or not self.paced):
             self._count(slot, now)
             return True
-        self._permits.give()
-        self._waste(slot, missed=slot.start >= self.paused_until)
+        self.permits.give(slot.key)
+        self._waste(slot, missed=not held_back)
         return False
 
     def pause(self, until: float, reason: str) -> None:
@@ -136,23 +174,35 @@ class Dispatcher:
             self.paused_until, self.pause_reason = until, reason
             self._drop_paused()
             self.dispatch()
-            self.on_need()
+            self.accounts.demand()
+
+    def resume(self) -> None:
+        """Start calls again before the end of the pause."""
+        self.paused_until = 0.0
+        self.dispatch()
+        self.accounts.demand()
 
     def dispatch(self) -> None:
         """Wake the calls whose slots are due and set the timer for the next."""
         now = monotonic()
-        while self._queue and self._permits.free > 0:
+        while self._queue and self.permits.free > 0:
             slot = self._due(now)
             if slot is None:
                 break
-            future, tokens = self._queue.popitem(last=False)
+            future, cost = self._queue.popitem(last=False)
             if future.done():  # cancelled just now
-                self._held.appendleft(slot)
+                if self.paced:
+                    self._held.appendleft(slot)
                 continue
-            self._permits.take()
-            self._bind(slot, tokens)
+            self._bind(slot, cost)
+            self.served += 1
             future.set_result(slot)
         self._arm(now)
+
+    def void_held(self) -> None:
+        """Drop every slot that is not due yet: its time is not what it was thought to be."""
+        while self._held:
+            self._waste(self._held.popleft(), missed=False)
 
     def close(self) -> None:
         """Cancel whatever waits; what is held is void, and no more is wanted."""
@@ -161,42 +211,48 @@ class Dispatcher:
             self._timer.cancel()
         while self._queue:
             self._queue.popitem()[0].cancel()
-        while self._held:
-            self._waste(self._held.popleft(), missed=False)
+        self.void_held()
 
     def _due(self, now: float) -> Slot | None:
-        if not self._paced:
-            return Slot(now) if now >= self.paused_until else None
+        if not self.paced:
+            key = self._keys.pick(self.permits, now) if now >= self.paused_until else None
+            return None if key is None else Slot(now, key=key, line=self)
         self._drop_late(now)
-        return self._held.popleft() if self._held and self._held[0].start <= now else None
+        while self._held and self._held[0].start <= now:
+            slot = self._held.popleft()
+            if self._keys.aside(slot.key, now) is None and self.permits.free_of(slot.key) > 0:
+                return slot
+            self._waste(slot, missed=False)
+        return None
 
     def _drop_late(self, now: float) -> None:
         before = len(self._held)
-        while self._held and self._held[0].start < now - self._validity_s:
+        while self._held and self._held[0].start < now - self.validity_s:
             self._waste(self._held.popleft(), missed=bool(self._queue))
         if len(self._held) < before:
-            self.on_need()
+            self.accounts.demand()
 
     def _drop_paused(self) -> None:
         while self._held and self._held[0].start < self.paused_until:
             self._waste(self._held.popleft(), missed=False)
 
-    def _bind(self, slot: Slot, tokens: int) -> None:
-        if tokens != slot.tokens:
-            self.on_settle(slot, tokens - slot.tokens)
-            slot.tokens = tokens
+    def _bind(self, slot: Slot, cost: Cost) -> None:
+        self.permits.take(slot.key)
+        if cost is not slot.cost and cost != slot.cost:
+            self.accounts.rebind(slot, cost)
+            slot.cost = cost
 
     def _count(self, slot: Slot, now: float) -> None:
         self.fired += 1
-        if self._paced:
+        if self.paced:
             self._timing.fired(now - slot.start)
 
     def _waste(self, slot: Slot, *, missed: bool) -> None:
         self.missed += missed
-        self.on_void(slot)
+        self.accounts.void(slot)
 
     def _arm(self, now: float) -> None:
-        at = self._next_due() if self._queue and self._permits.free > 0 else math.inf
+        at = self._next_due(now) if self._queue and self.permits.free > 0 else math.inf
         if at == self._timer_at and self._timer is not None:
             return
         if self._timer is not None:
@@ -205,11 +261,11 @@ class Dispatcher:
         if at < math.inf:
             # uvloop rounds to milliseconds and counts from a cached time: a timer may come early, then it is set again.
             delay_s = max(1, math.ceil((at - now) * 1000)) / 1000
-            self._timer = asyncio.get_running_loop().call_later(delay_s, self._on_timer)
+            self._timer = asyncio.get_running_loop().call_later(min(delay_s, _LONGEST_SLEEP_S), self._on_timer)
 
-    def _next_due(self) -> float:
-        if not self._paced:
-            return self.paused_until
+    def _next_due(self, now: float) -> float:
+        if not self.paced:
+            return max(self.paused_until, self._keys.usable_from(now))
         return self._held[0].start if self._held else math.inf
 
     def _on_timer(self) -> None:
@@ -217,16 +273,17 @@ class Dispatcher:
         self.dispatch()
 
 
-def _settle_nothing(_slot: Slot, _tokens: int) -> None:
-    return
+_LONGEST_SLEEP_S = 3600.0
 
 
-def _void_nothing(_slot: Slot) -> None:
-    return
+class _NoAccounts:
+    def rebind(self, slot: Slot, cost: Cost) -> None: ...
 
+    def void(self, slot: Slot) -> None: ...
 
-def _nothing() -> None:
-    return
+    def settle(self, slot: Slot, used: Cost) -> None: ...
+
+    def demand(self) -> None: ...
 
 
 def _none() -> int:

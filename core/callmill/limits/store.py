@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
-from functools import cache
-from importlib.resources import files
-from typing import Any
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import Any, Literal
 
 from msgspec import Struct
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from callmill.errors import RedisUnavailableError
+from callmill.limits.cost import NOTHING, Columns
 from callmill.limits.keys import Keys
+from callmill.limits.layout import Layout, Node
 from callmill.limits.permits import Lease
-from callmill.limits.rules import Clock
+from callmill.limits.scripts import script
 
 COMMAND_TIMEOUT_S = 2.0
 HORIZON_US = 250_000
 LONGEST_COLD_WAIT_US = 5_000_000
+SCRIPTS = ("reserve", "pause", "throttled", "feed", "restore", "permits")
+
+
+class Settlement(Struct, frozen=True):
+    """What calls used that was not reserved, and the reverse.
+
+    Attributes:
+        key: The credential that it belongs to, from 1; 0: limits of all credentials only.
+        since_us: From now to the earliest start that it belongs to.
+        dearer: Units used beyond what was reserved.
+        unused: Units reserved and not used.
+    """
+
+    key: int
+    since_us: int
+    dearer: Columns
+    unused: Columns
 
 
 class Request(Struct, frozen=True, kw_only=True):
@@ -31,12 +48,11 @@ class Request(Struct, frozen=True, kw_only=True):
         latest_us: From now to the latest start it was granted.
         lead_us: It can use no start sooner than this.
         guard_us: Timing uncertainty it needs to be allowed for.
-        charge: Tokens used beyond what was reserved.
-        refund: Tokens reserved and not used.
-        unfired: Slots that passed without a call.
-        since_us: From now to the earliest start that ``refund`` and ``unfired`` belong to.
+        stepped: It saw the clock of Redis jump ahead.
+        settlements: What is to be settled.
+        allowances: How many of the calls may use each credential.
         calls: How many calls wait.
-        costs: Their tokens.
+        costs: What each of them costs; empty where each is one request and nothing else.
     """
 
     boot: str
@@ -44,16 +60,50 @@ class Request(Struct, frozen=True, kw_only=True):
     latest_us: int
     lead_us: int
     guard_us: int
-    charge: int
-    refund: int
-    unfired: int
-    since_us: int
+    stepped: bool = False
+    settlements: Sequence[Settlement] = ()
+    allowances: Sequence[int]
     calls: int
-    costs: Sequence[int]
+    costs: Sequence[Columns] = ()
+
+    def arguments(self, worker: str, channel: str, layout: Layout) -> list[str | int | float]:
+        """The same as the script takes it."""
+        arguments: list[str | int | float] = [
+            worker,
+            self.boot,
+            self.seq,
+            self.latest_us,
+            self.lead_us,
+            self.guard_us,
+            int(self.stepped),
+            channel,
+            HORIZON_US,
+            LONGEST_COLD_WAIT_US,
+            str(layout.traffic),
+            layout.weight,
+            len(self.allowances),
+            self.calls,
+            len(NOTHING) if self.costs else 0,
+            len(self.settlements),
+        ]
+        for due in self.settlements:
+            arguments += [due.key, due.since_us, *due.dearer, *due.unused]
+        arguments += self.allowances
+        arguments += [node.owner for node in layout.nodes]
+        arguments += layout.scopes
+        for cost in self.costs:
+            arguments += cost
+        return arguments
 
 
 class Grant(Struct, frozen=True, kw_only=True):
-    """What Redis answered. Times are microseconds of Redis's clock, or from ``now_us`` on."""
+    """What Redis answered. Times are microseconds of Redis's clock, or from ``now_us`` on.
+
+    Attributes:
+        starts_us: When the calls may start.
+        keys: The credential of each, from 1.
+        scopes: Pause left and its reason, of the model and of each credential.
+    """
 
     now_us: int
     boot: str
@@ -64,52 +114,57 @@ class Grant(Struct, frozen=True, kw_only=True):
     pause_reason: str
     guard_us: int
     starts_us: list[int]
+    keys: list[int]
+    scopes: list[tuple[int, str]]
+
+
+class Fact(Struct, frozen=True):
+    """What an answer says about a limit; see ``lua/feed.lua``."""
+
+    node: Node
+    kind: Literal["slow", "block", "aligned", "most"]
+    first: float
+    second: float = 0.0
 
 
 class LimitStore:
     """One API's limiter state in Redis."""
 
-    def __init__(self, redis: Redis, name: str, worker: str, clocks: Sequence[Clock]) -> None:
-        self._redis = redis
+    def __init__(self, redis: Redis, name: str, worker: str) -> None:
+        self.redis = redis
+        self.name = name
+        self.keys = Keys(name)
         self._worker = worker
-        self._clocks = clocks
-        self._keys = Keys(name)
-        self._limit_keys = [self._keys.limit(clock.spec.unit, clock.spec.window_s) for clock in clocks]
-        self._reserve = redis.register_script(script("reserve"))
-        self._pause = redis.register_script(script("pause"))
-        self._permits = redis.register_script(script("permits"))
+        self._scripts = {kind: redis.register_script(script(kind)) for kind in SCRIPTS}
 
-    @property
-    def channel(self) -> str:
-        """Where pauses and new lives of the state are told."""
-        return self._keys.channel
-
-    async def publish_rules(self) -> None:
-        """Write this worker's limits; what the clocks show and the quotas have counted is kept.
+    async def publish_rules(self, layout: Layout) -> None:
+        """Write a group's limits; what the clocks show and the quotas have counted is kept.
 
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused.
         """
-        if not self._clocks:
+        if not layout.nodes:
             return
-        pipeline = self._redis.pipeline(transaction=True)
-        for key, clock in zip(self._limit_keys, self._clocks, strict=True):
-            pipeline.hset(key, mapping=clock.fields())
+        pipeline = self.redis.pipeline(transaction=True)
+        for node in layout.nodes:
+            pipeline.hset(node.key, mapping=node.clock.fields())
+            for field, value in node.clock.beginning().items():
+                pipeline.hsetnx(node.key, field, value)
         await answer(pipeline.execute())
 
-    async def reserve(self, request: Request) -> Grant:
+    async def reserve(self, layout: Layout, request: Request) -> Grant:
         """Settle, look, and reserve starts for the calls that wait.
 
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused; whether it took the request is unknown.
         """
-        raw = await self._exchange(request)
+        raw = await self._exchange(layout, request)
         if len(raw) == 1:  # state lost, or a new limit: tell the rules, then ask again
-            await self.publish_rules()
-            raw = await self._exchange(request)
+            await self.publish_rules(layout)
+            raw = await self._exchange(layout, request)
         if len(raw) == 1:
             raise RedisUnavailableError("the limits that were just written to Redis are gone again")
-        now_us, boot, seq, again_us, by, pause_us, reason, guard_us, *starts_us = raw
+        now_us, boot, seq, again_us, by, pause_us, reason, guard_us, starts_us, keys, scopes = raw
         return Grant(
             now_us=now_us,
             boot=_text(boot),
@@ -120,47 +175,68 @@ class LimitStore:
             pause_reason=_text(reason),
             guard_us=guard_us,
             starts_us=starts_us,
+            keys=keys,
+            scopes=[(left, _text(why)) for left, why in zip(scopes[::2], scopes[1::2], strict=True)],
         )
 
-    async def pause(self, seconds: float, reason: str) -> None:
-        """Pause the API for every worker.
+    async def pause(self, layouts: Iterable[Layout], seconds: float, reason: str, scope: str = "") -> None:
+        """Pause the API, or one of its models or credentials, for every worker.
 
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused; whether it took the pause is unknown.
         """
-        keys = [self._keys.meta, *self._limit_keys]
-        await answer(self._pause(keys=keys, args=[round(seconds * 1e6), reason, self._keys.channel]))
+        limits = {key for layout in layouts for key in layout.redis_keys}
+        keys = [self.keys.meta, *sorted(limits)]
+        await self._run("pause", keys, [round(seconds * 1e6), reason, self.keys.channel, scope])
 
-    async def permits(self, *, want: int, used: int, held: int, limit: int, ttl_us: int) -> Lease:
-        """Bring this worker's lease of permits up to date.
+    async def throttled(self, layout: Layout, key: int, age_s: float) -> None:
+        """Learn from a refusal of a call that started ``age_s`` ago with this credential (from 1).
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached or refused.
+        """
+        limits = [node.key for node in layout.nodes if node.owner in {0, key}]
+        await self._run("throttled", [self.keys.meta, *limits], [round(age_s * 1e6)])
+
+    async def feed(self, facts: Sequence[Fact]) -> None:
+        """Take what answers said about limits.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached or refused.
+        """
+        keys = list(dict.fromkeys(fact.node.key for fact in facts))
+        args = [part for fact in facts for part in (keys.index(fact.node.key) + 1, fact.kind, fact.first, fact.second)]
+        await self._run("feed", [self.keys.meta, *keys], args)
+
+    async def restore(self, boot: str, nodes: Sequence[Node], grants: Iterable[tuple[int, float, int]]) -> None:
+        """Bring back what this worker was granted of quotas: index of the quota, seconds since then, units.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached or refused.
+        """
+        args: list[str | int] = [boot]
+        for index, age_s, units in grants:
+            args += [index + 1, round(age_s * 1e6), units]
+        await self._run("restore", [self.keys.meta, *(node.key for node in nodes)], args)
+
+    async def permits(self, scope: str, *, want: int, used: int, held: int, limit: int, ttl_us: int) -> Lease:
+        """Bring this worker's lease of permits of the API ('') or of one of its models or credentials up to date.
 
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused; the lease may or may not be renewed.
         """
         args: list[str | int] = [self._worker, want, used, held, ttl_us, limit]
-        return Lease(*await answer(self._permits(keys=self._keys.permits, args=args)))
+        return Lease(*await self._run("permits", self.keys.permits(scope), args))
 
-    async def _exchange(self, request: Request) -> list[Any]:
-        keys = [self._keys.meta, self._keys.active, self._keys.queue, *self._limit_keys]
-        args: list[str | int] = [
-            self._worker,
-            request.boot,
-            request.seq,
-            request.latest_us,
-            request.lead_us,
-            request.guard_us,
-            request.charge,
-            request.refund,
-            request.unfired,
-            request.since_us,
-            self._keys.channel,
-            HORIZON_US,
-            LONGEST_COLD_WAIT_US,
-            request.calls,
-            *request.costs,
-        ]
-        raw: list[Any] = await answer(self._reserve(keys=keys, args=args))
+    async def _exchange(self, layout: Layout, request: Request) -> list[Any]:
+        traffic = str(layout.traffic)
+        meta = [self.keys.meta, self.keys.classes, self.keys.workers(traffic), self.keys.queue(traffic)]
+        arguments = request.arguments(f"{self._worker}|{layout.model}", self.keys.channel, layout)
+        raw: list[Any] = await self._run("reserve", [*meta, *layout.redis_keys], arguments)
         return raw
+
+    async def _run(self, kind: str, keys: list[str], args: Sequence[str | float]) -> Any:
+        return await answer(self._scripts[kind](keys=keys, args=list(args)))
 
 
 async def answer(pending: Awaitable[Any]) -> Any:
@@ -174,12 +250,6 @@ async def answer(pending: Awaitable[Any]) -> Any:
             return await pending
     except (RedisError, OSError) as error:  # TimeoutError is an OSError
         raise RedisUnavailableError(f"Redis: {type(error).__name__}: {error}") from error
-
-
-@cache
-def script(name: str) -> str:
-    """The text of ``lua/<name>.lua``."""
-    return (files("callmill.limits") / "lua" / f"{name}.lua").read_text()
 
 
 def _text(value: bytes | str) -> str:

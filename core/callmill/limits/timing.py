@@ -31,6 +31,14 @@ class Timing:
         self._measured_s = float("-inf")
         self.guard_s = validity_s + UNMEASURED_LATENESS_S if guard_s is None else guard_s
         self.lead_s = LEAD_FLOOR_S + UNMEASURED_S
+        self.lateness_s, self.way_s = UNMEASURED_LATENESS_S, UNMEASURED_S
+
+    def adopt(self, validity_s: float, guard_s: float | None) -> None:
+        """Count with another validity of slots and configured guard from now on."""
+        self._validity_s, self._configured_s = validity_s, guard_s
+        if guard_s is not None:
+            self.guard_s = guard_s
+        self._refresh()
 
     def round_trip(self, seconds: float, now_s: float) -> None:
         """Take the duration of an exchange with Redis; once a second, bring guard and lead up to date."""
@@ -46,12 +54,12 @@ class Timing:
     def _refresh(self) -> None:
         trips = sorted(self._round_trips)
         self.lead_s = LEAD_FLOOR_S + min(_quantile(trips, 0.99), LONGEST_LEAD_S)
+        lateness = min(_quantile(sorted(self._lateness), 0.999), LONGEST_PART_S)
+        self.lateness_s = UNMEASURED_LATENESS_S if len(self._lateness) < ENOUGH_SAMPLES else lateness
+        if trips:
+            self.way_s = min(_quantile(trips, 0.95) - trips[0], LONGEST_PART_S) + min(trips[0], LONGEST_PART_S)
         if self._configured_s is None:
-            lateness = min(_quantile(sorted(self._lateness), 0.999), LONGEST_PART_S)
-            if len(self._lateness) < ENOUGH_SAMPLES:
-                lateness = UNMEASURED_LATENESS_S
-            spread = min(_quantile(trips, 0.95) - trips[0], LONGEST_PART_S)
-            self.guard_s = self._validity_s + lateness + spread + min(trips[0], LONGEST_PART_S)
+            self.guard_s = self._validity_s + self.lateness_s + self.way_s
 
 
 def _quantile(ordered: list[float], share: float) -> float:

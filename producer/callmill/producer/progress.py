@@ -107,7 +107,7 @@ def what_limits(record: BatchRecord, workers: Sequence[WorkerStatus]) -> str:
 def _what_limits_lanes(record: BatchRecord, lanes: Sequence[LaneStatus]) -> str:
     paused = max(lanes, key=lambda lane: lane.paused_s, default=None)
     if paused is not None and paused.paused_s > 0:
-        return f"{paused.api} is paused for {paused.paused_s:.0f} s: {paused.pause_reason}"
+        return f"{paused.api} is paused {paused.paused_in_words}: {paused.pause_reason}"
     limited = [f"{lane.api} {lane.limited_by}" for lane in lanes if lane.limited_by]
     if limited:
         return f"limit {max(set(limited), key=limited.count)}"

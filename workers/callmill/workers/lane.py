@@ -23,7 +23,7 @@ from callmill.errors import InternalError
 from callmill.jobs.traffic import TrafficClass
 from callmill.jobs.wire import WireOutcome
 from callmill.ledger.fleet import LaneStatus
-from callmill.limits import Limiter, Slot
+from callmill.limits import Limiter, LimitRules, Slot
 from callmill.workers.backoff import full_jitter_s
 from callmill.workers.call import Call, CallOwner, Postponed
 from callmill.workers.fair_queue import ClassLine, FairQueue
@@ -74,6 +74,8 @@ class Lane:
         self.in_flight = 0
         self.calls = 0
         self.gate_open = True
+        self.paced = False
+        """Whether limits decide when calls start."""
         self._profile = profile
         self._requests = requests
         self._transport = transport
@@ -81,19 +83,16 @@ class Lane:
         self._keep_headers = tuple(profile.keep_headers)
         self._max_in_flight = max_in_flight
         self._retried_statuses = frozenset(profile.retry.statuses)
-        self._slot_first = all(
-            spec.unit is Unit.CONCURRENT and spec.scope is not Scope.MODEL for spec in profile.limit_specs
-        )
-        self._rates = [spec.amount / spec.window_s for spec in profile.limit_specs if spec.unit is Unit.REQUESTS]
         self._queue = FairQueue(lambda traffic: traffic.priority.weight * profile.tenants.get(traffic.tenant, 1.0))
-        self._take = self._queue.take if self._slot_first else self._queue.take_to_ask
         self._runners: set[asyncio.Task[None]] = set()
         self._pauses: set[asyncio.Task[None]] = set()
         self._asking = 0
+        self._rules: LimitRules | None = None
         self._rate, self._rate_read_s = 0.0, float("-inf")
         self._giving_way: set[asyncio.Task[None]] = set()
         self._throttled_in_a_row = 0
         self._now = asyncio.get_running_loop().time
+        self._adopt_rules()
         limiter.expect(self._about_to_ask)
 
     @property
@@ -101,13 +100,9 @@ class Lane:
         """Calls taken in and not started."""
         return len(self._queue) + self._asking
 
-    @property
-    def paced(self) -> bool:
-        """Whether limits decide when calls start."""
-        return bool(self._profile.limit_specs)
-
     def has_room(self, traffic: TrafficClass) -> bool:
         """Say whether more work of a class should be taken in: some seconds of what it gets, or what fits in flight."""
+        self._adopt_rules()
         line = self._queue.line(traffic)
         if not self.paced:
             return line.waiting < self._max_in_flight
@@ -116,7 +111,9 @@ class Lane:
         now_s = self._now()
         if now_s - self._rate_read_s > _RATE_FOR_S:
             self._rate, self._rate_read_s = self._limiter.status().rate or min(self._rates, default=0.0), now_s
-        rate = max(self._rate * self._queue.share(line), line.pace.per_s(line.started, now_s))
+        rate = max(
+            self._rate * self._queue.share(line), self._limiter.rate(traffic), line.pace.per_s(line.started, now_s)
+        )
         return line.waiting < _AHEAD_S * rate
 
     def share(self, traffic: TrafficClass) -> float:
@@ -144,6 +141,8 @@ class Lane:
 
     def kick(self) -> None:
         """Start runners for what waits, if there is room."""
+        if self._limiter.rules is not self._rules:
+            self._adopt_rules()
         while (
             self._queue
             and self.gate_open
@@ -166,6 +165,12 @@ class Lane:
             paused_s=limiter.paused_for_s,
             pause_reason=limiter.pause_reason,
             limited_by=limiter.limited_by if self._asking else None,
+            rate=limiter.rate,
+            permits=limiter.permits,
+            granted=limiter.granted,
+            slots_missed=limiter.slots_missed,
+            round_trips=limiter.round_trips,
+            guard_s=limiter.guard_s,
         )
 
     async def cancel(self) -> None:
@@ -180,6 +185,17 @@ class Lane:
         await self.cancel()
         await self._transport.aclose()
         await self._limiter.aclose()
+
+    def _adopt_rules(self) -> None:
+        """Take note of the limits of now: they may be changed at run time."""
+        rules = self._limiter.rules
+        if rules is self._rules:
+            return
+        specs = rules.all()
+        self._rules, self.paced = rules, bool(specs)
+        self._slot_first = all(spec.unit is Unit.CONCURRENT and spec.scope is not Scope.MODEL for spec in specs)
+        self._take = self._queue.take if self._slot_first else self._queue.take_to_ask
+        self._rates = [spec.amount / spec.window_s for spec in specs if spec.unit is Unit.REQUESTS]
 
     def _about_to_ask(self, traffic: TrafficClass, model: str) -> int:
         """Return how many calls of a class, beyond those that wait for a slot, can start here within a moment."""
@@ -206,7 +222,7 @@ class Lane:
         self.kick()
 
     async def _run(self) -> None:
-        while (call := self._next()) is not None:
+        while not self._slot_first and (call := self._next()) is not None:
             slot = self._limiter.try_acquire(call.job.tokens or 0, traffic=call.owner.traffic)
             if slot is None:
                 line = self._queue.line(call.owner.traffic)
@@ -223,7 +239,7 @@ class Lane:
             await self._attempt(call, slot)
 
     async def _run_slot_first(self) -> None:
-        while self._queue and self.gate_open:
+        while self._slot_first and self._queue and self.gate_open:
             slot = self._limiter.try_acquire()
             if slot is None:
                 self._asking += 1

@@ -38,7 +38,9 @@ async def _open_lane(profile: ApiProfile, limiter_redis: Redis, worker: str, max
         ca_file=profile.ca_file,
         session_factory=profile.session_factory,
     )
-    rules = LimitRules(limits=profile.limit_specs, enforcer=profile.enforcer, burst=profile.burst)
+    rules = LimitRules(
+        limits=profile.limit_specs, enforcer=profile.enforcer, burst=profile.burst, tenant_weights=profile.tenants
+    )
     limiter = Limiter(limiter_redis, profile.name, rules, worker=worker)
     requests = RequestBuilder(profile, resolve_headers(profile))
     transport = make_transport(profile.transport, options)

@@ -1,227 +1,250 @@
--- Grant start times for the next calls of one worker, all-or-nothing over every limit of the API; settle token costs.
+-- Grant start times for the next calls of one worker, all-or-nothing over every limit that holds for them; settle costs.
 --
--- KEYS  1 meta hash   2 zset of workers seen lately   3 zset of workers that wait (FIFO)   4.. one hash per limit
+-- The calls of one request belong to one group: one class of traffic, one model. Each may use any of the API's keys
+-- (credentials); it gets the one with which it can start first.
+--
+-- KEYS  1 meta hash   2 zset of classes seen lately   3 zset of the class's workers seen lately   4 zset of its workers that
+--       wait (FIFO)   5.. one hash per limit
 -- ARGV  1 worker   2 boot id it knows ('' none)   3 seq it knows   4 us from now to the latest start it was granted
---       5 lead us: no start sooner than this   6 guard us it needs   7 tokens used beyond what was reserved
---       8 tokens reserved and not used   9 slots that passed without a call   10 us from now to the earliest start that
---       8 and 9 belong to   11 channel   12 horizon us   13 longest cold wait us   14 n: calls that wait (0: only settle
---       and look)   15.. tokens of each of the n calls; absent where no limit counts tokens
--- Returns {now, boot, seq, us until it may ask again, index of the limit that holds it back or 0, us of pause left,
---          pause reason, guard in force us, offsets of the granted starts from now ...}; {'unconfigured'} where a limit is unknown.
+--       5 lead us: no start sooner than this   6 guard us it needs   7 1: it saw TIME jump ahead   8 channel   9 horizon us
+--      10 longest cold wait us   11 class   12 its weight   13 number of keys   14 n: calls that wait (0: only settle and look)
+--      15 cost columns: 0 (each call costs 1 request) or 4 (requests, tokens, input tokens, output tokens)
+--      16 number of settlements
+--      then each settlement, 10 numbers: key (0: whichever), us from now to the earliest start it belongs to, units used
+--        beyond what was reserved by column, units reserved and not used by column
+--      then for each key how many of the calls may use it; for each limit the key that it belongs to (0: all of them);
+--        the names of the model and of each key, as pauses know them ('' none); the costs of each of the n calls by column
+-- Returns {now, boot, seq, us until it may ask again, index of the limit that holds it back or 0, us of pause left, pause
+--          reason, guard in force us, {offsets of the granted starts from now}, {key of each}, {us of pause left, reason
+--          of the model, then of each key}}; {'unconfigured'} where a limit is unknown.
 --
--- A limit is a pace (its hash shows when the next start is due: tat) or a quota (its hash counts what was granted, in
--- buckets of window / 96: field = number of the bucket, value = units of the starts that lie in it; and their total).
---
--- Invariants: starts never decrease; two starts are at least (cost of the earlier) x (emission) apart on every pace, but for
--- refunds; no window of a quota, and guard, holds starts of more units than its amount, but for what calls cost beyond what
--- was reserved; nothing is charged unless a start is granted; after lost or regressed state the first start is a cold wait away.
--- All times are microseconds of a clock that follows Redis TIME and never goes back; '%.2f' because tostring keeps 14 digits.
-local M, ACTIVE, QUEUE, me = KEYS[1], KEYS[2], KEYS[3], ARGV[1]
-local lead, horizon, n = tonumber(ARGV[5]), tonumber(ARGV[12]), tonumber(ARGV[14])
-local function text(x) return string.format('%.2f', x) end
-local function cost(x, k) return x.tokens and tonumber(ARGV[14 + k] or 1) or 1 end
+-- Invariants: those of paces and quotas; nothing is charged unless a start is granted; after lost or regressed state the
+-- first start is a cold wait away; a class below its share may book twice as far ahead as the others, and a class above it
+-- only a little, so that shares follow weights while all want more, and what one leaves is free for all.
+local CLASSES, WORKERS, QUEUE, FIRST = KEYS[2], KEYS[3], KEYS[4], 5
+local me, known_boot, class = ARGV[1], ARGV[2], ARGV[11]
+local function number(i) return tonumber(ARGV[i]) end
+local lead, horizon, weight, key_count, n, columns, settlements =
+  number(5), number(9), number(12), number(13), number(14), number(15), number(16)
+local at_allow = 16 + settlements * 10
+local at_owner = at_allow + key_count
+local at_scope = at_owner + #KEYS - FIRST + 1
+local at_cost = at_scope + key_count + 1
+local LOOK_US = 5000000 -- what may end sooner than it seems is looked at so often
+local NEAR_US = 60000 -- how far ahead a class may book that has more than its share
 
-local meta = redis.call('HMGET', M, 'now', 'skew', 'boot', 'seq', 'floor', 'last', 'pause', 'reason',
-  'guard', 'guard_before', 'guard_since')
-local function field(i) return tonumber(meta[i] or 0) end
-local time = redis.call('TIME')
-local skew, boot, seq, floor, last = field(2), meta[3], field(4), field(5), field(6)
-local now = time[1] * 1000000 + time[2] + skew
-if now < field(1) then -- TIME went back: go on from where we were, rather than stall until it has caught up
-  skew = skew + field(1) - now
-  now = field(1)
+local function cost(x, k)
+  if columns == 0 then return x.column == 1 and 1 or 0 end
+  return tonumber(ARGV[at_cost + (math.min(k, n) - 1) * columns + x.column] or 0)
 end
 
--- The guard in force is the greatest that any worker asked for in the last 30 to 60 s.
-local guard, before, since = field(9), field(10), field(11)
+local wanted = { 'boot', 'seq', 'floor', 'last', 'pause', 'reason', 'guard', 'guard_before', 'guard_since', 'extra', 'extra_at',
+  'v:' .. class }
+local scopes_at = #wanted
+for i = 0, key_count do
+  wanted[#wanted + 1] = 'pause:' .. ARGV[at_scope + 1 + i]
+  wanted[#wanted + 1] = 'reason:' .. ARGV[at_scope + 1 + i]
+end
+local meta = redis.call('HMGET', M, unpack(wanted))
+local function field(i) return tonumber(meta[i] or 0) end
+local boot, seq, floor, last, pause = meta[1], field(2), field(3), field(4), field(5)
+local function scope_pause(i) return field(scopes_at + 1 + 2 * i) end
+
+-- The guard in force is the greatest that any worker asked for in the last 30 to 60 s, and what refusals taught (which fades).
+local guard, before, since = field(7), field(8), field(9)
 if now - since > 30000000 then
   before = (now - since > 60000000) and 0 or guard
   guard, since = 0, now
 end
-guard = math.max(guard, tonumber(ARGV[6]))
-local force = math.max(guard, before)
+guard = math.max(guard, number(6))
+local extra = field(10) * math.exp((field(11) - now) / 1e9)
+local force = math.max(guard, before) + extra
 
--- A bucket counts until no call that started in it can share a window with a later one.
-local function ends(x, bucket) return (bucket + 1) * x.width + x.window + force end
-
-local function load(x) -- read the buckets and drop the old ones; few exchanges need to, for the sum is kept
-  if x.used then return end
-  x.used, x.order, x.over = {}, {}, {}
-  local function add(bucket, units)
-    if not x.used[bucket] then x.order[#x.order + 1] = bucket end
-    x.used[bucket] = (x.used[bucket] or 0) + units
-  end
-  local all = redis.call('HGETALL', x.key)
-  for j = 1, #all, 2 do
-    local bucket = tonumber(all[j])
-    if bucket and ends(x, bucket) <= now then
-      x.over[#x.over + 1] = bucket
-    elseif bucket then
-      add(bucket, tonumber(all[j + 1]))
-    end
-  end
-  for bucket, units in pairs(x.added) do add(bucket, units) end
-  table.sort(x.order)
-  x.total, x.oldest, x.newest = 0, x.order[1] or 0, x.order[#x.order] or 0
-  for _, units in pairs(x.used) do x.total = x.total + units end
-end
-
-local function room_at(x, units) -- when enough has aged out; a call dearer than the quota waits until nothing is left
-  local over, at = x.total + math.min(math.max(units, 1), x.amount) - x.amount, 0
-  if over <= 0 then return at end
-  load(x)
-  for _, bucket in ipairs(x.order) do
-    if over <= 0 then break end
-    over, at = over - x.used[bucket], ends(x, bucket)
-  end
-  return at
-end
-
-local function spend(x, at, units) -- never before the newest bucket: later is safe, and keeps the order
-  local bucket = math.max(math.floor(at / x.width), x.newest)
-  if x.used then
-    if not x.used[bucket] then x.order[#x.order + 1] = bucket end
-    x.used[bucket] = (x.used[bucket] or 0) + units
-  end
-  x.added[bucket] = (x.added[bucket] or 0) + units
-  x.total, x.newest = x.total + units, bucket
-  if x.oldest == 0 then x.oldest = bucket end
-end
-
-local function give_back(x, at, units) -- to the bucket of the start, or to older ones: what a newer one counts is needed longer
-  load(x)
-  for j = #x.order, 1, -1 do
-    local bucket = x.order[j]
-    if units <= 0 then break end
-    if bucket <= at / x.width then
-      local part = math.min(units, x.used[bucket])
-      units, x.total, x.used[bucket] = units - part, x.total - part, x.used[bucket] - part
-      x.added[bucket] = (x.added[bucket] or 0) - part
-    end
-  end
-end
-
-local function write_quota(x)
-  if x.over and #x.over > 0 then redis.call('HDEL', x.key, unpack(x.over)) end
-  if not x.used and not next(x.added) then return end
-  for bucket, units in pairs(x.added) do redis.call('HINCRBY', x.key, bucket, units) end
-  redis.call('HSET', x.key, 'total', x.total, 'oldest', x.oldest, 'newest', x.newest)
-  redis.call('EXPIRE', x.key, math.ceil(2 * x.window / 1000000))
-end
-
-local limits, paces, quotas, spacing = {}, {}, {}, 1 -- spacing: what the first call needs on its dearest pace
-for i = 1, #KEYS - 3 do
-  local h = redis.call('HMGET', KEYS[i + 3], 'window', 'amount', 'gain', 'slack', 'tokens', 'quota', 'tat', 'credit',
-    'total', 'oldest', 'newest')
+local limits, paces, quotas, shared, of_key, spacing = {}, {}, {}, {}, {}, 1
+for i = 1, key_count do of_key[i] = {} end
+for i = 1, #KEYS - FIRST + 1 do
+  local key = KEYS[i + FIRST - 1]
+  local h = redis.call('HMGET', key, 'window', 'amount', 'gain', 'slack', 'column', 'quota', 'block', 'aligned', 'blur', 'tat',
+    'credit', 'total', 'oldest', 'newest', 'turn', 'count', 'slow', 'slow_until', 'holes', 'factor', 'mode')
   if not h[1] then return { 'unconfigured' } end
-  local x = { key = KEYS[i + 3], window = tonumber(h[1]), amount = tonumber(h[2]), tokens = h[5] == '1', quota = h[6] == '1' }
+  local x = { key = key, index = i, owner = number(at_owner + i), window = tonumber(h[1]), amount = tonumber(h[2]),
+    column = tonumber(h[5]), quota = h[6] == '1', block = tonumber(h[7] or 0), aligned = tonumber(h[8] or nil),
+    blur = tonumber(h[9] or 0), force = force }
   limits[i] = x
+  local owned = x.owner == 0 and shared or of_key[x.owner]
+  owned[#owned + 1] = x
   if x.quota then
     quotas[#quotas + 1] = x
     x.width, x.added = x.window / 96, {} -- added: what this exchange changes, by bucket
-    x.total, x.oldest, x.newest = tonumber(h[9] or 0), tonumber(h[10] or 0), tonumber(h[11] or 0)
-    if x.oldest > 0 and ends(x, x.oldest) <= now then load(x) end
+    x.total, x.oldest, x.newest = tonumber(h[12] or 0), tonumber(h[13] or 0), tonumber(h[14] or 0)
+    if x.oldest > 0 and quota.ends(x, x.oldest) <= now then quota.load(x) end
+    x.earliest, x.spend = function(t, units) return math.max(t, quota.due(x, units)) end, quota.spend
   else
     paces[#paces + 1] = x
-    x.tat, x.credit = tonumber(h[7] or 0), tonumber(h[8] or 0)
-    x.emission = (x.window + tonumber(h[3]) * math.max(0, force - tonumber(h[4]))) / x.amount
-    if x.tat < now then -- idle time is no credit, and it eats the credit of refunds
-      x.credit, x.tat = math.max(0, x.credit - (now - x.tat)), now
+    x.tat, x.credit, x.turn, x.count = tonumber(h[10] or 0), tonumber(h[11] or 0), tonumber(h[15] or 0), tonumber(h[16] or 0)
+    adapt.read(x, h[20], h[21])
+    if x.mode ~= '' then adapt.read(x, h[20], h[21], unpack(redis.call('HMGET', key, 'good', 'hold', 'since', 'drop', 'most'))) end
+    local usable = x.aligned and x.window - force - 2 * x.blur or 0
+    if usable > x.window / 2 then
+      x.usable, x.emission = usable, usable / (x.amount * x.factor)
+    else
+      x.emission = (x.window + tonumber(h[3]) * math.max(0, force - tonumber(h[4]))) / (x.amount * x.factor)
     end
-    spacing = math.max(spacing, x.emission * cost(x, 1))
+    if tonumber(h[18] or 0) > now then x.emission = math.max(x.emission, tonumber(h[17])) end
+    pace.read_holes(x, h[19])
+    pace.refresh(x)
+    x.earliest, x.spend = function(t, units) return pace.due(x, t, units) end, pace.spend
+    spacing = math.max(spacing, x.emission * (n > 0 and cost(x, 1) or 1) / (x.owner > 0 and key_count or 1))
   end
 end
 local H = math.max(horizon, 1.5 * spacing) -- shorter than one emission, it would leave the limit unused
 
 -- Lost or regressed state: nobody knows what was granted, so wait until survivors have told and old slots are over.
-if not boot or (ARGV[2] == boot and seq < tonumber(ARGV[3])) then
-  boot, seq = text(now) .. '/' .. me .. '/' .. ARGV[3], math.max(seq, tonumber(ARGV[3]))
-  floor = math.max(floor, now + math.max(lead, math.min(2 * H + spacing, tonumber(ARGV[13]))))
-  redis.call('PUBLISH', ARGV[11], 'boot')
+-- A life that did not begin empty says so in its id.
+local empty = not boot
+local lost = empty or (known_boot == boot and (seq < number(3) or ARGV[7] == '1'))
+if lost or stepped_back then
+  boot, seq = text(now) .. '/' .. me .. '/' .. ARGV[3] .. (empty and '' or '/kept'), math.max(seq, number(3))
+  if lost then floor = math.max(floor, now + math.max(lead, math.min(2 * H + horizon + spacing, number(10)))) end
+  redis.call('PUBLISH', ARGV[8], 'boot')
 end
-if ARGV[2] ~= '' and ARGV[2] ~= boot then -- a survivor of the former life brings what it still holds
-  local latest = now + tonumber(ARGV[4])
+if known_boot ~= '' and known_boot ~= boot then -- a survivor of the former life brings what it still holds
+  local latest = now + number(4)
   last = math.max(last, latest)
-  for _, x in ipairs(paces) do x.tat = math.max(x.tat, latest + x.emission * cost(x, 1)) end
+  for _, x in ipairs(paces) do x.tat = math.max(x.tat, latest + x.emission * (n > 0 and cost(x, 1) or 1)) end
 end
 
-local dearer, unused, unfired = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
-local settle = dearer - unused
-for _, x in ipairs(paces) do
-  if x.tokens and settle ~= 0 then -- refunds pay for later calls; the bank is bounded, for windows do not forget
-    x.credit = x.credit - settle * x.emission
-    if x.credit < 0 then x.tat, x.credit = x.tat - x.credit, 0 end
-    x.credit = math.min(x.credit, x.window / 20)
+for d = 0, settlements - 1 do
+  local at = 16 + 10 * d
+  local key, from = number(at + 1), number(at + 2)
+  for _, x in ipairs(limits) do
+    local dearer, unused = number(at + 2 + x.column), number(at + 6 + x.column)
+    if x.owner == 0 or x.owner == key then
+      if not x.quota then
+        if x.column == 1 then unused = 0 end -- a moment that has passed is of no use to a pace
+        if dearer ~= unused then pace.settle(x, dearer - unused) end
+      else
+        -- What was granted in a former life is not counted here. The guard covers the error of the worker's clock map.
+        if unused > 0 and known_boot == boot then quota.give_back(x, now + from - force, unused) end
+        if dearer > 0 then quota.spend(x, now, dearer) end
+      end
+    end
   end
 end
-for _, x in ipairs(quotas) do
-  local back = x.tokens and unused or unfired
-  -- What was granted in a former life is not counted in this one. The guard covers the error of the worker's clock map.
-  if back > 0 and ARGV[2] == boot then give_back(x, now + tonumber(ARGV[10]) - force, back) end
-  if x.tokens and dearer > 0 then spend(x, now, dearer) end
-end
 
-local pause, starts, by, again = field(7), {}, 0, now
-local function next_start(k)
-  local s = math.max(now + lead, floor, last)
+local starts, keys_used, by, again = {}, {}, 0, now
+local function fit(owned, t, k) -- the earliest time from t on that all these limits allow
+  for _ = 1, 8 do
+    local before_pass = t
+    for _, x in ipairs(owned) do
+      local at = x.earliest(t, cost(x, k))
+      if at > t then t, by = at, x.index end
+    end
+    if t == before_pass then break end
+  end
+  return t
+end
+local allowed = {}
+for j = 1, key_count do allowed[j] = number(at_allow + j) end
+
+local paused_until = 0
+local function next_start(k) -- when, with which key, and when the limits of all keys alone would have allowed it
   by = 0
-  for i, x in ipairs(limits) do
-    local due = x.quota and room_at(x, cost(x, k)) or x.tat
-    if due > s then s, by = due, i end
+  local free = fit(shared, math.max(now + lead, floor, pause), k)
+  local from = fit(shared, math.max(free, scope_pause(0)), k)
+  local best, best_key, best_by, shared_by = nil, nil, 0, by
+  paused_until = math.max(pause, scope_pause(0))
+  for offset = 0, key_count - 1 do
+    local j = (seq + k + offset) % key_count + 1
+    if allowed[j] > 0 or k > n then -- beyond n: when it is worth asking again
+      by = 0
+      local due = fit(of_key[j], math.max(from, scope_pause(j)), k)
+      local s = due > from and fit(shared, due, k) or due
+      paused_until = math.max(paused_until, scope_pause(j))
+      if not best or s < best then best, best_key, best_by = s, j, by > 0 and by or due == from and shared_by or 0 end
+    end
   end
-  return math.max(s, pause)
+  by = best_by
+  return best, best_key, free
 end
 
+local share, v = 1, field(12)
 if n > 0 then
-  redis.call('ZADD', ACTIVE, now, me)
-  redis.call('ZREMRANGEBYSCORE', ACTIVE, '-inf', now - 2000000)
-  local active = redis.call('ZCARD', ACTIVE)
-  local fair = math.min(128, math.max(1, math.floor(horizon / (spacing * active)))) -- calls in one turn of one worker
+  redis.call('ZADD', CLASSES, now, class .. '|' .. ARGV[12])
+  redis.call('ZREMRANGEBYSCORE', CLASSES, '-inf', now - math.max(2000000, 4 * spacing))
+  if redis.call('ZCARD', CLASSES) > 1 then
+    local sum = 0
+    for _, member in ipairs(redis.call('ZRANGE', CLASSES, 0, -1)) do sum = sum + tonumber(string.match(member, '|([^|]*)$')) end
+    share = weight / sum
+  end
+  redis.call('ZADD', WORKERS, now, me)
+  redis.call('ZREMRANGEBYSCORE', WORKERS, '-inf', now - 2000000)
+  local active = redis.call('ZCARD', WORKERS)
+  local fair = math.min(256, math.max(1, math.floor(horizon * share / (spacing * active)))) -- calls in one turn of one worker
   local turn = fair * spacing
   for _ = 1, 3 do -- waiters that did not come at the time promised to them are dead or have nothing to do
     local head = redis.call('ZRANGE', QUEUE, 0, 0)[1]
     if not head or head == me then break end
-    if now <= tonumber(redis.call('HGET', M, 'promise:' .. head) or 0) + 250000 then break end
+    local promise = 'promise:' .. class .. ':' .. head
+    if now <= tonumber(redis.call('HGET', M, promise) or 0) + 250000 then break end
     redis.call('ZREM', QUEUE, head)
-    redis.call('HDEL', M, 'promise:' .. head)
+    redis.call('HDEL', M, promise)
   end
   local rank = redis.call('ZRANK', QUEUE, me) or redis.call('ZCARD', QUEUE)
-  -- Older waiters book first: keep their turns free. The floor keeps it work conserving when they do not come.
-  local reach = math.max(H - rank * turn, lead + 10000)
 
-  local s = next_start(1)
-  if s - now > reach then
-    again = math.max(now + 1000, s + rank * turn - H)
+  v = math.max(v, now - 50000)
+  local function reach() -- how far ahead it may book: alone, with less than its share, with more
+    if share > 0.999 then return H end
+    return v <= now + 100000 and 2 * H or math.max(NEAR_US, spacing)
+  end
+  local base = reach()
+  -- Older waiters book first: keep their turns free. The floor keeps it work conserving when they do not come.
+  local ahead = math.max(base - rank * turn, lead + 10000)
+
+  local s, key, free = next_start(1)
+  if not s then
+    again = now + LOOK_US -- no key may be used: a permit brings it back sooner
+  elseif s - now > ahead then
+    local at = s - base
+    if share < 0.999 and base < 2 * H then at = math.min(at, math.max(v - 100000, s - 2 * H)) end
+    again = math.max(now + 1000, at + rank * turn)
+    if paused_until > now then again = math.min(again, now + LOOK_US) end
     redis.call('ZADD', QUEUE, 'NX', now, me)
-    redis.call('HSET', M, 'promise:' .. me, text(again))
+    redis.call('PEXPIRE', QUEUE, 3600000)
+    redis.call('HSET', M, 'promise:' .. class .. ':' .. me, text(again))
   else
     for k = 1, math.min(n, fair) do -- a turn is granted whole; cutting it at the horizon would favour small askers
-      if k > 1 and s - now > reach + horizon then break end
-      starts[k] = s
-      last = s
-      for _, x in ipairs(quotas) do spend(x, s, cost(x, k)) end
-      for _, x in ipairs(paces) do
-        local charge = math.ceil(x.emission * cost(x, k) * 4) / 4
-        local paid = math.min(x.credit, charge)
-        x.credit = x.credit - paid
-        x.tat = math.max(x.tat, s) + charge - paid
-      end
-      s = next_start(k + 1)
+      if not s or (k > 1 and s - now > ahead + horizon) then break end
+      starts[k], keys_used[k] = s, key
+      allowed[key] = allowed[key] - 1
+      last = math.max(last, s)
+      local dominant = 0
+      for _, x in ipairs(shared) do dominant = math.max(dominant, x.spend(x, s, cost(x, k), free) or 0) end
+      for _, x in ipairs(of_key[key]) do x.spend(x, s, cost(x, k)) end
+      v = v + math.max(dominant, spacing) / share
+      s, key, free = next_start(k + 1)
     end
-    if redis.call('ZREM', QUEUE, me) == 1 then redis.call('HDEL', M, 'promise:' .. me) end
-    again = math.max(now, s - H + math.min((active - 1) * turn, H / 2))
+    local held = by > 0 and limits[by]
+    if held and held.mode and held.mode ~= '' then adapt.raise(held) end
+    if redis.call('ZREM', QUEUE, me) == 1 then redis.call('HDEL', M, 'promise:' .. class .. ':' .. me) end
+    base = reach()
+    again = math.max(now, (s or now) - base + math.min((active - 1) * turn, H / 2))
+    if share < 0.999 and base < 2 * H then again = math.max(now, math.min(again, v - 100000)) end
   end
   -- Refunds and new numbers may free a quota hours sooner than it ages.
-  if by > 0 and limits[by].quota then again = math.min(again, now + 5000000) end
+  if by > 0 and limits[by].quota then again = math.min(again, now + LOOK_US) end
 end
 
 seq = seq + 1
 redis.call('HSET', M, 'now', text(now), 'skew', text(skew), 'boot', boot, 'seq', seq, 'floor', text(floor),
-  'last', text(last), 'guard', text(guard), 'guard_before', text(before), 'guard_since', text(since))
-for _, x in ipairs(paces) do
-  redis.call('HSET', x.key, 'tat', text(x.tat), 'credit', text(x.credit), 'emission', text(x.emission))
+  'last', text(last), 'guard', text(guard), 'guard_before', text(before), 'guard_since', text(since), 'v:' .. class, text(v))
+for _, x in ipairs(paces) do pace.write(x) end
+for _, x in ipairs(quotas) do quota.write(x) end
+local pauses = {}
+for i = 0, key_count do
+  pauses[2 * i + 1] = math.ceil(math.max(0, scope_pause(i) - now))
+  pauses[2 * i + 2] = meta[scopes_at + 2 + 2 * i] or ''
 end
-for _, x in ipairs(quotas) do write_quota(x) end
-local reply = { now, boot, seq, math.ceil(again - now), by, math.ceil(math.max(0, pause - now)), meta[8] or '', math.ceil(force) }
-for _, s in ipairs(starts) do reply[#reply + 1] = math.ceil(s - now) end
-return reply
+for k, s in ipairs(starts) do starts[k] = math.ceil(s - now) end
+return { now, boot, seq, math.ceil(again - now), by, math.ceil(math.max(0, pause - now)), meta[6] or '', math.ceil(force), starts,
+  keys_used, pauses }

@@ -1,0 +1,267 @@
+"""Changes that people make while the limiter runs: other limits, pauses; and who changed what when."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from redis.asyncio import Redis
+
+from callmill.config.limit_spec import AUTO, LimitSpec, parse_limit
+from callmill.errors import UnknownFormatError, UsageError
+from callmill.limits.keys import Keys
+from callmill.limits.scripts import script
+from callmill.limits.store import answer
+
+LONGEST_PAUSE_S = 366 * 86_400.0
+UNTIL_RESUMED_S = 100 * LONGEST_PAUSE_S
+"""A pause without an end is one that nobody outlives."""
+SURELY_ENDLESS_S = 2 * LONGEST_PAUSE_S
+HISTORY_ENTRIES = 1000
+_KEY_PAUSE = "pause:key:"
+
+
+class Pause(Struct, frozen=True):
+    """A pause that is in force.
+
+    Attributes:
+        left_s: Seconds until it is over; None: until resumed.
+        reason: Why.
+        by: Who paused; None where an answer of the API did.
+    """
+
+    left_s: float | None
+    reason: str
+    by: str | None
+
+
+class ControlState(Struct, frozen=True):
+    """What people have set for one API.
+
+    Attributes:
+        generation: Another number after every change, also one of pauses; 0 when nothing was ever changed.
+        limits: Limits that hold instead of the profile's; None: the profile's hold.
+        pause: The pause of the whole API.
+        keys: The pauses of single credentials, by name.
+    """
+
+    generation: int
+    limits: tuple[LimitSpec, ...] | None
+    pause: Pause | None
+    keys: Mapping[str, Pause]
+
+
+class ChangeKind(StrEnum):
+    """What a change is about."""
+
+    LIMITS = "limits"
+    PAUSE = "pause"
+    RESUME = "resume"
+
+
+class ControlChange(Struct, frozen=True):
+    """One entry of the history.
+
+    Attributes:
+        at: When, on Redis's clock.
+        by: Who.
+        what: What was changed.
+        key: The credential that was paused or resumed; None: the whole API.
+        before: What was in force, in words.
+        after: What is in force since, in words.
+    """
+
+    at: datetime
+    by: str
+    what: ChangeKind
+    key: str | None
+    before: str
+    after: str
+
+
+class LimitControl:
+    """Changes the limits of one API and pauses it, for all workers at once.
+
+    Every change is atomic, with its entry in the history; one that changes nothing leaves no entry.
+    """
+
+    def __init__(self, redis: Redis, api: str) -> None:
+        self._redis = redis
+        self._keys = Keys(api)
+
+    async def set(self, limits: Sequence[str] | None, *, by: str) -> int:
+        """Let these limits hold instead of the profile's, or with None the profile's again; return the generation.
+
+        Raises:
+            UsageError: A text is no limit, two count the same, or there is none.
+            RedisUnavailableError: Redis cannot be reached or refused; whether it took the change is unknown.
+        """
+        value = "" if limits is None else _encode(checked(limits))
+        return await self._change(by, ChangeKind.LIMITS, value=value)
+
+    async def pause(self, seconds: float | None, reason: str, *, by: str, key: str | None = None) -> int:
+        """Start no call of the API, or none with one credential, for so long; with None until resumed.
+
+        A pause in force that ends later stays as it is: to shorten one, resume first. Returns the generation.
+
+        Raises:
+            UsageError: The time is not above 0, or longer than 366 days.
+            RedisUnavailableError: Redis cannot be reached or refused; whether it took the pause is unknown.
+        """
+        if seconds is not None and not 0 < seconds <= LONGEST_PAUSE_S:
+            raise UsageError(f"a pause of {seconds:g} s: at most 366 days; leave the time out to pause until resumed")
+        pause_us = round((UNTIL_RESUMED_S if seconds is None else seconds) * 1e6)
+        return await self._change(by, ChangeKind.PAUSE, key=key or "", value=str(pause_us), reason=reason)
+
+    async def resume(self, *, by: str, key: str | None = None) -> int:
+        """End the pause of the API, or of one credential, whoever began it; return the generation.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached or refused; whether it took the change is unknown.
+        """
+        return await self._change(by, ChangeKind.RESUME, key=key or "")
+
+    async def current(self) -> ControlState:
+        """What is in force now.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached or refused.
+            UnknownFormatError: A newer Callmill wrote the limits.
+        """
+        pipeline = self._redis.pipeline(transaction=True)
+        pipeline.hgetall(self._keys.control)
+        pipeline.hgetall(self._keys.meta)
+        pipeline.time()
+        control, meta, (seconds, micros) = await answer(pipeline.execute())
+        noted, state = _texts(control), _texts(meta)
+        now_us = max(seconds * 1e6 + micros + float(state.get("skew", 0)), float(state.get("now", 0)))
+        generation, limits = _override(noted.get("generation"), noted.get("limits"))
+        names = sorted(field.removeprefix(_KEY_PAUSE) for field in state if field.startswith(_KEY_PAUSE))
+        keys = {name: _pause(noted, state, name, f":key:{name}", now_us) for name in names}
+        whole = _pause(noted, state, "", "", now_us)
+        return ControlState(generation, limits, whole, {name: pause for name, pause in keys.items() if pause})
+
+    async def history(self, count: int) -> list[ControlChange]:
+        """The latest changes, the newest first; of the last 1000.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached or refused.
+        """
+        entries = await answer(self._redis.xrevrange(self._keys.history, count=count))
+        return [_change(_text(id_), {_text(k): _text(v) for k, v in fields.items()}) for id_, fields in entries]
+
+    async def _change(self, by: str, what: ChangeKind, *, key: str = "", value: str = "", reason: str = "") -> int:
+        names = self._keys
+        pipeline = self._redis.pipeline(transaction=True)
+        told = [
+            names.channel,
+            by,
+            what.value,
+            key,
+            value,
+            reason,
+            str(HISTORY_ENTRIES),
+            f"{SURELY_ENDLESS_S * 1e6:.0f}",
+        ]
+        pipeline.eval(script("control"), 3, names.control, names.history, names.meta, *told)
+        if what is ChangeKind.PAUSE:
+            scope = f"key:{key}" if key else ""
+            pipeline.eval(script("pause"), 1, names.meta, value, reason, names.channel, scope)
+        (generation, _changed), *_ = await answer(pipeline.execute())
+        return int(generation)
+
+
+async def load_override(redis: Redis, api: str) -> tuple[int, tuple[LimitSpec, ...] | None]:
+    """The generation, and the limits that hold instead of the profile's, if any; one HMGET.
+
+    The generation is another one after every change, also of pauses: a worker that finds it changed may have missed a
+    message, and compares its limits and looks for pauses.
+
+    Raises:
+        RedisUnavailableError: Redis cannot be reached or refused.
+        UnknownFormatError: A newer Callmill wrote the limits.
+    """
+    generation, limits = await answer(redis.hmget(Keys(api).control, ["generation", "limits"]))
+    return _override(generation, limits)
+
+
+def checked(limits: Iterable[str]) -> tuple[LimitSpec, ...]:
+    """Read the limits of an API.
+
+    Raises:
+        UsageError: A text is no limit, two count the same, or there is none.
+    """
+    seen: dict[tuple[str, int, str, bool], str] = {}
+    specs = []
+    for text in limits:
+        try:
+            spec = parse_limit(text)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        counted = (spec.unit.value, spec.window_s, spec.scope.value, spec == AUTO)
+        if counted in seen:
+            raise UsageError(f"{seen[counted]!r} and {text!r} count the same: keep one of them")
+        seen[counted] = text
+        specs.append(spec)
+    if not specs:
+        raise UsageError("name at least one limit; to go back to those of the profile, reset")
+    return tuple(specs)
+
+
+def _encode(specs: Sequence[LimitSpec]) -> str:
+    return msgspec.json.encode([str(spec) for spec in specs]).decode()
+
+
+def _override(generation: bytes | str | None, limits: bytes | str | None) -> tuple[int, tuple[LimitSpec, ...] | None]:
+    if not limits:
+        return int(generation or 0), None
+    try:
+        texts = msgspec.json.decode(limits, type=list[str])
+        return int(generation or 0), tuple(parse_limit(text) for text in texts)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise UnknownFormatError(
+            f"limits set at run time that this Callmill cannot read: {error}; upgrade it, or set them again"
+        ) from error
+
+
+def _pause(noted: Mapping[str, str], state: Mapping[str, str], name: str, suffix: str, now_us: float) -> Pause | None:
+    left_us = float(state.get(f"pause{suffix}", 0)) - now_us
+    if left_us <= 0:
+        return None
+    reason = state.get(f"reason{suffix}", "")
+    return Pause(_left_s(left_us), reason, noted.get(f"by:{name}") if noted.get(f"reason:{name}") == reason else None)
+
+
+def _left_s(left_us: float) -> float | None:
+    return None if left_us > SURELY_ENDLESS_S * 1e6 else left_us / 1e6
+
+
+def _change(entry_id: str, fields: Mapping[str, str]) -> ControlChange:
+    what = ChangeKind(fields["what"])
+    words = _limits_in_words if what is ChangeKind.LIMITS else _pause_in_words
+    at = datetime.fromtimestamp(int(entry_id.partition("-")[0]) / 1000, UTC)
+    return ControlChange(at, fields["by"], what, fields["key"] or None, words(fields["before"]), words(fields["after"]))
+
+
+def _limits_in_words(encoded: str) -> str:
+    return ", ".join(msgspec.json.decode(encoded, type=list[str])) if encoded else "those of the profile"
+
+
+def _pause_in_words(noted: str) -> str:
+    if not noted:
+        return "running"
+    left_us, _, reason = noted.partition(" ")
+    time = "until resumed" if left_us == "endless" else f"for {float(left_us) / 1e6:.0f} s"
+    return f"paused {time}: {reason}" if reason else f"paused {time}"
+
+
+def _texts(fields: Mapping[Any, Any]) -> dict[str, str]:
+    return {_text(name): _text(value) for name, value in fields.items()}
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,52 @@
+"""Group: the calls of one class of traffic and one model, that share a line and the limits that hold for them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from callmill.limits.layout import Layout
+from callmill.limits.refill import Refill
+from callmill.limits.slots import Dispatcher
+
+
+class Group:
+    """One line of calls: who waits, what is granted, and the task that reserves more."""
+
+    def __init__(self, layout: Layout, dispatcher: Dispatcher, refill: Refill) -> None:
+        self.layout = layout
+        self.dispatcher = dispatcher
+        self.refill = refill
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits, is held or is owed."""
+        return not self.dispatcher.waiting and not self.dispatcher.held and self.refill.idle
+
+    def start(self) -> None:
+        """Reserve slots from now on."""
+        self._task = asyncio.create_task(self.refill.run())
+
+    def use(self, layout: Layout, *, validity_s: float) -> None:
+        """Let other limits hold from now on; what waits goes on waiting, what is granted stays granted."""
+        self.layout = layout
+        self.refill.use(layout)
+        self.dispatcher.paced, self.dispatcher.validity_s = bool(layout.nodes), validity_s
+        self.refill.sync(ask_again=True)
+        self.dispatcher.dispatch()
+
+    async def aclose(self) -> None:
+        """Stop; what waits is cancelled, what is owed reaches Redis if it can. Idempotent."""
+        task, self._task = self._task, None
+        if task is not None:
+            await end(task)
+        self.dispatcher.close()
+        if task is not None:
+            await self.refill.exchange()
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait until it is over."""
+    while not task.done():  # redis-py loses a cancellation that meets a time limit of its own
+        task.cancel()
+        await asyncio.wait([task], timeout=0.1)

@@ -1,0 +1,87 @@
+"""Layout: which limits hold for one group of calls, in the order in which the scripts take them."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from callmill.config.limit_spec import Unit
+from callmill.jobs.traffic import TrafficClass
+from callmill.limits.keys import Keys
+from callmill.limits.rules import COLUMNS, Clock, LimitRules, clocks
+
+REQUESTS_COLUMN = COLUMNS[Unit.REQUESTS]
+
+
+class Node(Struct, frozen=True):
+    """One limit that holds for a group's calls.
+
+    Attributes:
+        clock: What it is.
+        key: Where it is kept in Redis.
+        owner: The credential that it belongs to, from 1; 0: it holds whichever is used.
+    """
+
+    clock: Clock
+    key: str
+    owner: int
+
+
+class Layout(Struct, frozen=True):
+    """Every limit that a group's calls meet.
+
+    Attributes:
+        model: The model that the calls name; empty for none.
+        traffic: Their class.
+        weight: Its part of the limits while all classes want more.
+        nodes: Their limits; those that hold for every credential first.
+        scopes: What pauses may name: the model, then each credential.
+    """
+
+    model: str
+    traffic: TrafficClass
+    weight: float
+    nodes: tuple[Node, ...]
+    scopes: tuple[str, ...]
+
+    @property
+    def redis_keys(self) -> list[str]:
+        """The limits' keys."""
+        return [node.key for node in self.nodes]
+
+    @property
+    def key_count(self) -> int:
+        """How many credentials there are."""
+        return len(self.scopes) - 1
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether some limit counts tokens."""
+        return any(node.clock.spec.unit.is_tokens for node in self.nodes)
+
+    @property
+    def quotas(self) -> list[Node]:
+        """The limits that are counted, not paced."""
+        return [node for node in self.nodes if node.clock.quota]
+
+    def taken_back(self) -> frozenset[int]:
+        """The columns in which what was not used is of use again; a moment of a pace that has passed is not."""
+        tokens = {COLUMNS[node.clock.spec.unit] for node in self.nodes if node.clock.spec.unit.is_tokens}
+        return frozenset(tokens | {COLUMNS[node.clock.spec.unit] for node in self.quotas})
+
+
+def layout(rules: LimitRules, keys: Keys, model: str, traffic: TrafficClass) -> Layout:
+    """The limits that hold for the calls of one model and class."""
+    shared = [Node(clock, keys.limit(clock.spec), 0) for clock in clocks(rules)]
+    shared += [Node(clock, keys.limit(clock.spec, model), 0) for clock in clocks(rules, rules.of_model(model))]
+    owned = [
+        Node(clock, keys.limit(clock.spec, key.name), number)
+        for number, key in enumerate(rules.keys, 1)
+        for clock in clocks(rules, rules.of_key(key))
+    ]
+    return Layout(
+        model=model,
+        traffic=traffic,
+        weight=traffic.priority.weight * rules.tenant_weights.get(traffic.tenant, 1.0),
+        nodes=(*shared, *owned),
+        scopes=(model and f"model:{model}", *(f"key:{key.name}" for key in rules.keys)),
+    )

@@ -1,0 +1,17 @@
+-- Prelude of every script about starts: the clock that they all live by.
+--
+-- KEYS  1 meta hash
+-- Gives now (us, whole or not), skew, stepped_back, text(us).
+--
+-- Invariant: now follows Redis TIME and never goes back. '%.2f' because tostring keeps 14 digits.
+local M = KEYS[1]
+local function text(us) return string.format('%.2f', us) end
+local clock = redis.call('HMGET', M, 'now', 'skew')
+local time = redis.call('TIME')
+local shown, skew = tonumber(clock[1] or 0), tonumber(clock[2] or 0)
+local now = time[1] * 1000000 + time[2] + skew
+local stepped_back = now < shown
+if stepped_back then -- go on from where we were, rather than stall until TIME has caught up
+  skew = skew + shown - now
+  now = shown
+end

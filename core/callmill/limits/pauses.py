@@ -1,0 +1,126 @@
+"""Pauses: what may not start calls now, as this process knows it, and what Redis has yet to be told of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from time import monotonic
+
+from msgspec import Struct
+
+from callmill.errors import RedisUnavailableError
+from callmill.limits.group import Group
+from callmill.limits.key_ring import KeyRing
+from callmill.limits.layout import Layout
+from callmill.limits.store import Grant, LimitStore
+
+LONGEST_PAUSE_S = 100 * 365 * 86400.0
+WHOLE_API = ""
+AGREED_S = 0.1
+"""Pauses that end as close together as this are one."""
+
+
+class Pause(Struct):
+    """One pause; times are those of ``time.monotonic()``.
+
+    Attributes:
+        known_from: Since when Redis knows of it; None: it has to be told.
+    """
+
+    until: float
+    reason: str
+    known_from: float | None
+
+
+class Pauses:
+    """The pauses of one API: of all of it (''), of a model ('model:NAME'), of a credential ('key:NAME')."""
+
+    def __init__(self, store: LimitStore, ring: KeyRing, groups: Callable[[], Iterable[Group]]) -> None:
+        self._store = store
+        self._ring = ring
+        self._groups = groups
+        self._pauses: dict[str, Pause] = {}
+
+    def of(self, scope: str) -> Pause | None:
+        """The pause in force, if there is one."""
+        pause = self._pauses.get(scope)
+        return pause if pause is not None and pause.until > monotonic() else None
+
+    def hold(self, seconds: float, reason: str, scope: str = WHOLE_API, *, told: bool = False) -> None:
+        """Start nothing here for ``seconds``; what is paused for longer stays so."""
+        until = monotonic() + min(seconds, LONGEST_PAUSE_S)
+        current = self.of(scope)
+        if current is None or until > current.until + (AGREED_S if told else 0.0):
+            self._pauses[scope] = Pause(until, reason, monotonic() if told else None)
+            self._apply(scope, until, reason)
+        elif told and until >= current.until - AGREED_S:
+            current.known_from = monotonic()
+
+    def resume(self, scope: str = WHOLE_API) -> None:
+        """Start calls again here."""
+        if self._pauses.pop(scope, None) is None:
+            return
+        kind, _, name = scope.partition(":")
+        if kind == "key":
+            self._ring.take_back(self._ring.names.index(name))
+        for group in self._groups():
+            if scope == WHOLE_API or scope == group.layout.scopes[0]:
+                self._ease(group)
+            group.refill.sync(ask_again=True)
+            group.dispatcher.dispatch()
+
+    def enter(self, group: Group) -> None:
+        """Let a new group know what is in force."""
+        for scope in (WHOLE_API, group.layout.scopes[0]):
+            if pause := self.of(scope):
+                group.dispatcher.pause(pause.until, pause.reason)
+
+    async def tell(self) -> None:
+        """Tell Redis the pauses that it does not know.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached or refused; they are told later.
+        """
+        for scope, pause in list(self._pauses.items()):
+            left_s = pause.until - monotonic()
+            if left_s <= 0:
+                del self._pauses[scope]
+            elif pause.known_from is None:
+                pause.known_from = math.inf  # being told: once is enough
+                layouts = [group.layout for group in self._groups()]
+                try:
+                    await self._store.pause(layouts, left_s, pause.reason, scope)
+                except RedisUnavailableError:
+                    pause.known_from = None
+                    raise
+                pause.known_from = monotonic()
+
+    def heard(self, layout: Layout, grant: Grant, sent: float, here: float) -> None:
+        """An exchange told which pauses are in force; ``sent``, ``here``: when it was asked, and when it answered."""
+        told = [(WHOLE_API, grant.pause_us, grant.pause_reason)]
+        told += [(scope, us, reason) for scope, (us, reason) in zip(layout.scopes, grant.scopes, strict=False) if scope]
+        for scope, left_us, reason in told:
+            if left_us:
+                self.hold(here + left_us / 1e6 - monotonic(), reason, scope, told=True)
+            elif (current := self.of(scope)) and _ended_meanwhile(current, sent):
+                self.resume(scope)  # and the message was lost
+
+    def _apply(self, scope: str, until: float, reason: str) -> None:
+        kind, _, name = scope.partition(":")
+        if kind == "key" and name in self._ring.names:
+            self._ring.set_aside(self._ring.names.index(name), until, reason)
+        for group in self._groups():
+            if scope == WHOLE_API or scope == group.layout.scopes[0]:
+                group.dispatcher.pause(until, reason)
+            elif kind == "key":
+                group.dispatcher.dispatch()
+
+    def _ease(self, group: Group) -> None:
+        """Bring a group down to the longest of the pauses that are left for it."""
+        group.dispatcher.resume()
+        self.enter(group)
+
+
+def _ended_meanwhile(pause: Pause, asked: float) -> bool:
+    """Whether somebody ended a pause, if Redis, asked at that time, knows nothing of it."""
+    return pause.known_from is not None and asked > pause.known_from and pause.until > monotonic() + AGREED_S

@@ -1,0 +1,112 @@
+"""PermitLeases: every concurrency limit of an API, of its models and of its credentials, in one process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+from callmill.errors import RedisUnavailableError
+from callmill.limits.group import end
+from callmill.limits.permits import PermitLease, Permits, PermitSet, PermitStore
+from callmill.limits.rules import LimitRules, concurrency
+
+
+class PermitLeases:
+    """Permits of every scope, and the tasks that keep their leases."""
+
+    def __init__(
+        self, store: PermitStore, rules: LimitRules, *, waiting: Callable[[str], int], on_change: Callable[[], None]
+    ) -> None:
+        self._store = store
+        self._rules = rules
+        self._waiting = waiting
+        self._on_change = on_change
+        self._leases: dict[str, PermitLease] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._running = False
+        self._api = Permits(concurrency(rules.of_api()))
+        self._models: dict[str, Permits] = {}
+        self._keys = [Permits(concurrency(rules.of_key(key)), f"key:{key.name}") for key in rules.keys]
+        self._adopt_all()
+
+    def of(self, model: str) -> PermitSet:
+        """What the calls of a model need permits of."""
+        shared = [self._api]
+        limit = concurrency(self._rules.of_model(model))
+        if limit is not None:
+            if model not in self._models:
+                self._models[model] = Permits(limit, f"model:{model}")
+                self._keep(self._models[model])
+            shared.append(self._models[model])
+        return PermitSet(shared, self._keys if any(keys.limit is not None for keys in self._keys) else ())
+
+    @property
+    def limited(self) -> bool:
+        """Whether there is any such limit."""
+        return bool(self._leases)
+
+    @property
+    def in_flight(self) -> int:
+        """Calls started and not settled."""
+        return self._api.used
+
+    @property
+    def granted(self) -> int | None:
+        """Permits of the API held here; None without such a limit."""
+        return None if self._api.limit is None else self._api.granted
+
+    @property
+    def round_trips(self) -> int:
+        """Exchanges with Redis since the start."""
+        return sum(lease.round_trips for lease in self._leases.values())
+
+    def demand(self) -> None:
+        """Calls wait: see whether they lack permits."""
+        for lease in self._leases.values():
+            lease.demand()
+
+    def adopt(self, rules: LimitRules) -> None:
+        """Let other limits hold; calls in flight keep what they have."""
+        self._rules = rules
+        self._api.limit = concurrency(rules.of_api())
+        for permits, key in zip(self._keys, rules.keys, strict=True):
+            permits.limit = concurrency(rules.of_key(key))
+        for model, permits in self._models.items():
+            permits.limit = concurrency(rules.of_model(model))
+        self._adopt_all()
+
+    def start(self) -> None:
+        """Keep the leases from now on."""
+        self._running = True
+        for scope, lease in self._leases.items():
+            self._tasks[scope] = asyncio.create_task(lease.run())
+
+    async def aclose(self) -> None:
+        """Stop, and give back what is not in use. Idempotent."""
+        tasks, self._tasks = self._tasks, {}
+        self._running = False
+        for scope, task in tasks.items():
+            await end(task)
+            with suppress(RedisUnavailableError):
+                await self._leases[scope].release()
+
+    def _all(self) -> Iterator[Permits]:
+        yield self._api
+        yield from self._keys
+        yield from self._models.values()
+
+    def _adopt_all(self) -> None:
+        for permits in self._all():
+            if permits.limit is not None:
+                self._keep(permits)
+
+    def _keep(self, permits: Permits) -> None:
+        if permits.scope in self._leases:
+            return
+        lease = PermitLease(
+            self._store, permits, wanting=lambda: self._waiting(permits.scope), on_change=self._on_change
+        )
+        self._leases[permits.scope] = lease
+        if self._running:
+            self._tasks[permits.scope] = asyncio.create_task(lease.run())
