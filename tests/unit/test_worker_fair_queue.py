@@ -30,6 +30,12 @@ class Owner:
         return [Call(WireJob("GET", "/"), cast("Any", self), n, n, "") for n in range(count)]
 
 
+def owner_of(call: Call | None) -> Any:
+    """Return whose call it is; there must be one."""
+    assert call is not None
+    return call.owner
+
+
 def made(weights: list[float], calls: int) -> tuple[FairQueue, list[Owner]]:
     """Return a queue with a tenant for each weight, each with so many calls, and the tenants."""
     owners = [Owner(TrafficClass(tenant=f"t{n}")) for n in range(len(weights))]
@@ -43,7 +49,7 @@ def made(weights: list[float], calls: int) -> tuple[FairQueue, list[Owner]]:
 def test_shares_follow_weights(weights, turns):
     """At any time every class has had its share of the turns, to within one call of each class."""
     queue, owners = made(weights, turns)
-    served = Counter(queue.take().owner.traffic for _ in range(turns))
+    served = Counter(owner_of(queue.take()).traffic for _ in range(turns))
     for owner, weight in zip(owners, weights, strict=True):
         share = turns * weight / sum(weights)
         assert abs(served[owner.traffic] - share) <= 1 + len(weights)
@@ -55,7 +61,7 @@ def test_nobody_starves(weights):
     weights = [max(weight, 0.5) for weight in weights]
     longest = int(sum(weights) / min(weights)) + 2 * len(weights)
     queue, owners = made(weights, longest)
-    first = Counter(queue.take().owner.traffic for _ in range(longest))
+    first = Counter(owner_of(queue.take()).traffic for _ in range(longest))
     assert all(first[owner.traffic] for owner in owners)
 
 
@@ -80,7 +86,7 @@ def test_calls_come_out_once_and_in_order(data):
                 waiting[owner.traffic].clear()
             case how if queue:
                 call = queue.take() if how == "take" else queue.take_to_ask()
-                assert waiting[call.owner.traffic].pop(0) is call
+                assert waiting[owner_of(call).traffic].pop(0) is call
         assert len(queue) == sum(map(len, waiting.values()))
 
 
@@ -91,7 +97,7 @@ def test_class_that_was_idle_has_saved_up_nothing():
     for _ in range(500):
         queue.take()
     queue.add(cast("Any", late), late.calls(500))
-    served = Counter(queue.take().owner.traffic for _ in range(100))
+    served = Counter(owner_of(queue.take()).traffic for _ in range(100))
     assert abs(served[early.traffic] - served[late.traffic]) <= 2
 
 
@@ -101,9 +107,9 @@ def test_whoever_asks_least_asks_next():
     loud_line, quiet_line = queue.line(loud.traffic), queue.line(quiet.traffic)
     quiet_line.askers[cast("Any", 0)] = None
     loud_line.askers |= dict.fromkeys(cast("Any", range(7)))
-    assert queue.take_to_ask().owner is loud
+    assert owner_of(queue.take_to_ask()) is loud
     loud_line.askers |= dict.fromkeys(cast("Any", range(9)))
-    assert queue.take_to_ask().owner is quiet
+    assert owner_of(queue.take_to_ask()) is quiet
     assert queue.loudest is loud_line
     assert not queue.unheard
     quiet_line.askers.clear()
@@ -124,7 +130,7 @@ def test_line_with_calls_is_not_dropped():
     line = queue.line(owner.traffic)
     queue.drop(owner.traffic)
     assert queue.line(owner.traffic) is line
-    assert queue.take().owner is owner
+    assert owner_of(queue.take()) is owner
     queue.drop(owner.traffic)
     assert queue.line(owner.traffic) is not line
 
@@ -135,6 +141,6 @@ def test_priorities_weigh_as_documented():
     owners = [Owner(TrafficClass(priority)) for priority in Priority]
     for owner in owners:
         queue.add(cast("Any", owner), owner.calls(1300))
-    served = Counter(queue.take().owner.traffic.priority for _ in range(1300))
+    served = Counter(owner_of(queue.take()).traffic.priority for _ in range(1300))
     assert [served[priority] for priority in Priority] == [pytest.approx(n, abs=2) for n in (800, 400, 100)]
     assert NORMAL.priority is Priority.NORMAL

@@ -99,18 +99,22 @@ class FairQueue:
         if not line.calls:
             self._active.pop(line, None)
 
-    def take(self) -> Call:
-        """Take the next call of the line whose turn it is."""
-        return self.take_from(
-            min(self._active, key=_virtual_time) if len(self._active) > 1 else next(iter(self._active))
-        )
+    def take(self) -> Call | None:
+        """Take the next call of the line whose turn it is; None: nothing waits."""
+        if len(self._active) > 1:
+            return self.take_from(min(self._active, key=_virtual_time))
+        return self.take_from(next(iter(self._active))) if self._active else None
 
-    def take_to_ask(self) -> Call:
+    def take_to_ask(self) -> Call | None:
         """Take the next call of the line that asks least, by its weight; among equals, of the one whose turn it is."""
-        return self.take_from(min(self._active, key=_asks) if len(self._active) > 1 else next(iter(self._active)))
+        if len(self._active) > 1:
+            return self.take_from(min(self._active, key=_asks))
+        return self.take_from(next(iter(self._active))) if self._active else None
 
-    def take_from(self, line: ClassLine) -> Call:
-        """Take the next call of a line."""
+    def take_from(self, line: ClassLine) -> Call | None:
+        """Take the next call of a line; None: nothing waits there."""
+        if not line.calls:
+            return None
         call = line.calls.popleft()
         self._size -= 1
         if len(self._active) > 1:
@@ -126,8 +130,8 @@ class FairQueue:
 
     @property
     def unheard(self) -> bool:
-        """Whether a line has calls of which none asks."""
-        return any(not line.askers for line in self._active)
+        """Whether, of several lines, one has calls of which none asks."""
+        return len(self._lines) > 1 and any(not line.askers for line in self._active)
 
     @property
     def loudest(self) -> ClassLine:

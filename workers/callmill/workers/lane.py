@@ -13,20 +13,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
-from typing import cast
+from collections.abc import Callable, Iterable
+from functools import partial
 from urllib.parse import urljoin
 
-from callmill.config.limit_spec import Scope, Unit
 from callmill.config.profiles import ApiProfile
 from callmill.errors import InternalError
 from callmill.jobs.traffic import TrafficClass
 from callmill.jobs.wire import WireOutcome
 from callmill.ledger.fleet import LaneStatus
-from callmill.limits import Limiter, LimitRules, Slot
+from callmill.limits import Limiter, Slot
+from callmill.workers.asking import Asking
 from callmill.workers.backoff import full_jitter_s
 from callmill.workers.call import Call, CallOwner, Postponed
 from callmill.workers.fair_queue import ClassLine, FairQueue
+from callmill.workers.intake import Intake
 from callmill.workers.request_builder import ForbiddenUrlError, RequestBuilder
 from callmill.workers.transports.port import FaultKind, Response, Transport, TransportFault
 from callmill.workers.verdict import (
@@ -50,13 +51,6 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _RESERVED_AHEAD_S = 0.2
 """Slots that are reserved before a runner asks for them, in seconds of the lane's pace."""
 
-_RATE_FOR_S = 0.05
-"""How long the rate that was granted lately is taken for the rate now."""
-
-_AHEAD_S = 2.0
-"""Work that a paced lane takes in ahead, in seconds of what each class gets: longer than a queue takes to be consumed
-again."""
-
 
 class Lane:
     """One API's waiting calls, limiter, transport and runners. Belongs to one event loop."""
@@ -74,8 +68,6 @@ class Lane:
         self.in_flight = 0
         self.calls = 0
         self.gate_open = True
-        self.paced = False
-        """Whether limits decide when calls start."""
         self._profile = profile
         self._requests = requests
         self._transport = transport
@@ -86,35 +78,26 @@ class Lane:
         self._queue = FairQueue(lambda traffic: traffic.priority.weight * profile.tenants.get(traffic.tenant, 1.0))
         self._runners: set[asyncio.Task[None]] = set()
         self._pauses: set[asyncio.Task[None]] = set()
-        self._asking = 0
-        self._rules: LimitRules | None = None
-        self._rate, self._rate_read_s = 0.0, float("-inf")
-        self._giving_way: set[asyncio.Task[None]] = set()
+        self._asking = Asking(self._queue)
+        self._asking_for_any = 0
+        self._intake = Intake(limiter, self._queue, max_in_flight=max_in_flight)
         self._throttled_in_a_row = 0
         self._now = asyncio.get_running_loop().time
-        self._adopt_rules()
         limiter.expect(self._about_to_ask)
 
     @property
     def waiting(self) -> int:
         """Calls taken in and not started."""
-        return len(self._queue) + self._asking
+        return len(self._queue) + self._runners_asking
+
+    @property
+    def paced(self) -> bool:
+        """Whether limits decide when calls start."""
+        return self._intake.paced
 
     def has_room(self, traffic: TrafficClass) -> bool:
-        """Say whether more work of a class should be taken in: some seconds of what it gets, or what fits in flight."""
-        self._adopt_rules()
-        line = self._queue.line(traffic)
-        if not self.paced:
-            return line.waiting < self._max_in_flight
-        if not line.waiting:
-            return True
-        now_s = self._now()
-        if now_s - self._rate_read_s > _RATE_FOR_S:
-            self._rate, self._rate_read_s = self._limiter.status().rate or min(self._rates, default=0.0), now_s
-        rate = max(
-            self._rate * self._queue.share(line), self._limiter.rate(traffic), line.pace.per_s(line.started, now_s)
-        )
-        return line.waiting < _AHEAD_S * rate
+        """Say whether more work of a class should be taken in."""
+        return self._intake.has_room(self._queue.line(traffic))
 
     def share(self, traffic: TrafficClass) -> float:
         """Return the part of this lane that a class gets while the classes that wait here want theirs."""
@@ -141,16 +124,16 @@ class Lane:
 
     def kick(self) -> None:
         """Start runners for what waits, if there is room."""
-        if self._limiter.rules is not self._rules:
-            self._adopt_rules()
+        self._intake.adopt_rules()
+        slot_first = self._intake.slot_first
         while (
             self._queue
             and self.gate_open
             and len(self._runners) < self._max_in_flight
-            and len(self._runners) - self.in_flight - self._asking < len(self._queue)
-            and (self._asking < _ASKING_AT_ONCE or (not self._slot_first and self._queue.unheard))
+            and len(self._runners) - self.in_flight - self._runners_asking < len(self._queue)
+            and (self._runners_asking < _ASKING_AT_ONCE or (not slot_first and self._queue.unheard))
         ):
-            runner = asyncio.ensure_future(self._run_slot_first() if self._slot_first else self._run())
+            runner = asyncio.ensure_future(self._run_slot_first() if slot_first else self._run())
             self._runners.add(runner)
             runner.add_done_callback(self._runner_ended)
 
@@ -164,7 +147,7 @@ class Lane:
             next_start_s=limiter.next_start_in_s,
             paused_s=limiter.paused_for_s,
             pause_reason=limiter.pause_reason,
-            limited_by=limiter.limited_by if self._asking else None,
+            limited_by=limiter.limited_by if self._runners_asking else None,
             rate=limiter.rate,
             permits=limiter.permits,
             granted=limiter.granted,
@@ -186,17 +169,6 @@ class Lane:
         await self._transport.aclose()
         await self._limiter.aclose()
 
-    def _adopt_rules(self) -> None:
-        """Take note of the limits of now: they may be changed at run time."""
-        rules = self._limiter.rules
-        if rules is self._rules:
-            return
-        specs = rules.all()
-        self._rules, self.paced = rules, bool(specs)
-        self._slot_first = all(spec.unit is Unit.CONCURRENT and spec.scope is not Scope.MODEL for spec in specs)
-        self._take = self._queue.take if self._slot_first else self._queue.take_to_ask
-        self._rates = [spec.amount / spec.window_s for spec in specs if spec.unit is Unit.REQUESTS]
-
     def _about_to_ask(self, traffic: TrafficClass, model: str) -> int:
         """Return how many calls of a class, beyond those that wait for a slot, can start here within a moment."""
         line = self._queue.line(traffic)
@@ -206,14 +178,12 @@ class Lane:
         return min(len(line.calls), max(free, int(line.pace.per_s(line.started, self._now()) * _RESERVED_AHEAD_S)))
 
     def _make_heard(self) -> None:
-        """Where every runner is taken and a class does not ask, let one of the class that asks most give way."""
-        if self._slot_first or len(self._runners) < self._max_in_flight or not self._queue.unheard:
-            return
-        askers = self._queue.loudest.askers
-        if len(askers) > 1:
-            runner, _ = askers.popitem()
-            self._giving_way.add(runner)
-            runner.cancel()
+        if len(self._runners) >= self._max_in_flight and not self._intake.slot_first:
+            self._asking.make_heard()
+
+    @property
+    def _runners_asking(self) -> int:
+        return len(self._asking) + self._asking_for_any
 
     def _runner_ended(self, runner: asyncio.Task[None]) -> None:
         self._runners.discard(runner)
@@ -222,7 +192,7 @@ class Lane:
         self.kick()
 
     async def _run(self) -> None:
-        while not self._slot_first and (call := self._next()) is not None:
+        while not self._intake.slot_first and (call := self._next(self._queue.take_to_ask)) is not None:
             slot = self._limiter.try_acquire(call.job.tokens or 0, traffic=call.owner.traffic)
             if slot is None:
                 line = self._queue.line(call.owner.traffic)
@@ -231,7 +201,7 @@ class Lane:
                     self._queue.add_first(call)
                     continue
                 if not call.owner.may_start(self._now()):
-                    other = self._next(line)
+                    other = self._next(partial(self._queue.take_from, line))
                     if other is None:
                         self._limiter.settle(slot, 0)
                         return
@@ -239,45 +209,31 @@ class Lane:
             await self._attempt(call, slot)
 
     async def _run_slot_first(self) -> None:
-        while self._slot_first and self._queue and self.gate_open:
+        while self._intake.slot_first and self._queue and self.gate_open:
             slot = self._limiter.try_acquire()
             if slot is None:
-                self._asking += 1
+                self._asking_for_any += 1
                 try:
                     slot = await self._limiter.acquire()
                 finally:
-                    self._asking -= 1
+                    self._asking_for_any -= 1
                     self.kick()
-            call = self._next()
+            call = self._next(self._queue.take)
             if call is None:
                 self._limiter.settle(slot, 0)
                 return
             await self._attempt(call, slot)
 
     async def _slot_for(self, call: Call, line: ClassLine) -> Slot | None:
-        """Wait for a slot of the call's class; None: this runner gives way to another class."""
-        runner = cast("asyncio.Task[None]", asyncio.current_task())
-        self._asking += 1
-        line.askers[runner] = None
         try:
-            return await self._limiter.acquire(call.job.tokens or 0, traffic=line.traffic)
-        except asyncio.CancelledError:
-            if runner not in self._giving_way or runner.uncancel():
-                raise
-            return None
+            return await self._asking.wait(line, self._limiter.acquire(call.job.tokens or 0, traffic=line.traffic))
         finally:
-            self._giving_way.discard(runner)
-            self._asking -= 1
-            line.askers.pop(runner, None)
             self.kick()
+            self._make_heard()
 
-    def _next(self, line: ClassLine | None = None) -> Call | None:
-        """Return the next call that may start, of one line or of the one whose turn it is.
-
-        Those given back meanwhile are dropped, those too late fail.
-        """
-        while (line.calls if line else self._queue) and self.gate_open:
-            call = self._queue.take_from(line) if line else self._take()
+    def _next(self, take: Callable[[], Call | None]) -> Call | None:
+        """Return the next call that may start; those given back meanwhile are dropped, those too late fail."""
+        while self.gate_open and (call := take()) is not None:
             now_s = self._now()
             if not call.owner.may_start(now_s):
                 continue
