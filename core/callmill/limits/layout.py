@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from callmill.config.limit_spec import Unit
 from callmill.jobs.traffic import TrafficClass
 from callmill.limits.keys import Keys
 from callmill.limits.rules import COLUMNS, Clock, LimitRules, clocks
 
-REQUESTS_COLUMN = COLUMNS[Unit.REQUESTS]
+OF_API, OF_MODEL = 0, -1
+"""Who a limit belongs to that holds whichever credential is used."""
 
 
 class Node(Struct, frozen=True):
@@ -18,7 +18,7 @@ class Node(Struct, frozen=True):
     Attributes:
         clock: What it is.
         key: Where it is kept in Redis.
-        owner: The credential that it belongs to, from 1; 0: it holds whichever is used.
+        owner: The credential that it belongs to, from 1; or OF_API, OF_MODEL.
     """
 
     clock: Clock
@@ -71,8 +71,8 @@ class Layout(Struct, frozen=True):
 
 def layout(rules: LimitRules, keys: Keys, model: str, traffic: TrafficClass) -> Layout:
     """The limits that hold for the calls of one model and class."""
-    shared = [Node(clock, keys.limit(clock.spec), 0) for clock in clocks(rules)]
-    shared += [Node(clock, keys.limit(clock.spec, model), 0) for clock in clocks(rules, rules.of_model(model))]
+    shared = [Node(clock, keys.limit(clock.spec), OF_API) for clock in clocks(rules)]
+    shared += [Node(clock, keys.limit(clock.spec, model), OF_MODEL) for clock in clocks(rules, rules.of_model(model))]
     owned = [
         Node(clock, keys.limit(clock.spec, key.name), number)
         for number, key in enumerate(rules.keys, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from callmill.limits.layout import Layout
+from callmill.limits.layout import OF_API, Layout
 from callmill.limits.rules import COLUMNS
 from callmill.limits.slots import Slot
 
@@ -44,7 +44,7 @@ class QuotaLog:
 
     def _count(self, slot: Slot, sign: int) -> None:
         for (owner, column, part_s), units in zip(self._quotas, self._units, strict=True):
-            if owner in {0, slot.key + 1}:
+            if owner <= OF_API or owner == slot.key + 1:
                 part = int(slot.start // part_s)
                 units[part] = units.get(part, 0) + sign * slot.cost.columns[column]
                 if len(units) > 2 * PARTS:

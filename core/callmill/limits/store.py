@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from callmill.errors import RedisUnavailableError
 from callmill.limits.cost import NOTHING, Columns
 from callmill.limits.keys import Keys
-from callmill.limits.layout import Layout, Node
+from callmill.limits.layout import OF_API, Layout, Node
 from callmill.limits.permits import Lease
 from callmill.limits.scripts import script
 
@@ -195,7 +195,7 @@ class LimitStore:
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused.
         """
-        limits = [node.key for node in layout.nodes if node.owner in {0, key}]
+        limits = [node.key for node in layout.nodes if node.owner <= OF_API or node.owner == key]
         await self._run("throttled", [self.keys.meta, *limits], [round(age_s * 1e6)])
 
     async def feed(self, facts: Sequence[Fact]) -> None:

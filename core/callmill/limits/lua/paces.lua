@@ -8,7 +8,7 @@
 -- Invariants: two starts are at least (units of the earlier) x emission apart, but for refunds; an aligned window holds no
 -- more than the amount; tat never decreases.
 local pace = {}
-local MOST_HOLES = 24
+local MOST_HOLES, ROUNDING_US = 24, 1
 
 function pace.refresh(x) -- idle time is no credit, and it eats the credit of refunds
   if x.tat < now then
@@ -34,17 +34,17 @@ function pace.due(x, t, units)
   local length = x.emission * units
   for _, hole in ipairs(x.holes) do
     local at = math.max(t, hole[1], x.block)
-    if at + length <= hole[2] then return at end
+    if at + length <= hole[2] + ROUNDING_US then return at end
   end
   return math.max(t, x.tat, x.block)
 end
 
 local function fill_hole(x, s, length)
   for i, hole in ipairs(x.holes) do
-    if hole[1] <= s and s + length <= hole[2] then
+    if hole[1] <= s and s + length <= hole[2] + ROUNDING_US then
       table.remove(x.holes, i)
-      if hole[2] - s - length > x.emission then table.insert(x.holes, i, { s + length, hole[2] }) end
-      if s - hole[1] > x.emission then table.insert(x.holes, i, { hole[1], s }) end
+      if hole[2] - s - length >= x.emission - ROUNDING_US then table.insert(x.holes, i, { s + length, hole[2] }) end
+      if s - hole[1] >= x.emission - ROUNDING_US then table.insert(x.holes, i, { hole[1], s }) end
       x.dug = true
       return
     end
@@ -60,7 +60,7 @@ function pace.spend(x, s, units, free_from) -- free_from: since when the shared 
   elseif s < x.tat then
     fill_hole(x, s, charge)
     return charge
-  elseif free_from and s - math.max(free_from, x.tat) > x.emission and #x.holes < MOST_HOLES then
+  elseif free_from and s - math.max(free_from, x.tat) >= x.emission - ROUNDING_US and #x.holes < MOST_HOLES then
     x.holes[#x.holes + 1] = { math.max(free_from, x.tat), s }
     x.dug = true
   end

@@ -12,7 +12,8 @@
 --      16 number of settlements
 --      then each settlement, 10 numbers: key (0: whichever), us from now to the earliest start it belongs to, units used
 --        beyond what was reserved by column, units reserved and not used by column
---      then for each key how many of the calls may use it; for each limit the key that it belongs to (0: all of them);
+--      then for each key how many of the calls may use it; for each limit the key that it belongs to (0: it
+--        holds for all calls, -1: for all of this model);
 --        the names of the model and of each key, as pauses know them ('' none); the costs of each of the n calls by column
 -- Returns {now, boot, seq, us until it may ask again, index of the limit that holds it back or 0, us of pause left, pause
 --          reason, guard in force us, {offsets of the granted starts from now}, {key of each}, {us of pause left, reason
@@ -60,19 +61,20 @@ guard = math.max(guard, number(6))
 local extra = field(10) * math.exp((field(11) - now) / 1e9)
 local force = math.max(guard, before) + extra
 
-local limits, paces, quotas, shared, of_key, spacing = {}, {}, {}, {}, {}, 1
+local limits, paces, quotas, common, shared, of_key, spacing = {}, {}, {}, {}, {}, {}, 1
 for i = 1, key_count do of_key[i] = {} end
 for i = 1, #KEYS - FIRST + 1 do
   local key = KEYS[i + FIRST - 1]
   local h = redis.call('HMGET', key, 'window', 'amount', 'gain', 'slack', 'column', 'quota', 'block', 'aligned', 'blur', 'tat',
-    'credit', 'total', 'oldest', 'newest', 'turn', 'count', 'slow', 'slow_until', 'holes', 'factor', 'mode')
+    'credit', 'total', 'oldest', 'newest', 'turn', 'count', 'slow', 'slow_until', 'factor', 'mode', 'holes')
   if not h[1] then return { 'unconfigured' } end
   local x = { key = key, index = i, owner = number(at_owner + i), window = tonumber(h[1]), amount = tonumber(h[2]),
     column = tonumber(h[5]), quota = h[6] == '1', block = tonumber(h[7] or 0), aligned = tonumber(h[8] or nil),
     blur = tonumber(h[9] or 0), force = force }
   limits[i] = x
-  local owned = x.owner == 0 and shared or of_key[x.owner]
+  local owned = x.owner > 0 and of_key[x.owner] or shared
   owned[#owned + 1] = x
+  if x.owner == 0 then common[#common + 1] = x end
   if x.quota then
     quotas[#quotas + 1] = x
     x.width, x.added = x.window / 96, {} -- added: what this exchange changes, by bucket
@@ -82,8 +84,8 @@ for i = 1, #KEYS - FIRST + 1 do
   else
     paces[#paces + 1] = x
     x.tat, x.credit, x.turn, x.count = tonumber(h[10] or 0), tonumber(h[11] or 0), tonumber(h[15] or 0), tonumber(h[16] or 0)
-    adapt.read(x, h[20], h[21])
-    if x.mode ~= '' then adapt.read(x, h[20], h[21], unpack(redis.call('HMGET', key, 'good', 'hold', 'since', 'drop', 'most'))) end
+    adapt.read(x, h[19], h[20])
+    if x.mode ~= '' then adapt.read(x, h[19], h[20], unpack(redis.call('HMGET', key, 'good', 'hold', 'since', 'drop', 'most'))) end
     local usable = x.aligned and x.window - force - 2 * x.blur or 0
     if usable > x.window / 2 then
       x.usable, x.emission = usable, usable / (x.amount * x.factor)
@@ -91,7 +93,7 @@ for i = 1, #KEYS - FIRST + 1 do
       x.emission = (x.window + tonumber(h[3]) * math.max(0, force - tonumber(h[4]))) / (x.amount * x.factor)
     end
     if tonumber(h[18] or 0) > now then x.emission = math.max(x.emission, tonumber(h[17])) end
-    pace.read_holes(x, h[19])
+    pace.read_holes(x, h[21])
     pace.refresh(x)
     x.earliest, x.spend = function(t, units) return pace.due(x, t, units) end, pace.spend
     spacing = math.max(spacing, x.emission * (n > 0 and cost(x, 1) or 1) / (x.owner > 0 and key_count or 1))
@@ -119,7 +121,7 @@ for d = 0, settlements - 1 do
   local key, from = number(at + 1), number(at + 2)
   for _, x in ipairs(limits) do
     local dearer, unused = number(at + 2 + x.column), number(at + 6 + x.column)
-    if x.owner == 0 or x.owner == key then
+    if x.owner <= 0 or x.owner == key then
       if not x.quota then
         if x.column == 1 then unused = 0 end -- a moment that has passed is of no use to a pace
         if dearer ~= unused then pace.settle(x, dearer - unused) end
@@ -147,11 +149,17 @@ end
 local allowed = {}
 for j = 1, key_count do allowed[j] = number(at_allow + j) end
 
-local paused_until = 0
-local function next_start(k) -- when, with which key, and when the limits of all keys alone would have allowed it
+local paused_until, grid = 0, 0 -- grid: how far apart the limits of all calls keep two of them
+for _, x in ipairs(common) do
+  if not x.quota and #shared > #common then grid = math.max(grid, x.emission * (n > 0 and cost(x, 1) or 1)) end
+end
+local function next_start(k) -- when, with which key, and when the limits of all calls alone would have allowed it
   by = 0
-  local free = fit(shared, math.max(now + lead, floor, pause), k)
+  local free = fit(common, math.max(now + lead, floor, pause), k)
   local from = fit(shared, math.max(free, scope_pause(0)), k)
+  if from > free and grid > 0 then -- what it leaves free between shall be of use to others
+    from = fit(shared, free + math.ceil((from - free) / grid - 0.001) * grid, k)
+  end
   local best, best_key, best_by, shared_by = nil, nil, 0, by
   paused_until = math.max(pause, scope_pause(0))
   for offset = 0, key_count - 1 do
@@ -193,9 +201,10 @@ if n > 0 then
   local rank = redis.call('ZRANK', QUEUE, me) or redis.call('ZCARD', QUEUE)
 
   v = math.max(v, now - 50000)
+  local green_at = v + rank * turn / share - 100000 -- when older waiters have had their turns and it is below its share
   local function reach() -- how far ahead it may book: alone, with less than its share, with more
     if share > 0.999 then return H end
-    return v <= now + 100000 and 2 * H or math.max(NEAR_US, spacing)
+    return green_at <= now and 2 * H or math.max(NEAR_US, spacing)
   end
   local base = reach()
   -- Older waiters book first: keep their turns free. The floor keeps it work conserving when they do not come.
@@ -205,9 +214,8 @@ if n > 0 then
   if not s then
     again = now + LOOK_US -- no key may be used: a permit brings it back sooner
   elseif s - now > ahead then
-    local at = s - base
-    if share < 0.999 and base < 2 * H then at = math.min(at, math.max(v - 100000, s - 2 * H)) end
-    again = math.max(now + 1000, at + rank * turn)
+    again = math.max(now + 1000, s - base + rank * turn)
+    if share < 0.999 and base < 2 * H then again = math.max(now + 1000, math.min(again, math.max(green_at, s - 2 * H + rank * turn))) end
     if paused_until > now then again = math.min(again, now + LOOK_US) end
     redis.call('ZADD', QUEUE, 'NX', now, me)
     redis.call('PEXPIRE', QUEUE, 3600000)
@@ -219,7 +227,9 @@ if n > 0 then
       allowed[key] = allowed[key] - 1
       last = math.max(last, s)
       local dominant = 0
-      for _, x in ipairs(shared) do dominant = math.max(dominant, x.spend(x, s, cost(x, k), free) or 0) end
+      for _, x in ipairs(shared) do
+        dominant = math.max(dominant, x.spend(x, s, cost(x, k), x.owner == 0 and free) or 0)
+      end
       for _, x in ipairs(of_key[key]) do x.spend(x, s, cost(x, k)) end
       v = v + math.max(dominant, spacing) / share
       s, key, free = next_start(k + 1)
@@ -227,9 +237,11 @@ if n > 0 then
     local held = by > 0 and limits[by]
     if held and held.mode and held.mode ~= '' then adapt.raise(held) end
     if redis.call('ZREM', QUEUE, me) == 1 then redis.call('HDEL', M, 'promise:' .. class .. ':' .. me) end
+    green_at = v + (active - 1) * turn / share - 100000
     base = reach()
-    again = math.max(now, (s or now) - base + math.min((active - 1) * turn, H / 2))
-    if share < 0.999 and base < 2 * H then again = math.max(now, math.min(again, v - 100000)) end
+    local others = s and s > free + 1 and 0 or math.min((active - 1) * turn, H / 2) -- none compete for what its model allows
+    again = math.max(now, (s or now) - base + others)
+    if share < 0.999 and base < 2 * H then again = math.max(now, math.min(again, green_at)) end
   end
   -- Refunds and new numbers may free a quota hours sooner than it ages.
   if by > 0 and limits[by].quota then again = math.min(again, now + LOOK_US) end
