@@ -237,9 +237,11 @@ def test_batch_commands(api, monkeypatch):
     server = start_server(load_settings())
     monkeypatch.setenv("CALLMILL_REDIS_URL", server.url)
     write_input(3)
-    batch = call_here("submit", "in.jsonl", "--name", "three").stdout.strip()
+    batch = call_here("submit", "in.jsonl", "--name", "three", "--priority", "bulk", "--tenant", "acme").stdout.strip()
     shown = json.loads(call_here("status", batch, "--json").stdout)
     assert (shown["id"], shown["name"], shown["total"]) == (batch, "three", 3)
+    assert (shown["priority"], shown["tenant"]) == ("bulk", "acme")
+    assert "bulk/acme" in call_here("status").stdout
     assert "no worker serves local" in call_here("status", batch).stdout
     assert batch in call_here("status").stdout
     for action, state in (("pause", "paused"), ("resume", "running"), ("cancel", "cancelled")):
@@ -254,6 +256,8 @@ def test_batch_commands(api, monkeypatch):
     assert (missing.exit_code, "no batch" in missing.stderr) == (2, True)
     unknown = call_here("submit", "in.jsonl", "--api", "lokal")
     assert (unknown.exit_code, "--api: 'lokal'" in unknown.stderr) == (2, True)
+    nobody = call_here("submit", "in.jsonl", "--tenant", "a b")
+    assert (nobody.exit_code, "no tenant" in nobody.stderr) == (2, True)
     write_input(1, extra=["{broken"])
     refused = call_here("submit", "in.jsonl")
     assert (refused.exit_code, "line 2" in refused.stderr) == (2, True)

@@ -7,8 +7,11 @@ import asyncio
 import pytest
 
 from callmill.config.redis_connections import connect
+from callmill.jobs.line import Line
+from callmill.jobs.traffic import NORMAL, Priority, TrafficClass
 from callmill.jobs.wire import Chunk, WireJob, WireOutcome, encode_chunk
-from callmill.ledger import Batches, Bundle, ChunkRef, Chunks, Claim, ClaimRefused, Finish, LedgerSession, keys
+from callmill.ledger import Batches, Bundle, ChunkRef, Chunks, Claim, ClaimRefused, Finish, LedgerSession, Lines, keys
+from callmill.ledger.keys import BatchKeys
 
 
 class Steps:
@@ -158,9 +161,59 @@ def test_stranded_chunks_are_named_once_a_while(run):
     async def scenario(steps: Steps) -> None:
         claim = await steps.begin(3)
         await steps.chunks.commit(claim, Bundle(), Finish())
-        assert await steps.chunks.stranded("api", 60_000) == []
+        assert await steps.chunks.stranded(["api"], 60_000) == []
         await steps.redis.zadd(keys.queued("api"), {steps.ref.member: 1})
-        assert await steps.chunks.stranded("api", 60_000) == [steps.ref]
-        assert await steps.chunks.stranded("api", 60_000) == []
+        assert await steps.chunks.stranded(["api"], 60_000) == [steps.ref]
+        assert await steps.chunks.stranded(["api"], 60_000) == []
+
+    run(scenario)
+
+
+def test_line_is_known_while_a_chunk_is_queued_in_it(run):
+    """A line is known from the moment when its first chunk is queued, and forgotten once nothing waits in it."""
+
+    async def scenario(steps: Steps) -> None:
+        lines, traffic = Lines(LedgerSession(steps.redis)), TrafficClass(Priority.BULK, "acme")
+        batch_id = await steps.batches.create("", retention_ms=60_000, traffic=traffic)
+        assert (await steps.batches.record(batch_id)).traffic == traffic
+        line = Line("api", traffic)
+        await steps.batches.add(
+            batch_id, 0, [(str(line), encode_chunk(Chunk("api", 0, [WireJob("GET", "/")])))], park=True
+        )
+        assert await lines.used() == []
+        await steps.batches.seal(batch_id)
+        (ref,) = await steps.batches.unpark(batch_id)
+        assert (ref.line, ref.api) == ("api@bulk@acme", "api")
+        assert await lines.used() == [line]
+        assert (await steps.batches.record(batch_id)).apis == ["api"]
+        assert await lines.prune(0) == 0
+        assert isinstance(await steps.chunks.claim(ref), Claim)
+        assert await lines.prune(60) == 0
+        assert await lines.used() == [line]
+        assert await lines.prune(0) == 1
+        assert await lines.used() == []
+
+    run(scenario)
+
+
+def test_batch_of_the_version_before_is_normal(run):
+    """A batch without a class in its record has that of an API's own line, and so have its chunks."""
+
+    async def scenario(steps: Steps) -> None:
+        claim = await steps.begin(1)
+        await steps.redis.hdel(BatchKeys(claim.ref.batch_id).meta, "priority", "tenant")
+        assert (await steps.batches.record(claim.ref.batch_id)).traffic == NORMAL
+        assert claim.ref.member == f"{claim.ref.batch_id}/0/api"
+        assert await Lines(LedgerSession(steps.redis)).used() == []
+
+    run(scenario)
+
+
+def test_line_of_a_newer_version_is_left_alone(run):
+    """A line that this version cannot read is not served, and does not hide the others."""
+
+    async def scenario(steps: Steps) -> None:
+        await steps.redis.zadd(keys.LINES, {"api@urgent": 1, "api@bulk": 2})
+        assert await Lines(LedgerSession(steps.redis)).used() == [Line("api", TrafficClass(Priority.BULK))]
 
     run(scenario)

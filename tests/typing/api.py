@@ -42,7 +42,7 @@ def synchronous(client: Client) -> None:
     """Client and Batch."""
     with Client("redis://localhost") as other:
         assert_type(other, Client)
-    batch = client.submit(jobs(), name="translate", max_pending=10_000, start="at once")
+    batch = client.submit(jobs(), name="translate", max_pending=10_000, start="at once", priority="bulk", tenant="acme")
     assert_type(batch, Batch)
     for outcome in batch.outcomes(after="1-1/1"):
         assert_type(outcome, Outcome)
@@ -86,6 +86,7 @@ def mistakes(client: Client) -> None:
     """What the type checkers refuse; an ignore that is not needed is an error of its own."""
     Job("GET", "/x")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
     Job("GET", "/x", "crm")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
+    client.submit(jobs(), priority="urgent")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     client.submit(jobs(), start="later")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     client.submit(more_jobs())  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     client.submit(["GET /x"])  # type: ignore[list-item] # pyright: ignore[reportArgumentType]

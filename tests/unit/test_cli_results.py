@@ -18,6 +18,7 @@ from callmill.cli.run_files import RunFiles
 from callmill.cli.run_state import RunState, load_state, save_state, state_path
 from callmill.errors import InputFileError, UsageError
 from callmill.jobs import Outcome, OutcomeError
+from callmill.jobs.traffic import NORMAL, TrafficClass
 
 
 def outcome(index=0, *, status=200, body=b"{}", error=None):
@@ -163,7 +164,7 @@ def test_existing_output_is_never_overwritten(tmp_path, identity):
 
 
 def test_only_the_same_run_goes_on(tmp_path, identity):
-    """Another input, another errors file or another API is refused, and said to be so."""
+    """Another input, another errors file, another API or another class is refused, and said to be so."""
     output, errors = tmp_path / "out.jsonl", tmp_path / "err.jsonl"
     with RunFiles(output, errors) as files:
         files.begin(RunState(batch_id="b", api="x", input=identity, errors=files.errors_path))
@@ -172,6 +173,9 @@ def test_only_the_same_run_goes_on(tmp_path, identity):
         assert files.state is not None
         with pytest.raises(UsageError, match="with API x"):
             files.check(identity, "y", fresh=False)
+        files.check(identity, None, NORMAL, fresh=False)
+        with pytest.raises(UsageError, match="begun as normal"):
+            files.check(identity, None, TrafficClass(tenant="acme"), fresh=False)
         with pytest.raises(InputFileError, match="it had 3 bytes"):
             files.check(msgspec.structs.replace(identity, size=4), None, fresh=False)
     with RunFiles(output, None) as files, pytest.raises(UsageError, match="with --errors"):

@@ -14,7 +14,9 @@ from callmill.cli.doctor_checks import Level, check_profiles, check_workers
 from callmill.cli.fleet_cpu import FleetCpu
 from callmill.cli.progress_view import ProgressView, progress_line, progress_panel
 from callmill.cli.run_report import RunReport, latency, render_report, seconds
+from callmill.cli.status_command import batches_table
 from callmill.config.settings import load_settings
+from callmill.jobs.traffic import Priority
 from callmill.ledger.fleet import WorkerStatus
 from callmill.ledger.records import BatchState
 from callmill.producer import Progress
@@ -120,3 +122,14 @@ def test_machine_findings(monkeypatch, tmp_path):
     assert levels == {"profiles": Level.OK, "credentials": Level.FAIL, "open files": Level.FAIL}
     assert check_workers([]).level is Level.WARN
     assert "serving local" in check_workers([WORKER]).found
+
+
+def test_class_is_shown_where_it_is_not_the_usual_one():
+    """One batch, and the list of batches, show priority and tenant once they matter."""
+    urgent = replace(PROGRESS, priority=Priority.INTERACTIVE, tenant="acme")
+    assert "interactive/acme" in rendered(progress_panel(urgent))
+    assert "normal" not in rendered(progress_panel(PROGRESS))
+    assert "class" not in rendered(batches_table([PROGRESS]), 120)
+    shown = rendered(batches_table([PROGRESS, urgent]), 120)
+    assert "interactive/acme" in shown
+    assert "normal" in shown

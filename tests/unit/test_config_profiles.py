@@ -356,3 +356,12 @@ def test_shipped_profiles_load_when_uncommented(load):
     live = load(re.sub(r"^# (?=\[apis\.|[a-z_]+ *= )", "", text, flags=re.MULTILINE))
     assert set(live) == {"local", "openai", "anthropic", "github", "stripe", "shopify", "example"}
     assert all(profile.limits and profile.auth for name, profile in live.items() if name != "local")
+
+
+def test_weights_of_tenants(load, problems):
+    """Tenants have weights; a name or a weight that cannot be one is refused."""
+    table = '[apis.a]\nbase_url = "https://a.example"\ntenants = '
+    assert load(table + "{ acme = 3, small = 0.5 }")["a"].tenants == {"acme": 3, "small": 0.5}
+    for wrong in ('{ "a b" = 1 }', "{ acme = 0 }", '{ acme = "3" }'):
+        (problem,) = problems(table + wrong)
+        assert problem.startswith("[apis.a] tenants")

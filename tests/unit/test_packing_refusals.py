@@ -223,3 +223,10 @@ def test_what_just_fits_is_taken(fields):
 def test_nothing_stated_carries_nothing():
     """A job that says nothing of model, weight or parts of its tokens has no place for them on the wire."""
     assert packer().pack(job(tokens=5), 0)[0].cost is None
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a@bulk", "é", "-a"])
+def test_name_that_no_profile_can_have(name):
+    """Where no API is known a name is still one that a profile could have: it names queues and keys."""
+    with pytest.raises(JobError, match="no name of an API"):
+        packer(None).pack(job(api=name), 0)

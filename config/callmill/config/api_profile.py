@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from callmill.config.limit_spec import AUTO, Enforcer, LimitSpec, Scope, Unit, parse_limit
 from callmill.config.public_api import PublicApi, covers, resolve
 from callmill.config.secret_refs import checked_reference, checked_schemed_reference, is_reference
+from callmill.config.tenant import checked_tenant
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)*")
@@ -110,9 +111,11 @@ HeaderName = Annotated[str, AfterValidator(_header_name)]
 LowerHeaderName = Annotated[HeaderName, AfterValidator(str.lower)]
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
 Reference = Annotated[str, AfterValidator(checked_reference)]
+Tenant = Annotated[str, AfterValidator(checked_tenant)]
 SchemedReference = Annotated[str, AfterValidator(checked_schemed_reference)]
 Status = Annotated[int, Field(ge=300, le=599)]
 AnswerStatus = Annotated[int, Field(ge=200, le=599)]
+Weight = Annotated[float, Field(ge=0.001, le=1000)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Pointer = Annotated[str, AfterValidator(_pointer)]
 CallableName = Annotated[str, AfterValidator(_callable)]
@@ -254,6 +257,7 @@ class ApiProfile(_Table):
         idempotency_header: Header that carries a job's idempotency key; None (``false`` in TOML) sends none.
         keep_headers: Answer headers that outcomes keep, in lower case.
         max_connections: Connections to the API that one worker process opens at most.
+        tenants: Weights of tenants, by name: the part of the limits that each gets beside others. Unnamed ones have 1.
         ca_file: PEM file of certificate authorities to trust instead of the system's.
     """
 
@@ -282,6 +286,7 @@ class ApiProfile(_Table):
     idempotency_header: Annotated[str | None, BeforeValidator(_idempotency_header)] = "Idempotency-Key"
     keep_headers: list[LowerHeaderName] = Field(default_factory=lambda: ["x-request-id", "request-id", "content-type"])
     max_connections: int = Field(default=500, ge=1)
+    tenants: dict[Tenant, Weight] = Field(default_factory=dict)
     ca_file: str | None = None
 
     _source: Path | None = PrivateAttr(default=None)

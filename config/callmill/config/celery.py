@@ -31,14 +31,14 @@ KEY_PREFIX = "callmill:"
 """What every key of the broker and of task results begins with."""
 
 
-def lane_queue(api: str) -> str:
-    """Return the name of the queue that carries the hints for one API's chunks."""
-    return f"lane.{api}"
+def lane_queue(line: str) -> str:
+    """Return the name of the queue that carries the hints for the chunks of one line."""
+    return f"lane.{line}"
 
 
-def lane_queue_key(api: str) -> str:
+def lane_queue_key(line: str) -> str:
     """Return the key under which the broker keeps that queue, as a Redis list."""
-    return KEY_PREFIX + lane_queue(api)
+    return KEY_PREFIX + lane_queue(line)
 
 
 class _OwnSettings(CelerySettings):  # type: ignore[misc] # celery ships no types

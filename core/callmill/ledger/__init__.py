@@ -3,6 +3,7 @@
 from callmill.ledger.batches import FIRST, Batches
 from callmill.ledger.chunks import Bundle, Chunks, Finish
 from callmill.ledger.keys import ChunkRef
+from callmill.ledger.lines import Lines
 from callmill.ledger.records import BatchRecord, BatchState, Claim, ClaimRefused, CommitResult
 from callmill.ledger.session import LedgerSession
 
@@ -19,4 +20,5 @@ __all__ = [
     "CommitResult",
     "Finish",
     "LedgerSession",
+    "Lines",
 ]

@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from callmill.errors import BatchNotFoundError, BatchStateError
+from callmill.jobs.line import Line
 from callmill.jobs.outcome import Outcome
+from callmill.jobs.traffic import NORMAL, Priority, TrafficClass
 from callmill.jobs.wire import decode_chunk, decode_outcomes
 from callmill.ledger import keys
 from callmill.ledger.keys import BatchKeys, ChunkRef
@@ -30,7 +32,9 @@ class Batches:
         self._session = session
         self._redis = session.redis
 
-    async def create(self, name: str, *, retention_ms: int, batch_id: str | None = None) -> str:
+    async def create(
+        self, name: str, *, retention_ms: int, batch_id: str | None = None, traffic: TrafficClass = NORMAL
+    ) -> str:
         """Open a new batch and return its id; its outcomes are kept ``retention_ms`` after its end.
 
         Raises:
@@ -38,18 +42,20 @@ class Batches:
         """
         batch_id = batch_id or secrets.token_hex(6)
         if not await self._session.run(
-            "create", [*_batch_keys(batch_id), keys.BATCHES], [batch_id, name, retention_ms]
+            "create",
+            [*_batch_keys(batch_id), keys.BATCHES],
+            [batch_id, name, retention_ms, traffic.priority.value, traffic.tenant],
         ):
             raise BatchStateError(f"there is a batch {batch_id!r} already; attach to it, or choose another id")
         return batch_id
 
     async def add(self, batch_id: str, first: int, chunks: Sequence[tuple[str, bytes]], *, park: bool) -> int:
-        """Append chunks (API, payload), all or none, and return the batch's jobs so far. Safe to repeat.
+        """Append chunks (line, payload), all or none, and return the batch's jobs so far. Safe to repeat.
 
         Args:
             batch_id: The batch, which must be open.
             first: Number of the first of these chunks: the batch's chunks so far.
-            chunks: API and payload of each.
+            chunks: Line, as text, and payload of each.
             park: Hold them back until ``unpark``.
 
         Raises:
@@ -58,9 +64,9 @@ class Batches:
         """
         arguments: list[Any] = [first, "park" if park else "queue"]
         queued = []
-        for number, (api, payload) in enumerate(chunks, first):
-            queued.append(keys.queued(api))
-            arguments += [ChunkRef(batch_id, number, api).member, payload]
+        for number, (line, payload) in enumerate(chunks, first):
+            queued.append(keys.queued(line))
+            arguments += [ChunkRef(batch_id, number, line).member, payload]
         answer = await self._session.run("add", [*_batch_keys(batch_id), *queued], arguments)
         _raise_unless_open(batch_id, answer)
         if answer[0] == b"conflict":
@@ -106,16 +112,17 @@ class Batches:
             BatchNotFoundError: There is no such batch.
             BatchStateError: It was cancelled.
         """
-        if (await self.record(batch_id)).state is BatchState.CANCELLED:
+        record = await self.record(batch_id)
+        if record.state is BatchState.CANCELLED:
             raise BatchStateError(f"batch {batch_id} was cancelled; what it left undone can only be submitted anew")
         batch, jobs, refs = BatchKeys(batch_id), 0, []
         async for number in self._done_chunks_with_failures(batch):
             api = await self._api_of(batch, number)
             if api is None:  # cancelled meanwhile
                 continue
-            ref = ChunkRef(batch_id, number, api)
+            ref = ChunkRef(batch_id, number, str(Line(api, record.traffic)))
             again = await self._session.run(
-                "retry_failed", [*_batch_keys(batch_id), keys.queued(api)], [number, ref.member]
+                "retry_failed", [*_batch_keys(batch_id), keys.queued(ref.line)], [number, ref.member]
             )
             if again:
                 jobs += again
@@ -211,7 +218,7 @@ class Batches:
 
 
 def _batch_keys(batch_id: str) -> list[str]:
-    return [*BatchKeys(batch_id).all(), keys.DUE]
+    return [*BatchKeys(batch_id).all(), keys.DUE, keys.LINES]
 
 
 def _raise_if_missing(batch_id: str, answer: list[Any]) -> None:
@@ -240,6 +247,7 @@ def _record(batch_id: str, fields: Mapping[str, str]) -> BatchRecord:
         sealed=fields["phase"] == "sealed",
         ended="ended_ms" in fields,
         apis=sorted(field[4:] for field in fields if field.startswith("api:")),
+        traffic=TrafficClass(Priority(fields.get("priority", Priority.NORMAL)), fields.get("tenant", "")),
         **number,
     )
 

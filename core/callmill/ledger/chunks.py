@@ -134,15 +134,23 @@ class Chunks:
             ref for ref in refs if await self._session.run("requeue", _chunk_keys(ref), [ref.number, ref.member]) == 1
         ]
 
-    async def stranded(self, api: str, older_than_ms: int, limit: int = 200) -> list[ChunkRef]:
-        """Return chunks of a lane that are queued for so long that their hints must have been lost."""
-        members = await self._session.run("stranded", [keys.queued(api)], [older_than_ms, limit])
-        return [ChunkRef.parse(member.decode()) for member in members]
+    async def stranded(self, lines: Sequence[str], older_than_ms: int, limit: int = 200) -> list[ChunkRef]:
+        """Return chunks of these lines that are queued for so long that their hints must have been lost."""
+        calls: list[tuple[list[str], list[Argument]]] = [
+            ([keys.queued(line)], [older_than_ms, limit]) for line in lines
+        ]
+        answers = await self._session.run_many("stranded", calls) if calls else []
+        return [
+            ChunkRef.parse(member.decode())
+            for answer in answers
+            if not isinstance(answer, RedisUnavailableError)
+            for member in answer
+        ]
 
     async def touch(self, refs: Sequence[ChunkRef]) -> None:
         """Note that the hints of these chunks are in this worker's hands: they are not lost, they wait for room."""
         if refs:
-            await self._session.run("touch", [keys.queued(ref.api) for ref in refs], [ref.member for ref in refs])
+            await self._session.run("touch", [keys.queued(ref.line) for ref in refs], [ref.member for ref in refs])
 
     def renewal(self, claims: Sequence[Claim]) -> tuple[list[str], list[Argument]]:
         """Return keys and arguments of ``renew.lua`` for these claims; its answer has one number per claim."""
@@ -194,7 +202,7 @@ def commit_result(claim: Claim, answer: list[bytes]) -> CommitResult:
 
 
 def _chunk_keys(ref: ChunkRef) -> list[str]:
-    return [*BatchKeys(ref.batch_id).all(), keys.DUE, keys.queued(ref.api)]
+    return [*BatchKeys(ref.batch_id).all(), keys.DUE, keys.LINES, keys.queued(ref.line)]
 
 
 def _offsets(bitmap: bytes) -> Iterable[int]:

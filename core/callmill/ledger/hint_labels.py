@@ -44,7 +44,7 @@ class HintLabels:
     def learn(self, ref: ChunkRef, label: str) -> None:
         """Take note of the label that a hint came with; a text of another form is left alone."""
         name, *rest = label.rsplit(_BETWEEN, 2)
-        if len(rest) != 2 or rest[0] != ref.api:
+        if len(rest) != 2 or rest[0] != ref.line:
             return
         if name != ref.batch_id:
             self._names.put(ref.batch_id, name)
@@ -57,7 +57,7 @@ class HintLabels:
         if shown_name:
             self._names.put(ref.batch_id, shown_name)
         shown_name = shown_name or self._names.get(ref.batch_id) or ref.batch_id
-        return _BETWEEN.join((shown_name, ref.api, self._jobs.get(ref) or _number(ref)))
+        return _BETWEEN.join((shown_name, ref.line, self._jobs.get(ref) or _number(ref)))
 
 
 class _Latest(Generic[_Key]):

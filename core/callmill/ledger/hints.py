@@ -15,7 +15,7 @@ from callmill.ledger.hint_labels import labels
 from callmill.ledger.keys import ChunkRef
 
 RUN_CHUNK = "callmill.run_chunk"
-"""Name of the task that executes a chunk; its arguments are batch id, chunk number and API."""
+"""Name of the task that executes a chunk; its arguments are batch id, chunk number and line."""
 
 _AT_ONCE = 500
 
@@ -57,9 +57,9 @@ class HintPublisher:
         message = app.amqp.as_task_v2(
             f"{ref.batch_id}:{ref.number}",
             RUN_CHUNK,
-            args=(ref.batch_id, ref.number, ref.api),
+            args=(ref.batch_id, ref.number, ref.line),
             argsrepr=shown,
             kwargsrepr="",
             ignore_result=True,
         )
-        app.amqp.send_task_message(producer, RUN_CHUNK, message, queue=lane_queue(ref.api), declare=(), retry=False)
+        app.amqp.send_task_message(producer, RUN_CHUNK, message, queue=lane_queue(ref.line), declare=(), retry=False)

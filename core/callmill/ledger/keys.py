@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from callmill.jobs.line import api_of
+
 PREFIX = "callmill:"
 
 BATCHES = f"{PREFIX}batches"
@@ -20,13 +22,15 @@ APIS = f"{PREFIX}apis"
 """HASH: API name -> public facts (JSON) that workers announced."""
 WORKERS = f"{PREFIX}workers"
 """ZSET: worker id -> when it last reported (ms)."""
+LINES = f"{PREFIX}lines"
+"""ZSET: line -> when a chunk of it was queued last (ms); an API's own line is not in it, it is always served."""
 RECONCILER_LOCK = f"{PREFIX}reconciler"
 """STRING with expiry: the worker that reconciles now."""
 
 
-def queued(api: str) -> str:
-    """ZSET: chunk member -> since when it waits for a worker (ms), for one API."""
-    return f"{PREFIX}queued:{api}"
+def queued(line: str) -> str:
+    """ZSET: chunk member -> since when it waits for a worker (ms), for one line."""
+    return f"{PREFIX}queued:{line}"
 
 
 def worker_status(worker: str) -> str:
@@ -79,19 +83,24 @@ class BatchKeys:
 
 
 class ChunkRef(Struct, frozen=True, order=True):
-    """Names a chunk: which batch, which number, which API's lane."""
+    """Names a chunk: which batch, which number, in which line (the text of a ``Line``) it waits."""
 
     batch_id: str
     number: int
-    api: str
+    line: str
+
+    @property
+    def api(self) -> str:
+        """The API that its calls go to."""
+        return api_of(self.line)
 
     @property
     def member(self) -> str:
         """The chunk's name in the shared sorted sets."""
-        return f"{self.batch_id}/{self.number}/{self.api}"
+        return f"{self.batch_id}/{self.number}/{self.line}"
 
     @classmethod
     def parse(cls, member: str) -> ChunkRef:
         """Read a member back."""
-        batch_id, number, api = member.split("/")
-        return cls(batch_id, int(number), api)
+        batch_id, number, line = member.split("/")
+        return cls(batch_id, int(number), line)

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from callmill.jobs.traffic import NORMAL, TrafficClass
 from callmill.ledger.keys import ChunkRef
 
 
@@ -30,6 +31,7 @@ class BatchRecord(Struct, frozen=True, kw_only=True):
         throttled: Calls that the API answered with 429.
         leased: Chunks that workers hold now.
         created_ms: Unix time in milliseconds, as are the others; 0: not yet.
+        traffic: Whom its calls go before and behind.
     """
 
     id: str
@@ -49,6 +51,7 @@ class BatchRecord(Struct, frozen=True, kw_only=True):
     sealed_ms: int
     ended_ms: int
     apis: list[str]
+    traffic: TrafficClass = NORMAL
 
     @property
     def recorded(self) -> int:

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from callmill.cli.run_report import latency, seconds
+from callmill.jobs.traffic import NORMAL
 from callmill.producer.progress import Progress
 
 _LINE_EVERY_S = 5.0
@@ -89,6 +90,8 @@ def progress_panel(progress: Progress) -> Group:
     facts.add_column(style="dim", no_wrap=True)
     rate = progress.done / progress.elapsed if progress.ended and progress.elapsed else progress.rate
     facts.add_row("rate", f"{rate:,.1f}/s after {seconds(progress.elapsed)}{left}")
+    if progress.traffic != NORMAL:
+        facts.add_row("class", str(progress.traffic))
     facts.add_row("outcomes", f"{progress.succeeded:,} succeeded, {progress.failed:,} failed")
     facts.add_row("calls", f"{progress.calls:,}: {progress.retries:,} retries, {progress.throttled:,} answered 429")
     latencies = (("p50", progress.p50), ("p95", progress.p95), ("p99", progress.p99))

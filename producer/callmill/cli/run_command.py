@@ -11,7 +11,10 @@ from callmill.cli.input_file import InputIdentity
 from callmill.cli.run_files import RunFiles
 from callmill.cli.run_report import RunReport, render_report
 from callmill.cli.run_session import RunSession
+from callmill.cli.traffic_options import traffic_options
 from callmill.config.settings import load_settings
+from callmill.jobs.line import traffic_class
+from callmill.jobs.traffic import Priority
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -25,6 +28,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     "--workers", type=click.IntRange(0, 1024), help="Local workers; one per core when neither Redis URL nor `up` is."
 )
 @click.option("--name", help="What status, watch and dashboard show; the input's name when left out.")
+@traffic_options
 @click.option("--fresh", is_flag=True, help="Begin anew: cancel the earlier run's batch and drop its output.")
 @console.json_option
 def run(
@@ -35,6 +39,8 @@ def run(
     api: str | None,
     workers: int | None,
     name: str | None,
+    priority: str | None,
+    tenant: str | None,
     fresh: bool,
     as_json: bool,
 ) -> None:
@@ -44,14 +50,15 @@ def run(
     when every job succeeded, 1 when some failed or were bad lines, 2 when something must be mended first.
     """
     settings = load_settings()
+    traffic = None if priority is tenant is None else traffic_class(priority or Priority.NORMAL, tenant or "")
     identity = InputIdentity.of(input_path)
     with RunFiles(output, errors) as files:
-        files.check(identity, api, fresh=fresh)
+        files.check(identity, api, traffic, fresh=fresh)
         if files.state is not None and files.state.report is not None and not fresh:
             how = files.state.report.state
             console.say_line(f"{output}: this run is over ({how}). --fresh runs it again.")
             _end(files.state.report, as_json=as_json)
-        session = RunSession(settings, files, name=name or input_path.name, api=api, quiet=as_json)
+        session = RunSession(settings, files, name=name or input_path.name, api=api, traffic=traffic, quiet=as_json)
         report = session.run(identity, fresh=fresh, workers=workers)
     _end(report, as_json=as_json)
 

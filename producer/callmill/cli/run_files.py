@@ -10,6 +10,7 @@ from callmill.cli.input_file import InputIdentity
 from callmill.cli.result_file import ResultFile
 from callmill.cli.run_state import RunState, load_state, save_state, state_path
 from callmill.errors import InputFileError, UsageError
+from callmill.jobs.traffic import TrafficClass
 
 
 class RunFiles:
@@ -56,7 +57,9 @@ class RunFiles:
         """Absolute path of the errors file."""
         return None if self.errors is None else str(self.errors.path.absolute())
 
-    def check(self, identity: InputIdentity, api: str | None, *, fresh: bool) -> None:
+    def check(
+        self, identity: InputIdentity, api: str | None, traffic: TrafficClass | None = None, *, fresh: bool
+    ) -> None:
         """Load the state that an earlier run left, and refuse what would not go on with that run.
 
         Raises:
@@ -78,7 +81,7 @@ class RunFiles:
                 f"{identity.path}: is not the input that {self.output.path} was begun with: {difference}; "
                 "begin anew with --fresh, or name another -o"
             )
-        self._check_options(self.state, api)
+        self._check_options(self.state, api, traffic)
 
     def begin(self, state: RunState) -> None:
         """Drop what the files hold and note a new run."""
@@ -88,12 +91,14 @@ class RunFiles:
         save_state(self.state_file, state)
         self.state = state
 
-    def _check_options(self, state: RunState, api: str | None) -> None:
+    def _check_options(self, state: RunState, api: str | None, traffic: TrafficClass | None) -> None:
         if state.errors != self.errors_path:
             was = "without --errors" if state.errors is None else f"with --errors {state.errors}"
             raise UsageError(f"this run was begun {was}: give the same again, or begin anew with --fresh")
         if api is not None and api != state.api:
             raise UsageError(f"this run was begun with API {state.api}: give no other, or begin anew with --fresh")
+        if traffic is not None and traffic != state.traffic:
+            raise UsageError(f"this run was begun as {state.traffic}: give no other, or begin anew with --fresh")
 
     def _state_to_drop(self) -> RunState | None:
         try:

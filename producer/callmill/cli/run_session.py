@@ -29,6 +29,7 @@ from callmill.errors import (
     ConfigurationError,
     RedisUnavailableError,
 )
+from callmill.jobs.traffic import NORMAL, TrafficClass
 from callmill.ledger.fleet import WorkerStatus
 from callmill.producer import AsyncClient, Progress
 
@@ -45,14 +46,25 @@ class RunSession:
         files: The files of the run, open.
         name: Name of the batch.
         api: API of the lines that name none.
+        traffic: How urgent the calls are, and on whose behalf they are made; None: as usual.
         quiet: Show no progress.
     """
 
-    def __init__(self, settings: Settings, files: RunFiles, *, name: str, api: str | None, quiet: bool) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        files: RunFiles,
+        *,
+        name: str,
+        api: str | None,
+        traffic: TrafficClass | None,
+        quiet: bool,
+    ) -> None:
         self._settings = settings
         self._files = files
         self._name = name
         self._api = api
+        self._traffic = traffic or NORMAL
         self._view = ProgressView(console.stderr(), quiet=quiet)
         self._cpu = FleetCpu()
         self._fleet: LocalFleet | None = None
@@ -180,8 +192,16 @@ class RunSession:
         api = await default_api(client, self._api)
         # On the disk first: killed in between, the next run finds no batch and begins anew.
         batch_id = secrets.token_hex(6)
-        self._files.begin(RunState(batch_id=batch_id, api=api, input=identity, errors=self._files.errors_path))
-        await client.open_submission(name=self._name, start="at once", batch_id=batch_id)
+        self._files.begin(
+            RunState(batch_id=batch_id, api=api, input=identity, errors=self._files.errors_path, traffic=self._traffic)
+        )
+        await client.open_submission(
+            name=self._name,
+            start="at once",
+            batch_id=batch_id,
+            priority=self._traffic.priority,
+            tenant=self._traffic.tenant,
+        )
 
     async def _watch(self, client: AsyncClient, run: FileRun) -> None:
         batch = await client.batch(run.state.batch_id)

@@ -15,6 +15,7 @@ from msgspec import Struct
 from callmill.cli.input_file import InputIdentity
 from callmill.cli.run_report import RunReport
 from callmill.errors import InputFileError
+from callmill.jobs.traffic import NORMAL, TrafficClass
 
 _VERSION = 1
 
@@ -26,6 +27,7 @@ class RunState(Struct, frozen=True, kw_only=True):
         batch_id: Its batch.
         api: API of the lines that name none.
         input: Its input file.
+        traffic: How urgent its calls are, and on whose behalf they are made.
         errors: Absolute path of the errors file, if there is one.
         cursor: After which outcome to read on; empty: from the first.
         output_bytes: Length of the output.
@@ -38,6 +40,7 @@ class RunState(Struct, frozen=True, kw_only=True):
     api: str | None
     input: InputIdentity
     errors: str | None
+    traffic: TrafficClass = NORMAL
     cursor: str = ""
     output_bytes: int = 0
     errors_bytes: int = 0

@@ -9,6 +9,7 @@ from callmill.cli import console
 from callmill.cli.client_session import with_client
 from callmill.cli.progress_view import progress_panel, total_text
 from callmill.cli.run_report import seconds
+from callmill.jobs.traffic import NORMAL
 from callmill.producer import AsyncClient, Progress
 
 
@@ -38,15 +39,19 @@ def _show_recent(batches: list[Progress], *, as_json: bool) -> None:
     elif not batches:
         click.echo("no batch yet: submit one with `callmill run` or `callmill submit`", err=True)
     else:
-        console.stdout().print(_table(batches))
+        console.stdout().print(batches_table(batches))
 
 
-def _table(batches: list[Progress]) -> Table:
+def batches_table(batches: list[Progress]) -> Table:
+    """Return the batches as a table; their classes where one is not the usual."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in ("batch", "state"):
         table.add_column(heading, no_wrap=True)
     for heading in ("done", "of", "failed", "rate", "since"):
         table.add_column(heading, justify="right", no_wrap=True)
+    classes = any(batch.traffic != NORMAL for batch in batches)
+    if classes:
+        table.add_column("class", no_wrap=True)
     table.add_column("name", no_wrap=True, overflow="ellipsis")
     for batch in batches:
         rate = f"{batch.rate:,.0f}/s" if not batch.ended else ""
@@ -58,6 +63,7 @@ def _table(batches: list[Progress]) -> Table:
             f"{batch.failed:,}",
             rate,
             seconds(batch.elapsed),
+            *([str(batch.traffic)] if classes else []),
             batch.name,
         )
     return table

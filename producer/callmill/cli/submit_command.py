@@ -10,7 +10,10 @@ from callmill.cli import console
 from callmill.cli.client_session import with_client
 from callmill.cli.default_api import default_api, reason
 from callmill.cli.input_file import BadLineError, parse_job, read_lines
+from callmill.cli.traffic_options import traffic_options
 from callmill.errors import InputFileError, JobError
+from callmill.jobs.line import traffic_class
+from callmill.jobs.traffic import Priority, TrafficClass
 from callmill.producer import AsyncClient
 
 
@@ -18,19 +21,27 @@ from callmill.producer import AsyncClient
 @click.argument("input_path", metavar="IN.jsonl", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--api", help="API of the lines that name none; not needed when only one is known.")
 @click.option("--name", help="What status, watch and dashboard show; the input's name when left out.")
+@traffic_options
 @console.json_option
-def submit(*, input_path: Path, api: str | None, name: str | None, as_json: bool) -> None:
+def submit(
+    *, input_path: Path, api: str | None, name: str | None, priority: str | None, tenant: str | None, as_json: bool
+) -> None:
     """Submit a JSONL file of calls as one batch and print its id. One bad line, and nothing is submitted."""
-    batch_id, jobs = with_client(lambda client: _submit(client, input_path, api=api, name=name or input_path.name))
+    traffic = traffic_class(priority or Priority.NORMAL, tenant or "")
+    batch_id, jobs = with_client(
+        lambda client: _submit(client, input_path, api=api, name=name or input_path.name, traffic=traffic)
+    )
     if as_json:
         console.print_json({"id": batch_id, "jobs": jobs})
     else:
         click.echo(batch_id)
 
 
-async def _submit(client: AsyncClient, path: Path, *, api: str | None, name: str) -> tuple[str, int]:
+async def _submit(
+    client: AsyncClient, path: Path, *, api: str | None, name: str, traffic: TrafficClass
+) -> tuple[str, int]:
     api = await default_api(client, api)
-    submission = await client.open_submission(name=name)
+    submission = await client.open_submission(name=name, priority=traffic.priority, tenant=traffic.tenant)
     jobs = 0
     try:
         for line in read_lines(path):

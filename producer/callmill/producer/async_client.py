@@ -14,7 +14,9 @@ from callmill.config.redis_connections import connect
 from callmill.config.settings import load_settings
 from callmill.errors import BatchStateError, InternalError
 from callmill.jobs import Job, Outcome
+from callmill.jobs.line import traffic_class
 from callmill.jobs.packing import JobPacker
+from callmill.jobs.traffic import Priority, TrafficClass
 from callmill.ledger.batches import Batches
 from callmill.ledger.fleet import Fleet
 from callmill.ledger.hints import HintPublisher
@@ -27,6 +29,9 @@ from callmill.producer.submission import Submission
 
 Start = Literal["sealed", "at once"]
 """When jobs start to run: once all of them are accepted, or as soon as each is written."""
+
+Urgency = Priority | Literal["interactive", "normal", "bulk"]
+"""How urgent the jobs of a batch are, beside those of other batches of the same API."""
 
 _KNOWN_APIS_FOR_S = 5.0
 _BATCH_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -66,6 +71,8 @@ class AsyncClient:
         max_pending: int | None = None,
         start: Start = "sealed",
         batch_id: str | None = None,
+        priority: Urgency = "normal",
+        tenant: str = "",
     ) -> AsyncBatch:
         """Submit jobs as one batch, in constant memory however many they are.
 
@@ -75,13 +82,19 @@ class AsyncClient:
             max_pending: Hold back while more jobs than this wait for their outcome; jobs then start at once.
             start: ``"sealed"``: no job runs before all are accepted. ``"at once"``: each as soon as it is written.
             batch_id: Id of the new batch, to know it beforehand: letters, digits, ``_`` and ``-``.
+            priority: While an API cannot take all calls: 8 interactive ones go with 4 normal and 1 bulk.
+            tenant: On whose behalf the calls are made: tenants share each priority evenly, or by the weights of the
+                API's profile. Letters, digits, ``_``, ``.`` and ``-``.
 
         Raises:
             BatchStateError: There is a batch with this id already.
+            UsageError: There is no such priority, or the tenant's name cannot be one.
             JobError: A job is wrong. With ``start="sealed"`` nothing ran and nothing is kept.
             RedisUnavailableError: Redis stayed away.
         """
-        submission = await self.open_submission(name=name, max_pending=max_pending, start=start, batch_id=batch_id)
+        submission = await self.open_submission(
+            name=name, max_pending=max_pending, start=start, batch_id=batch_id, priority=priority, tenant=tenant
+        )
         try:
             if isinstance(jobs, AsyncIterable):
                 async for job in jobs:
@@ -98,15 +111,23 @@ class AsyncClient:
         return AsyncBatch(self.connection, submission.batch_id, name)
 
     async def open_submission(
-        self, *, name: str = "", max_pending: int | None = None, start: Start = "sealed", batch_id: str | None = None
+        self,
+        *,
+        name: str = "",
+        max_pending: int | None = None,
+        start: Start = "sealed",
+        batch_id: str | None = None,
+        priority: Urgency = "normal",
+        tenant: str = "",
     ) -> Submission:
         """Begin a batch that is filled step by step; the arguments are those of ``submit``."""
         if batch_id is not None and not _BATCH_ID.fullmatch(batch_id):
             raise BatchStateError(f"{batch_id!r} is no batch id: 1 to 64 letters, digits, _ and -")
+        traffic = traffic_class(priority, tenant)
         connection = self.connection()
         retention_ms = int(self._settings.outcome_retention_hours * 3_600_000)
-        batch_id = await connection.batches.create(name, retention_ms=retention_ms, batch_id=batch_id)
-        return await self._submission(batch_id, name, max_pending, start)
+        batch_id = await connection.batches.create(name, retention_ms=retention_ms, batch_id=batch_id, traffic=traffic)
+        return await self._submission(batch_id, name, max_pending, start, traffic=traffic)
 
     async def resume_submission(
         self, batch_id: str, *, max_pending: int | None = None, start: Start = "sealed"
@@ -121,11 +142,24 @@ class AsyncClient:
         if record.sealed or record.ended:
             raise BatchStateError(f"batch {batch_id} is {record.state}: it takes no more jobs")
         return await self._submission(
-            batch_id, record.name, max_pending, start, written_jobs=record.total, written_chunks=record.chunks
+            batch_id,
+            record.name,
+            max_pending,
+            start,
+            traffic=record.traffic,
+            written_jobs=record.total,
+            written_chunks=record.chunks,
         )
 
     async def _submission(
-        self, batch_id: str, name: str, max_pending: int | None, start: Start, **written: int
+        self,
+        batch_id: str,
+        name: str,
+        max_pending: int | None,
+        start: Start,
+        *,
+        traffic: TrafficClass,
+        **written: int,
     ) -> Submission:
         connection = self.connection()
         return Submission(
@@ -134,6 +168,7 @@ class AsyncClient:
             JobPacker((await self._apis(connection.fleet)).find),
             batch_id,
             name=name,
+            traffic=traffic,
             start_at_once=start == "at once",
             max_pending=max_pending,
             **written,
@@ -157,9 +192,9 @@ class AsyncClient:
             for record in await connection.batches.recent(limit)
         ]
 
-    async def call(self, job: Job) -> Outcome:
+    async def call(self, job: Job, *, priority: Urgency = "normal", tenant: str = "") -> Outcome:
         """Make one call: submit it, wait, and return its outcome. Nothing of it stays in Redis."""
-        batch = await self.submit([job], name="call", start="at once")
+        batch = await self.submit([job], name="call", start="at once", priority=priority, tenant=tenant)
         async for outcome in batch.outcomes():
             await batch.delete()
             return outcome

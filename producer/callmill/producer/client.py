@@ -10,7 +10,7 @@ from typing import Self
 
 from callmill.jobs import Job, Outcome
 from callmill.producer.async_batch import AsyncBatch
-from callmill.producer.async_client import AsyncClient, Start
+from callmill.producer.async_client import AsyncClient, Start, Urgency
 from callmill.producer.event_loop_thread import EventLoopThread
 from callmill.producer.progress import Progress
 
@@ -46,13 +46,19 @@ class Client:
         max_pending: int | None = None,
         start: Start = "sealed",
         batch_id: str | None = None,
+        priority: Urgency = "normal",
+        tenant: str = "",
     ) -> Batch:
         """Submit jobs as one batch, in constant memory however many; see ``AsyncClient.submit``.
 
         The iterable is read in the calling thread.
         """
         client, run = self.async_client(), EventLoopThread.shared().run
-        submission = run(client.open_submission(name=name, max_pending=max_pending, start=start, batch_id=batch_id))
+        submission = run(
+            client.open_submission(
+                name=name, max_pending=max_pending, start=start, batch_id=batch_id, priority=priority, tenant=tenant
+            )
+        )
         try:
             for job in jobs:
                 if submission.add(job):
@@ -76,9 +82,9 @@ class Client:
         """Return the progress of the newest batches."""
         return EventLoopThread.shared().run(self.async_client().batches(limit))
 
-    def call(self, job: Job) -> Outcome:
+    def call(self, job: Job, *, priority: Urgency = "normal", tenant: str = "") -> Outcome:
         """Make one call: submit it, wait, and return its outcome."""
-        return EventLoopThread.shared().run(self.async_client().call(job))
+        return EventLoopThread.shared().run(self.async_client().call(job, priority=priority, tenant=tenant))
 
     def close(self) -> None:
         """Close the connections. The client connects again when used again."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from callmill.jobs.traffic import Priority, TrafficClass
 from callmill.ledger.batches import Batches
 from callmill.ledger.fleet import Fleet, LaneStatus, WorkerStatus
 from callmill.ledger.records import BatchRecord, BatchState
@@ -17,6 +18,8 @@ class Progress(Struct, frozen=True, kw_only=True):
     """How far a batch is.
 
     Attributes:
+        priority: How urgent its calls are.
+        tenant: On whose behalf they are made; empty: nobody in particular.
         total: Jobs submitted so far; final once ``sealed``.
         done: Jobs that have their outcome.
         retries: Calls repeated after a failure.
@@ -32,6 +35,8 @@ class Progress(Struct, frozen=True, kw_only=True):
     id: str
     name: str
     state: BatchState
+    priority: Priority = Priority.NORMAL
+    tenant: str = ""
     sealed: bool
     ended: bool
     total: int
@@ -49,6 +54,11 @@ class Progress(Struct, frozen=True, kw_only=True):
     p99: float | None
     elapsed: float
 
+    @property
+    def traffic(self) -> TrafficClass:
+        """The class of its calls."""
+        return TrafficClass(self.priority, self.tenant)
+
 
 async def read_progress(batches: Batches, fleet: Fleet, batch_id: str, now_ms: int) -> Progress:
     """Return the batch's progress as the ledger has it."""
@@ -60,6 +70,8 @@ async def read_progress(batches: Batches, fleet: Fleet, batch_id: str, now_ms: i
         id=record.id,
         name=record.name,
         state=record.state,
+        priority=record.traffic.priority,
+        tenant=record.traffic.tenant,
         sealed=record.sealed,
         ended=record.ended,
         total=record.total,

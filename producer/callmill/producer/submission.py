@@ -8,7 +8,9 @@ from collections.abc import Awaitable, Callable
 
 from callmill.errors import RedisUnavailableError
 from callmill.jobs import Job
+from callmill.jobs.line import Line
 from callmill.jobs.packing import ChunkBuilder, JobPacker
+from callmill.jobs.traffic import TrafficClass
 from callmill.jobs.wire import Chunk, encode_chunk
 from callmill.ledger.batches import Batches
 from callmill.ledger.hint_labels import labels
@@ -40,6 +42,7 @@ class Submission:
         batch_id: str,
         *,
         name: str,
+        traffic: TrafficClass,
         start_at_once: bool,
         max_pending: int | None,
         written_jobs: int = 0,
@@ -50,6 +53,7 @@ class Submission:
         self._hints = hints
         self._packer = packer
         self._name = name
+        self._traffic = traffic
         self._start_at_once = start_at_once or max_pending is not None
         self._max_pending = max_pending
         self._position = self._written_jobs = written_jobs
@@ -91,9 +95,10 @@ class Submission:
             return
         await self._wait_for_room()
         chunks = [builder.chunk() for builder in builders]
-        payloads = await asyncio.to_thread(_encode, chunks)
+        lines = [str(Line(chunk.api, self._traffic)) for chunk in chunks]
+        payloads = list(zip(lines, await asyncio.to_thread(_encode, chunks), strict=True))
         await self._repeat(lambda: self._batches.add(self.batch_id, self._written_chunks, payloads, park=self._parks))
-        refs = [ChunkRef(self.batch_id, number, chunk.api) for number, chunk in enumerate(chunks, self._written_chunks)]
+        refs = [ChunkRef(self.batch_id, number, line) for number, line in enumerate(lines, self._written_chunks)]
         for ref, chunk in zip(refs, chunks, strict=True):
             labels.note(ref, chunk.indexes, len(chunk.jobs))
         self._written_jobs = self._position
@@ -166,5 +171,5 @@ async def publish_hints(hints: HintPublisher, refs: list[ChunkRef], name: str) -
         log.warning("hints not published; workers will find the chunks: %s", error, extra={"action": "hints_lost"})
 
 
-def _encode(chunks: list[Chunk]) -> list[tuple[str, bytes]]:
-    return [(chunk.api, encode_chunk(chunk)) for chunk in chunks]
+def _encode(chunks: list[Chunk]) -> list[bytes]:
+    return [encode_chunk(chunk) for chunk in chunks]

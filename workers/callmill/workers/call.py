@@ -6,12 +6,19 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from callmill.jobs.traffic import TrafficClass
 from callmill.jobs.wire import WireJob, WireOutcome
 from callmill.limits.costs import Origin
 
 
 class CallOwner(Protocol):
-    """Who a call belongs to: a chunk, or the plain task."""
+    """Who a call belongs to: a chunk, or the plain task.
+
+    Attributes:
+        traffic: The class of its calls.
+    """
+
+    traffic: TrafficClass
 
     def may_start(self, now_s: float) -> bool:
         """Say whether calls may still start; ``now_s`` is the event loop's time."""

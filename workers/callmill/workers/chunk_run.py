@@ -10,6 +10,7 @@ import asyncio
 from statistics import median
 from typing import Protocol
 
+from callmill.jobs.traffic import TrafficClass
 from callmill.jobs.wire import Chunk, WireOutcome, assigned_id
 from callmill.ledger import Bundle, Claim, Finish
 from callmill.workers.call import Call, Postponed
@@ -37,9 +38,10 @@ class Recorder(Protocol):
 class ChunkRun:
     """The calls of one chunk. Belongs to one event loop."""
 
-    def __init__(self, claim: Claim, chunk: Chunk, lane: Lane, recorder: Recorder) -> None:
+    def __init__(self, claim: Claim, chunk: Chunk, lane: Lane, recorder: Recorder, *, traffic: TrafficClass) -> None:
         self._loop = asyncio.get_running_loop()
         self.claim = claim
+        self.traffic = traffic
         self.bundle = Bundle()
         self.over: asyncio.Future[None] = self._loop.create_future()
         self.lease_ends_s = 0.0
@@ -63,7 +65,8 @@ class ChunkRun:
         for offset, time_ms in not_before_ms.items():
             if offset in self._unrecorded:
                 self._wait(self._unrecorded[offset], max(0, time_ms - self.claim.now_ms) / 1000)
-        self._lane.add(call for offset, call in self._unrecorded.items() if offset not in not_before_ms)
+        calls = (call for offset, call in self._unrecorded.items() if offset not in not_before_ms)
+        self._lane.add(self, calls)
         self._end_if_over()
 
     def close(self) -> None:

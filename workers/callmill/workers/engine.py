@@ -15,13 +15,13 @@ from typing import Any
 
 from callmill.config.redis_connections import connect, connect_blocking
 from callmill.errors import RedisUnavailableError, UnknownFormatError
+from callmill.jobs.line import Line
 from callmill.jobs.wire import decode_chunk
-from callmill.ledger import ChunkRef, Chunks, ClaimRefused, LedgerSession
+from callmill.ledger import ChunkRef, Chunks, ClaimRefused, LedgerSession, Lines
 from callmill.ledger.fleet import STATUS_EVERY_S, Fleet, WorkerStatus
 from callmill.ledger.hints import HintPublisher
 from callmill.workers.chunk_run import ChunkRun
 from callmill.workers.committer import Committer
-from callmill.workers.lane import Lane
 from callmill.workers.lane_host import LaneHost
 from callmill.workers.lane_switch import LaneSwitch
 from callmill.workers.lease_keeper import LOST, RENEWED, LeaseKeeper
@@ -32,6 +32,9 @@ from callmill.workers.worker_options import WorkerOptions
 log = logging.getLogger(__name__)
 
 _ROOM_CHECK_S = 0.05
+_LINES_CHECK_S = 0.5
+"""How soon a line that nobody used lately is heard of."""
+
 _EXIT_BUG = 70
 """EX_SOFTWARE of sysexits.h."""
 
@@ -76,6 +79,7 @@ class Engine:
         session = LedgerSession(self._redis)
         self._chunks = Chunks(session, worker=self.worker, lease_ms=options.lease_ms)
         self._fleet = Fleet(session)
+        self._lines = Lines(session)
         self._room = Room(self._lanes, self._switch, threads=options.chunks_at_once)
         self._committer = Committer(self._chunks, self._publish, self._open_gates)
         self._leases = LeaseKeeper(
@@ -87,7 +91,7 @@ class Engine:
         )
         self._leases.start()
         reconciler = Reconciler(session, self._broker, self._chunks, self._publish, worker=self.worker)
-        for part in (self._committer.run(), reconciler.run(), self._report(), self._watch_room()):
+        for part in (self._committer.run(), reconciler.run(), self._report(), self._watch_room(), self._watch_lines()):
             self._in_background(_or_die(part))
 
     async def _close(self) -> None:
@@ -104,16 +108,19 @@ class Engine:
         await self._broker.aclose()
 
     async def _run_chunk(self, ref: ChunkRef) -> str:
-        lane = self._lanes.get(ref.api)
-        if lane is None:
-            return f"not served here: {ref.api}"
-        async with self._room.enter(lane, ref) as entered:
+        try:
+            line = Line.parse(ref.line)
+        except ValueError as error:
+            return f"left to others: {error}"
+        if line.api not in self._lanes:
+            return f"not served here: {line.api}"
+        async with self._room.enter(line, ref) as entered:
             if entered:
-                return await self._execute(ref, lane)
+                return await self._execute(ref, line)
         self._publish([ref])
         return "left to others: the lane is full"
 
-    async def _execute(self, ref: ChunkRef, lane: Lane) -> str:
+    async def _execute(self, ref: ChunkRef, line: Line) -> str:
         try:
             claim = await self._chunks.claim(ref)
         except RedisUnavailableError as error:
@@ -126,12 +133,12 @@ class Engine:
         except UnknownFormatError as error:
             log.error("chunk left alone: %s", error, extra={"action": "unknown_format", "chunk": ref.member})  # noqa: TRY400
             return f"left to others: {error}"
-        run = ChunkRun(claim, chunk, lane, self._committer)
+        run = ChunkRun(claim, chunk, self._lanes[line.api], self._committer, traffic=line.traffic)
         run.lease_ends_s = self._thread.loop.time() + self._options.lease_ms / 1000
         self._runs[ref] = run
         try:
             run.begin()
-            self._room.filled(lane)
+            self._room.filled(line)
             if self._draining:
                 run.close()
             await run.over
@@ -143,6 +150,14 @@ class Engine:
         while True:
             await asyncio.sleep(_ROOM_CHECK_S)
             self._room.look()
+
+    async def _watch_lines(self) -> None:
+        while True:
+            try:
+                self._room.serve(await self._lines.used())
+            except RedisUnavailableError as error:
+                log.warning("lines not looked up: %s", error, extra={"action": "lines_failed"})
+            await asyncio.sleep(_LINES_CHECK_S)
 
     def _drain(self) -> None:
         if self._draining:

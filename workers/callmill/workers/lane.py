@@ -1,7 +1,11 @@
 """Lane: all calls of one API in one worker process.
 
-Calls wait in one line. Runners, as many as calls may be in flight, take one after the other: slot, exchange, verdict,
-and one small function per verdict. A call is bound to its slot late, so what was given back meanwhile costs nothing.
+Calls wait in a line for each traffic class. Runners, as many as calls may be in flight, take one after the other:
+slot, exchange, verdict, and one small function per verdict. A call is bound to its slot late, so what was given back
+meanwhile costs nothing.
+
+Who goes first: where limits pace the calls, the limiter decides, and here every class is made to ask. Elsewhere a slot
+is for any call, and the classes take turns.
 """
 
 from __future__ import annotations
@@ -9,11 +13,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from urllib.parse import urljoin
 
-from callmill.config.limit_spec import Unit
 from callmill.config.profiles import ApiProfile
 from callmill.errors import InternalError
 from callmill.jobs.traffic import TrafficClass
@@ -21,10 +24,12 @@ from callmill.jobs.wire import WireOutcome
 from callmill.ledger.fleet import LaneStatus
 from callmill.limits import Limiter, Slot
 from callmill.limits.headers import read_feedback
+from callmill.workers.asking import Asking
 from callmill.workers.backoff import full_jitter_s
 from callmill.workers.call import Call, CallCost, CallOwner, Postponed
 from callmill.workers.call_cost import REFUNDED, CallCosts
-from callmill.workers.pace import Pace
+from callmill.workers.fair_queue import ClassLine, FairQueue
+from callmill.workers.intake import Intake
 from callmill.workers.request_builder import ForbiddenUrlError, RequestBuilder
 from callmill.workers.throttling import Throttled
 from callmill.workers.transports.port import FaultKind, Response, Transport, TransportFault
@@ -43,15 +48,12 @@ from callmill.workers.verdict import (
 log = logging.getLogger(__name__)
 
 _ASKING_AT_ONCE = 256
-"""Runners that wait for a slot at most: what the limiter sees as demand."""
+"""Runners that wait for a slot at most, but for one of each class: what the limiter sees as demand."""
 
 _MAX_REDIRECTS = 5
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 _RESERVED_AHEAD_S = 0.2
 """Slots that are reserved before a runner asks for them, in seconds of the lane's pace."""
-
-_AHEAD_S = 2.0
-"""Work that a paced lane takes in ahead, in seconds of its rate: longer than a queue takes to be consumed again."""
 
 
 class Lane:
@@ -79,58 +81,65 @@ class Lane:
         self._keep_headers = tuple(profile.keep_headers)
         self._max_in_flight = max_in_flight
         self._rules = AnswerRules(profile)
-        self._rates = [spec.amount / spec.window_s for spec in profile.limit_specs if spec.unit is Unit.REQUESTS]
-        self._waiting: deque[Call] = deque()
+        self._queue = FairQueue(lambda traffic: traffic.priority.weight * profile.tenants.get(traffic.tenant, 1.0))
         self._runners: set[asyncio.Task[None]] = set()
         self._pauses: set[asyncio.Task[None]] = set()
-        self._asking = 0
+        self._asking = Asking(self._queue)
+        self._asking_for_any = 0
+        self._intake = Intake(limiter, self._queue, max_in_flight=max_in_flight)
         self._throttled_in_a_row = 0
         self._now = asyncio.get_running_loop().time
-        self._pace = Pace()
         limiter.expect(self._about_to_ask)
 
     @property
     def waiting(self) -> int:
         """Calls taken in and not started."""
-        return len(self._waiting) + self._asking
+        return len(self._queue) + self._runners_asking
 
     @property
     def paced(self) -> bool:
         """Whether limits decide when calls start."""
-        return bool(self._profile.limit_specs)
+        return self._intake.paced
 
-    @property
-    def has_room(self) -> bool:
-        """Whether more work should be taken in: some seconds of what is granted, or as much as fits in flight."""
-        if not self.paced:
-            return self.waiting < self._max_in_flight
-        rate = self._limiter.status().rate or min(self._rates, default=0.0)
-        return self.waiting < max(1.0, _AHEAD_S * rate)
+    def has_room(self, traffic: TrafficClass) -> bool:
+        """Say whether more work of a class should be taken in."""
+        return self._intake.has_room(self._queue.line(traffic))
 
-    def add(self, calls: Iterable[Call]) -> None:
-        """Take calls in."""
-        self._waiting.extend(calls)
+    def share(self, traffic: TrafficClass) -> float:
+        """Return the part of this lane that a class gets while the classes that wait here want theirs."""
+        return self._queue.share(self._queue.line(traffic))
+
+    def add(self, owner: CallOwner, calls: Iterable[Call]) -> None:
+        """Take calls of one owner in."""
+        self._queue.add(owner, calls)
         self.kick()
+        self._make_heard()
 
     def add_first(self, call: Call) -> None:
-        """Take a call in before all others: it has waited already."""
-        self._waiting.appendleft(call)
+        """Take a call in before the others of its class: it has waited already."""
+        self._queue.add_first(call)
         self.kick()
 
     def forget(self, owner: CallOwner) -> None:
         """Drop the waiting calls of an owner that gives them back."""
-        self._waiting = deque(call for call in self._waiting if call.owner is not owner)
+        self._queue.forget(owner)
+
+    def drop(self, traffic: TrafficClass) -> None:
+        """Forget a class that is not used any more."""
+        self._queue.drop(traffic)
 
     def kick(self) -> None:
         """Start runners for what waits, if there is room."""
+        self._intake.adopt_rules()
+        slot_first = self._intake.slot_first
         while (
-            self._waiting
+            self._queue
             and self.gate_open
-            and self._asking < _ASKING_AT_ONCE
             and len(self._runners) < self._max_in_flight
-            and len(self._runners) - self.in_flight - self._asking < len(self._waiting)
+            and len(self._runners) - self.in_flight - self._runners_asking < len(self._queue)
+            and (self._runners_asking < _ASKING_AT_ONCE or (not slot_first and self._queue.unheard))
         ):
-            runner = asyncio.ensure_future(self._run())
+            runner = asyncio.ensure_future(self._run_slot_first() if slot_first else self._run())
             self._runners.add(runner)
             runner.add_done_callback(self._runner_ended)
 
@@ -144,7 +153,7 @@ class Lane:
             next_start_s=limiter.next_start_in_s,
             paused_s=limiter.paused_for_s,
             pause_reason=limiter.pause_reason,
-            limited_by=limiter.limited_by if self._asking else None,
+            limited_by=limiter.limited_by if self._runners_asking else None,
             rate=limiter.rate,
             permits=limiter.permits,
             granted=limiter.granted,
@@ -167,10 +176,21 @@ class Lane:
         await self._costs.aclose()
         await self._limiter.aclose()
 
-    def _about_to_ask(self, _traffic: TrafficClass, _model: str) -> int:
-        """Return how many calls beyond those that wait for a slot this process can start within a moment."""
-        free = self._max_in_flight - len(self._runners)
-        return min(len(self._waiting), max(free, int(self._pace.per_s(self.calls, self._now()) * _RESERVED_AHEAD_S)))
+    def _about_to_ask(self, traffic: TrafficClass, model: str) -> int:
+        """Return how many calls of a class, beyond those that wait for a slot, can start here within a moment."""
+        line = self._queue.line(traffic)
+        if model or not line.calls:  # which of them are for a model is not known without looking at each
+            return 0
+        free = int((self._max_in_flight - len(self._runners)) * self._queue.share(line))
+        return min(len(line.calls), max(free, int(line.pace.per_s(line.started, self._now()) * _RESERVED_AHEAD_S)))
+
+    def _make_heard(self) -> None:
+        if len(self._runners) >= self._max_in_flight and not self._intake.slot_first:
+            self._asking.make_heard()
+
+    @property
+    def _runners_asking(self) -> int:
+        return len(self._asking) + self._asking_for_any
 
     def _runner_ended(self, runner: asyncio.Task[None]) -> None:
         self._runners.discard(runner)
@@ -179,38 +199,66 @@ class Lane:
         self.kick()
 
     async def _run(self) -> None:
-        while (call := self._next()) is not None:
-            cost = self._costs.estimate(call)
+        while not self._intake.slot_first and (call := self._next(self._queue.take_to_ask)) is not None:
+            line, cost = self._queue.line(call.owner.traffic), self._costs.estimate(call)
             slot = self._limiter.try_acquire(
-                cost.tokens, output_tokens=cost.output_tokens, weight=cost.weight, model=cost.model
+                cost.tokens,
+                output_tokens=cost.output_tokens,
+                weight=cost.weight,
+                model=cost.model,
+                traffic=line.traffic,
             )
             if slot is None:
-                slot = await self._slot_for(cost)
+                slot = await self._slot_for(cost, line)
+                if slot is None:
+                    self._queue.add_first(call)
+                    continue
                 if not call.owner.may_start(self._now()):
-                    other = self._next()
+                    other = self._next(partial(self._queue.take_from, line))
                     if other is None or self._costs.estimate(other) != cost:
                         self._limiter.settle(slot, 0)
                         if other is None:
                             return
-                        self._waiting.appendleft(other)
+                        self._queue.add_first(other)
                         continue
                     call = other
             await self._attempt(call, slot)
 
-    async def _slot_for(self, cost: CallCost) -> Slot:
-        self._asking += 1
+    async def _run_slot_first(self) -> None:
+        while self._intake.slot_first and self._queue and self.gate_open:
+            slot = self._limiter.try_acquire()
+            if slot is None:
+                self._asking_for_any += 1
+                try:
+                    slot = await self._limiter.acquire()
+                finally:
+                    self._asking_for_any -= 1
+                    self.kick()
+            call = self._next(self._queue.take)
+            if call is None:
+                self._limiter.settle(slot, 0)
+                return
+            await self._attempt(call, slot)
+
+    async def _slot_for(self, cost: CallCost, line: ClassLine) -> Slot | None:
         try:
-            return await self._limiter.acquire(
-                cost.tokens, output_tokens=cost.output_tokens, weight=cost.weight, model=cost.model
+            return await self._asking.wait(
+                line,
+                self._limiter.acquire(
+                    cost.tokens,
+                    output_tokens=cost.output_tokens,
+                    weight=cost.weight,
+                    model=cost.model,
+                    traffic=line.traffic,
+                ),
             )
         finally:
-            self._asking -= 1
             self.kick()
+            self._make_heard()
 
-    def _next(self) -> Call | None:
+    def _next(self, take: Callable[[], Call | None]) -> Call | None:
         """Return the next call that may start; those given back meanwhile are dropped, those too late fail."""
-        while self._waiting and self.gate_open:
-            call = self._waiting.popleft()
+        while self.gate_open and (call := take()) is not None:
             now_s = self._now()
             if not call.owner.may_start(now_s):
                 continue
@@ -223,6 +271,7 @@ class Lane:
         call.owner.started()
         self.in_flight += 1
         self.calls += 1
+        self._queue.line(call.owner.traffic).started += 1
         try:
             ending = await self._exchange(call, slot)
         except asyncio.CancelledError:

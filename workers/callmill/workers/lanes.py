@@ -44,6 +44,7 @@ async def _open_lane(profile: ApiProfile, limiter_redis: Redis, worker: str, max
         enforcer=profile.enforcer,
         burst=profile.burst,
         models=profile.model_limit_specs,
+        tenant_weights=profile.tenants,
     )
     limiter = Limiter(limiter_redis, profile.name, rules, worker=worker)
     requests = RequestBuilder(profile, resolve_headers(profile))

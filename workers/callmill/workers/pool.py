@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from celery.concurrency.base import apply_target
@@ -11,12 +12,18 @@ from celery.concurrency.thread import ApplyResult
 from celery.concurrency.thread import TaskPool as ThreadPool
 
 from callmill.workers import process
+from callmill.workers.lane_switch import MOST_THREADS_FOR_LINES
 
 
 class TaskPool(ThreadPool):  # type: ignore[misc] # celery ships no types
     """One thread per chunk; all calls of all chunks on the engine's one event loop."""
 
     _job_ids = itertools.count(1)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Celery's own could not grow with the lines; an executor starts a thread only when there is a task for it.
+        self.executor = ThreadPoolExecutor(max_workers=self.limit + MOST_THREADS_FOR_LINES)
 
     def on_start(self) -> None:
         """Start the engine: at the pool's start and not at import, because of forks."""

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError
 
 from callmill.config.celery import lane_queue_key
 from callmill.errors import RedisUnavailableError
-from callmill.ledger import Batches, ChunkRef, Chunks, LedgerSession
+from callmill.ledger import Batches, ChunkRef, Chunks, LedgerSession, Lines
 from callmill.ledger.fleet import Fleet
 from callmill.ledger.keys import RECONCILER_LOCK
 
@@ -44,6 +44,7 @@ class Reconciler:
         self._batches = Batches(session)
         self._chunks = chunks
         self._fleet = Fleet(session)
+        self._lines = Lines(session)
         self._publish = publish
         self._worker = worker
 
@@ -62,12 +63,19 @@ class Reconciler:
         refs = await self._chunks.requeue_due()
         for batch_id in await self._batches.resumed():
             refs += await self._batches.unpark(batch_id)
-        for api in await self._fleet.apis():
-            if not await self._broker.llen(lane_queue_key(api)):
-                refs += await self._chunks.stranded(api, _STRANDED_AFTER_MS)
+        refs += await self._chunks.stranded(await self._without_hints(), _STRANDED_AFTER_MS)
+        await self._lines.prune()
         if refs:
             log.info("%d chunks put back", len(refs), extra={"action": "reconciled", "chunks": len(refs)})
             self._publish(refs)
+
+    async def _without_hints(self) -> list[str]:
+        """Return the lines whose queues are empty."""
+        names = [*await self._fleet.apis(), *map(str, await self._lines.used())]
+        pipeline = self._broker.pipeline(transaction=False)
+        for name in names:
+            pipeline.llen(lane_queue_key(name))
+        return [name for name, hints in zip(names, await pipeline.execute(), strict=True) if not hints]
 
     async def _has_lock(self) -> bool:
         if await self._redis.set(RECONCILER_LOCK, self._worker, nx=True, px=_LOCK_MS):

@@ -1,17 +1,20 @@
-"""Room: how the lanes of one process share its threads.
+"""Room: how the lines of one process share its threads.
 
-Each thread of the pool holds one chunk. A lane that its limits pace takes in some seconds of work and leaves the rest
-of its queue to others. A lane that nothing paces may use every thread but those that are kept for the other lanes. So a
-lane that cannot start calls, or whose API hangs, does not keep another one waiting.
+Each thread of the pool holds one chunk. Every line has one thread of its own, so that none waits behind another's
+chunks; the rest are shared. A line that its limits pace takes in some seconds of work and leaves the rest of its queue
+to others. A line that nothing paces may use every shared thread but those that are kept for the other lanes, and beside
+other lines of its API its part of them. So a line that cannot start calls, or whose API hangs, keeps none waiting.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+import math
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 
+from callmill.jobs.line import Line
 from callmill.ledger import ChunkRef
 from callmill.workers.lane import Lane
 from callmill.workers.lane_switch import LaneSwitch
@@ -20,7 +23,7 @@ _POLL_S = 0.005
 
 
 class Room:
-    """The threads of one process, by lane. Belongs to one event loop.
+    """The threads of one process, by line. Belongs to one event loop.
 
     Attributes:
         waiting: Chunks whose hints are here and wait for room.
@@ -30,50 +33,84 @@ class Room:
         self.waiting: set[ChunkRef] = set()
         self._lanes = lanes
         self._switch = switch
+        self._lines = {api: Line(api) for api in lanes}
         kept_for_each = max(1, threads // (2 * len(lanes))) if lanes else 0
-        self._most = max(kept_for_each, threads - (len(lanes) - 1) * kept_for_each)
+        self._shared_by_lane = max(kept_for_each, threads - (len(lanes) - 1) * kept_for_each) - 1
+        self._shared_by_all = threads - len(lanes)
         self._threads: Counter[str] = Counter()
-        self._doors = {api: asyncio.Lock() for api in lanes}
+        self._shared: Counter[str] = Counter()
+        self._doors: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._open = True
 
+    def serve(self, used: Iterable[Line]) -> None:
+        """Serve these lines beside the APIs' own; forget those that were served before and are not used any more."""
+        lines = {api: Line(api) for api in self._lanes} | {str(line): line for line in used if line.api in self._lanes}
+        if lines.keys() == self._lines.keys():
+            return
+        for name in self._lines.keys() - lines.keys():
+            self._lanes[self._lines[name].api].drop(self._lines[name].traffic)
+            self._doors.pop(name, None)
+        self._lines = lines
+        self._switch.serve(lines)
+
     @asynccontextmanager
-    async def enter(self, lane: Lane, ref: ChunkRef) -> AsyncIterator[bool]:
-        """Wait until the lane may have another chunk here, and give True; False: leave the chunk to others."""
-        self._threads[lane.api] += 1
+    async def enter(self, line: Line, ref: ChunkRef) -> AsyncIterator[bool]:
+        """Wait until the line may have another chunk here, and give True; False: leave the chunk to others."""
+        name = ref.line
+        self._threads[name] += 1
+        shared = self._threads[name] > 1
+        self._shared[line.api] += shared
         self.waiting.add(ref)
         try:
             try:
-                entered = await self._find(lane)
+                entered = await self._find(line, name, shared=shared)
             finally:
                 self.waiting.discard(ref)
             if not entered:
-                self._switch.set(lane.api, on=False)
+                self._switch.set(name, on=False)
             yield entered
         finally:
-            self._threads[lane.api] -= 1
+            self._threads[name] -= 1
+            self._shared[line.api] -= self._threads[name] > 0
+            if not self._threads[name]:
+                del self._threads[name]
 
     def shut(self) -> None:
         """Let nobody in any more."""
         self._open = False
 
-    def filled(self, lane: Lane) -> None:
-        """Take note that work has come in: a paced lane that is full now leaves its queue to others at once."""
-        if lane.paced and not lane.has_room:
-            self._switch.set(lane.api, on=False)
+    def filled(self, line: Line) -> None:
+        """Take note that work has come in: a paced line that is full now leaves its queue to others at once."""
+        lane = self._lanes[line.api]
+        if lane.paced and not lane.has_room(line.traffic):
+            self._switch.set(str(line), on=False)
 
     def look(self) -> None:
-        """Switch lanes on and off as they have room."""
-        for lane in self._lanes.values():
-            if self._switch.is_off(lane.api):
-                if self._open and lane.has_room and self._threads[lane.api] <= self._most // 2:
-                    self._switch.set(lane.api, on=True)
-            else:
-                self.filled(lane)
+        """Switch lines on and off as they have room."""
+        for name, line in self._lines.items():
+            if not self._switch.is_off(name):
+                self.filled(line)
+            elif self._open and self._lanes[line.api].has_room(line.traffic) and self._has_threads(line, name):
+                self._switch.set(name, on=True)
 
-    async def _find(self, lane: Lane) -> bool:
-        if lane.paced or self._threads[lane.api] > self._most:
-            return self._open and lane.has_room and self._threads[lane.api] <= self._most
-        async with self._doors[lane.api]:
-            while self._open and not lane.has_room:  # noqa: ASYNC110 - an event per call would cost more
+    async def _find(self, line: Line, name: str, *, shared: bool) -> bool:
+        lane = self._lanes[line.api]
+        if shared and not self._may_share(line, self._threads[name] - 1):
+            return False
+        if lane.paced:
+            return self._open and lane.has_room(line.traffic)
+        async with self._doors[name]:
+            while self._open and not lane.has_room(line.traffic):  # noqa: ASYNC110 - an event per call would cost more
                 await asyncio.sleep(_POLL_S)
         return self._open
+
+    def _has_threads(self, line: Line, name: str) -> bool:
+        """Say whether chunks of a line would find threads, and not the last one only, or it were off again at once."""
+        return not self._threads[name] or self._may_share(line, 2 * self._threads[name] - 1)
+
+    def _may_share(self, line: Line, threads: int) -> bool:
+        """Say whether a line may use so many of the shared threads now."""
+        part = math.ceil(self._shared_by_lane * self._lanes[line.api].share(line.traffic))
+        if threads > part or self._shared[line.api] > self._shared_by_lane:
+            return False
+        return self._shared.total() <= self._shared_by_all

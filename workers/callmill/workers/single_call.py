@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from callmill.errors import OutsideError
+from callmill.jobs.traffic import NORMAL
 from callmill.jobs.wire import WireJob, WireOutcome
 from callmill.workers.call import Call, Postponed
 from callmill.workers.lane import Lane
@@ -19,12 +20,13 @@ class SingleCall:
 
     def __init__(self, job: WireJob, lane: Lane, key: str) -> None:
         self.outcome: asyncio.Future[WireOutcome] = asyncio.get_running_loop().create_future()
+        self.traffic = NORMAL
         self._lane = lane
         self._call = Call(job, self, 0, 0, key)
 
     def begin(self) -> None:
         """Hand the call to the lane."""
-        self._lane.add([self._call])
+        self._lane.add(self, [self._call])
 
     def may_start(self, now_s: float) -> bool:  # noqa: ARG002 - the port's signature
         """Say whether it is still wanted."""

@@ -17,9 +17,9 @@ from callmill.workers.single_call import CallNotDoneError
 
 
 @app.task(name=RUN_CHUNK, bind=True, ignore_result=True)  # type: ignore[untyped-decorator] # celery ships no types
-def run_chunk(self: Any, batch_id: str, number: int, api: str) -> str:
+def run_chunk(self: Any, batch_id: str, number: int, line: str) -> str:
     """Execute a chunk; return what came of it, for people."""
-    ref = ChunkRef(batch_id, number, api)
+    ref = ChunkRef(batch_id, number, line)
     labels.learn(ref, self.request.argsrepr or "")
     return process.engine().run_chunk(ref)
 

@@ -1,10 +1,10 @@
 -- Appends chunks to an open batch: all of them or none.
--- KEYS  BATCH_KEYS, DUE, then queued(api) of each chunk
+-- KEYS  BATCH_KEYS, DUE, LINES, then queued(line) of each chunk
 -- ARGV  1 number that the first chunk gets  2 'park' | 'queue'  then per chunk: member, payload
 -- Returns {'ok', total jobs, chunks} | {'conflict', total jobs, chunks} | {'closed'} | {'missing'}
 -- Notes which APIs the batch uses, and whether it is held back until its seal.
 -- Invariant: what is written is a prefix of what was submitted; the same call twice appends once.
-local first, n = tonumber(ARGV[1]), #KEYS - 11
+local first, n = tonumber(ARGV[1]), #KEYS - 12
 local m = redis.call('HMGET', META, 'phase', 'control', 'chunks', 'total')
 if not m[1] then return {'missing'} end
 if m[1] ~= 'open' or m[2] == 'cancelled' then return {'closed'} end
@@ -16,8 +16,8 @@ for i = 1, n do
   local number, member, payload = first + i - 1, ARGV[1 + 2 * i], ARGV[2 + 2 * i]
   local _, count = struct.unpack('>BI4', payload)
   redis.call('HSET', CHUNKS, int(number), payload)
-  redis.call('ZADD', park and PARKED or KEYS[11 + i], int(now_ms), member)
-  redis.call('HSET', META, 'api:' .. string.match(member, '([^/]*)$'), 1)
+  if park then redis.call('ZADD', PARKED, int(now_ms), member) else enqueue(KEYS[12 + i], member) end
+  redis.call('HSET', META, 'api:' .. string.match(line_of(member), '^[^@]*'), 1)
   total = total + count
 end
 if ARGV[2] == 'park' then redis.call('HSET', META, 'held', 1) end

@@ -1,7 +1,8 @@
 -- Shared by every script of the ledger: the keys of one batch, the clock, a chunk's state, the end of a batch.
--- KEYS of every script begin with BATCH_KEYS, in the order of BatchKeys.all(), then DUE, then what the script names.
+-- KEYS of every script begin with BATCH_KEYS, in the order of BatchKeys.all(), then DUE, LINES, then what the script names.
 local META, CHUNKS, STATE, DONE, FAILED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local REST, PARKED, OUT, LATENCY, RATE, DUE = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+local REST, PARKED, OUT, LATENCY, RATE = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
+local DUE, LINES = KEYS[11], KEYS[12]
 
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -24,6 +25,16 @@ end
 local function write_state(number, s)
   redis.call('HSET', STATE, number, table.concat(
     {int(s.fence), s.status, s.worker, int(s.count), int(s.done), int(s.failed), int(s.claims)}, '|'))
+end
+
+-- The line of a chunk, from its member.
+local function line_of(member) return string.match(member, '([^/]*)$') end
+
+-- Queues a chunk, and tells workers of its line: they know of an API's own line only.
+local function enqueue(queued, member)
+  redis.call('ZADD', queued, int(now_ms), member)
+  local line = line_of(member)
+  if string.find(line, '@', 1, true) then redis.call('ZADD', LINES, int(now_ms), line) end
 end
 
 local function control() return redis.call('HGET', META, 'control') end
@@ -73,6 +84,6 @@ local function put_back(number, s, member, queued)
   s.status = c == 'paused' and 'P' or 'Q'
   s.worker = ''
   write_state(number, s)
-  redis.call('ZADD', s.status == 'P' and PARKED or queued, int(now_ms), member)
+  if s.status == 'P' then redis.call('ZADD', PARKED, int(now_ms), member) else enqueue(queued, member) end
   return s.status == 'Q' and 1 or 0
 end

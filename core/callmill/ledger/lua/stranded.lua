@@ -1,5 +1,5 @@
 -- Lists queued chunks that have waited longer than a hint takes, and marks them as seen now.
--- KEYS  1 queued(api)   ARGV  1 older than (ms)  2 at most how many
+-- KEYS  1 queued(line)   ARGV  1 older than (ms)  2 at most how many
 -- Returns members, the oldest first
 -- Invariant: a chunk is listed at most once per that time, so hints are not published in a storm.
 local time = redis.call('TIME')

@@ -1,5 +1,5 @@
 -- Notes that the hints of queued chunks are in a worker's hands, so that they are not taken for lost.
--- KEYS  queued(api) of each chunk   ARGV  their members
+-- KEYS  queued(line) of each chunk   ARGV  their members
 -- Returns nothing
 -- Invariant: a chunk that is not queued any more is left alone.
 local time = redis.call('TIME')

@@ -1,23 +1,23 @@
 -- Queues chunks that were held back; the caller publishes their hints and calls again until none is left.
--- KEYS  BATCH_KEYS, DUE, RESUMED
+-- KEYS  BATCH_KEYS, DUE, LINES, RESUMED
 -- ARGV  1 batch id  2 at most how many  3 prefix of the queued keys
 -- Returns the members that are queued now; none while the batch is paused, cancelled, or held back until its seal.
 -- Invariant: a batch that may run stays in RESUMED while chunks of it are parked, so that any worker can go on here.
--- The queued keys follow from the members' API, so they cannot be declared; Redis Cluster is not supported.
+-- The queued keys follow from the members' lines, so they cannot be declared; Redis Cluster is not supported.
 local m = redis.call('HMGET', META, 'control', 'phase', 'held')
 local members = {}
 if m[1] == 'run' and (m[2] == 'sealed' or not m[3]) then
   members = redis.call('ZRANGE', PARKED, 0, tonumber(ARGV[2]) - 1)
 end
 for _, member in ipairs(members) do
-  local number, api = string.match(member, '^[^/]*/(%d+)/(.*)$')
+  local number = string.match(member, '^[^/]*/(%d+)/')
   local s = read_state(number)
   if s then
     s.status = 'Q'
     write_state(number, s)
   end
   redis.call('ZREM', PARKED, member)
-  redis.call('ZADD', ARGV[3] .. api, int(now_ms), member)
+  enqueue(ARGV[3] .. line_of(member), member)
 end
-if #members == 0 or redis.call('EXISTS', PARKED) == 0 then redis.call('SREM', KEYS[12], ARGV[1]) end
+if #members == 0 or redis.call('EXISTS', PARKED) == 0 then redis.call('SREM', KEYS[13], ARGV[1]) end
 return members

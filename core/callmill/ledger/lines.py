@@ -1,0 +1,41 @@
+"""The lines in use beyond the APIs' own: how workers learn which queues there are."""
+
+from __future__ import annotations
+
+import logging
+
+from callmill.jobs.line import Line
+from callmill.ledger import keys
+from callmill.ledger.session import LedgerSession
+
+log = logging.getLogger(__name__)
+
+FORGOTTEN_AFTER_S = 300.0
+"""How long a line that nothing waits in is remembered."""
+
+_AT_ONCE = 100
+
+
+class Lines:
+    """What the ledger knows of lines."""
+
+    def __init__(self, session: LedgerSession) -> None:
+        self._session = session
+
+    async def used(self) -> list[Line]:
+        """Return the lines that had a chunk queued lately, those used last first; none of an API's own."""
+        texts = await self._session.answer(self._session.redis.zrevrange(keys.LINES, 0, -1))
+        lines = []
+        for text in texts:
+            try:
+                lines.append(Line.parse(text.decode()))
+            except ValueError:  # written by a newer version, for workers of its kind
+                log.debug("line not understood: %r", text, extra={"action": "line_unknown"})
+        return lines
+
+    async def prune(self, unused_for_s: float = FORGOTTEN_AFTER_S) -> int:
+        """Forget lines that were not used for that long and that nothing waits in; return how many."""
+        forgotten: int = await self._session.run(
+            "prune_lines", [keys.LINES], [int(unused_for_s * 1000), _AT_ONCE, keys.queued("")]
+        )
+        return forgotten

@@ -1,0 +1,48 @@
+"""Asking: the runners of a lane that wait for a slot, by class, and how a class is heard when all runners are taken."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import cast
+
+from callmill.limits import Slot
+from callmill.workers.fair_queue import ClassLine, FairQueue
+
+
+class Asking:
+    """The runners of one lane that wait for a slot with a call in hand. ``len()`` is their number."""
+
+    def __init__(self, queue: FairQueue) -> None:
+        self._queue = queue
+        self._count = 0
+        self._giving_way: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return self._count
+
+    async def wait(self, line: ClassLine, slot: Awaitable[Slot]) -> Slot | None:
+        """Wait for a slot for a call of this line; None: the runner that waits gives way to another class."""
+        runner = cast("asyncio.Task[None]", asyncio.current_task())
+        self._count += 1
+        line.askers[runner] = None
+        try:
+            return await slot
+        except asyncio.CancelledError:
+            if runner not in self._giving_way or runner.uncancel():
+                raise
+            return None
+        finally:
+            self._giving_way.discard(runner)
+            self._count -= 1
+            line.askers.pop(runner, None)
+
+    def make_heard(self) -> None:
+        """Where a class has calls of which none asks, let a runner give way of the class that asks most."""
+        if not self._queue.unheard:
+            return
+        askers = self._queue.loudest.askers
+        if len(askers) > 1:
+            runner, _ = askers.popitem()
+            self._giving_way.add(runner)
+            runner.cancel()
