@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from callmill.config.limit_spec import AUTO, Enforcer, LimitSpec, Scope, Unit, parse_limit
 from callmill.config.public_api import PublicApi, covers, resolve
-from callmill.config.secret_refs import checked_reference, checked_schemed_reference, is_reference
+from callmill.config.secret_refs import checked_reference, checked_schemed_reference, is_reference, split_reference
 from callmill.config.tenant import checked_tenant
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -135,14 +135,18 @@ class _Table(BaseModel):
 
 
 class Credential(_Table):
-    """One credential, by reference: exactly one of the three.
+    """One credential, by reference: exactly one of bearer, header, basic.
 
     Attributes:
+        name: What people call it, where there are several; the reference's name unless given.
+        limits: What holds for this one of several, beside the limits "per key" of the API.
         bearer: Sent as ``Authorization: Bearer ...``.
         header: Header names and the references to their values, a scheme before them if needed.
         basic: User and password; at least one is a reference, and the password is one or empty.
     """
 
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
+    limits: Annotated[list[str], AfterValidator(_limits)] = Field(default_factory=list)
     bearer: Reference | None = None
     header: dict[HeaderName, SchemedReference] | None = Field(default=None, min_length=1)
     basic: Annotated[list[HeaderValue], Field(min_length=2, max_length=2)] | None = None
@@ -156,6 +160,13 @@ class Credential(_Table):
             if password or not is_reference(user):
                 checked_reference(password)
         return self
+
+    @property
+    def reference_name(self) -> str:
+        """The name of the variable or file that holds the secret, as far as a name of a credential may have it."""
+        texts = [self.bearer or "", *(self.header or {}).values(), *reversed(self.basic or [])]
+        kind_and_name = next((split_reference(text)[1:] for text in texts if is_reference(text)), ("", "default"))
+        return re.sub(r"[^A-Za-z0-9_.-]", "-", kind_and_name[1].rpartition("/")[2])[:64]
 
 
 BodyTexts = dict[
@@ -238,6 +249,7 @@ class ApiProfile(_Table):
         limits: Its limits as written; ``limit_specs`` has them parsed.
         enforcer: How its server counts.
         burst: Calls that a bucket server takes at once.
+        quantum: Seconds of the parts in which a server counts longer windows, where it does.
         timeout: Seconds for a whole call.
         connect_timeout: Seconds for opening a connection.
         throttle: How it says that it wants fewer calls.
@@ -267,6 +279,7 @@ class ApiProfile(_Table):
     limits: Annotated[list[str], AfterValidator(_limits)] = Field(default_factory=list)
     enforcer: Enforcer = Field(default=Enforcer.UNKNOWN, strict=False)
     burst: int = Field(default=1, ge=1)
+    quantum: Annotated[float, Field(ge=0.1, le=3600)] | None = None
     timeout: Seconds = 60
     connect_timeout: Seconds = 10
     throttle: ThrottlePolicy = Field(default_factory=ThrottlePolicy)
@@ -301,6 +314,9 @@ class ApiProfile(_Table):
             raise ValueError("base_url is a private address; set allow_private_addresses = true if that is meant")
         if literal := next((name for name, value in self.headers.items() if _is_literal_secret(name, value)), None):
             raise ValueError(f'headers.{literal} must refer to the secret as "env:NAME" or "file:/path"')
+        given = [credential.name for credential in self.auth if credential.name]
+        if twice := next((name for name in given if given.count(name) > 1), None):
+            raise ValueError(f"auth: two credentials are named {twice!r}; people tell them apart by their names")
         return self
 
     @property
@@ -312,6 +328,14 @@ class ApiProfile(_Table):
     def limit_specs(self) -> tuple[LimitSpec, ...]:
         """The limits, parsed, in the order written."""
         return tuple(parse_limit(text) for text in self.limits)
+
+    @cached_property
+    def key_limit_specs(self) -> dict[str, tuple[LimitSpec, ...]]:
+        """Each credential's own limits, parsed, by its name; one of no name where there is no credential."""
+        return {
+            name: tuple(structs.replace(parse_limit(text), scope=Scope.KEY) for text in credential.limits)
+            for name, credential in zip(_key_names(self.auth), self.auth, strict=True)
+        } or {"default": ()}
 
     @cached_property
     def model_limit_specs(self) -> dict[str, tuple[LimitSpec, ...]]:
@@ -346,6 +370,14 @@ class ApiProfile(_Table):
             models={model: tuple(map(str, specs)) for model, specs in self.model_limit_specs.items()},
             timeout=self.timeout,
         )
+
+
+def _key_names(credentials: list[Credential]) -> list[str]:
+    names: list[str] = []
+    for credential in credentials:
+        name = credential.name or credential.reference_name
+        names.append(name if name not in names else f"{name}.{len(names) + 1}")
+    return names
 
 
 def _is_private_literal(base_url: str) -> bool:

@@ -34,8 +34,8 @@ class Learning:
         self._refused_at = 0.0
         self._in_a_row = 0
 
-    def refused(self, group: Group, slot: Slot, after_s: float | None, reason: str) -> None:
-        """The API refused a call because of its limits.
+    def refused(self, group: Group, slot: Slot, after_s: float | None, reason: str, *, learn: bool) -> None:
+        """The API refused a call because of its limits; ``learn``: because they come too fast.
 
         Refusals of calls that started before the last pause are one event with it.
         """
@@ -43,7 +43,8 @@ class Learning:
         if slot.start > self._refused_at:
             self._in_a_row = self._in_a_row + 1 if slot.start - self._refused_at < LONGEST_GUESS_S else 1
             self._refused_at = now
-            self.in_background(self._store.throttled(group.layout, slot.key + 1, now - slot.start))
+            if learn and group.layout.nodes:
+                self.in_background(self._store.throttled(group.layout, slot.key + 1, now - slot.start))
         if after_s is None:
             after_s = min(FIRST_PAUSE_S * 2.0 ** (self._in_a_row - 1), LONGEST_GUESS_S)
         if after_s > 0:

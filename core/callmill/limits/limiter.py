@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from time import monotonic
 
@@ -16,6 +16,8 @@ from callmill.jobs.traffic import NORMAL, TrafficClass
 from callmill.limits.channel import Channel
 from callmill.limits.clock import RedisClock
 from callmill.limits.cost import ONE_REQUEST, Cost
+from callmill.limits.drift import facts
+from callmill.limits.feedback import Observation
 from callmill.limits.group import Group, end
 from callmill.limits.key_ring import KeyRing
 from callmill.limits.layout import layout
@@ -195,14 +197,50 @@ class Limiter:
         """Let no call start here for ``seconds``, from this moment on; the part of ``pause`` that waits for nobody."""
         self._pauses.hold(seconds, reason, scope)
 
-    def refused(self, slot: Slot, after_s: float | None, reason: str) -> None:
+    def refused(self, slot: Slot, after_s: float | None, reason: str, *, learn: bool = True) -> None:
         """The API refused a call because of its limits: pause the fleet, and learn from it.
 
-        ``after_s`` is when the API wants to be asked again; None where it does not say.
+        Args:
+            slot: The call's.
+            after_s: When the API wants to be asked again; None where it does not say.
+            reason: What people are told.
+            learn: Whether it says that calls come too fast.
         """
-        group = self._group_of(slot)
-        if group is not None:
-            self._learning.refused(group, slot, after_s, reason)
+        if (group := self._group_of(slot)) is not None:
+            self._learning.refused(group, slot, after_s, reason, learn=learn)
+
+    def feed(self, slot: Slot, observations: Sequence[Observation]) -> None:
+        """Take what the headers of a call's answer say of the limits."""
+        if (group := self._group_of(slot)) is not None:
+            self._learning.take(
+                facts(
+                    group.layout,
+                    slot.key + 1,
+                    observations,
+                    enforcer=self._rules.enforcer,
+                    took_s=monotonic() - slot.start,
+                    in_flight=self._leases.in_flight,
+                )
+            )
+
+    def accepted(self, slot: Slot) -> None:
+        """The API took a call: refusals of earlier ones are over."""
+        self._learning.accepted(slot)
+
+    def set_aside(self, slot: Slot, seconds: float, reason: str) -> None:
+        """Use the credential of a call no more for ``seconds``, in the whole fleet."""
+        self.hold(seconds, reason, f"key:{self.key_name(slot)}")
+        self._learning.in_background(self._pauses.tell())
+
+    @property
+    def usable_keys(self) -> int:
+        """How many credentials are not set aside."""
+        now = monotonic()
+        return sum(self._ring.aside(key, now) is None for key in range(len(self._ring)))
+
+    def key_name(self, slot: Slot) -> str:
+        """What people call the credential of a slot."""
+        return self._ring.names[slot.key]
 
     def status(self) -> LimiterStatus:
         """What this limiter does now."""

@@ -88,6 +88,7 @@ class Call:
         deadline_s: Time on the event loop's clock after which it is not started any more; None: none.
         attempts: Attempts spent.
         redirects: Redirects followed since the job's own URL.
+        refusals: Credentials that the API did not accept for it.
         started_ms: Unix time in milliseconds at which the last attempt began.
         latency_us: How long it took.
         model: The model that the last estimate found.
@@ -105,6 +106,7 @@ class Call:
         "offset",
         "owner",
         "redirects",
+        "refusals",
         "started_ms",
         "stated",
         "url",
@@ -120,6 +122,7 @@ class Call:
         self.deadline_s: float | None = None
         self.attempts = 0
         self.redirects = 0
+        self.refusals = 0
         self.started_ms = 0
         self.latency_us = 0
         self.model = ""

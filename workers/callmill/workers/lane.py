@@ -13,16 +13,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
+from http import HTTPStatus
 from urllib.parse import urljoin
 
 from callmill.config.profiles import ApiProfile
 from callmill.errors import InternalError
 from callmill.jobs.traffic import TrafficClass
 from callmill.jobs.wire import WireOutcome
-from callmill.ledger.fleet import LaneStatus
+from callmill.ledger.fleet import KeyStatus, LaneStatus
 from callmill.limits import Limiter, Slot
+from callmill.limits.feedback import Feedback
 from callmill.limits.headers import read_feedback
 from callmill.workers.asking import Asking
 from callmill.workers.backoff import full_jitter_s
@@ -31,7 +34,7 @@ from callmill.workers.call_cost import REFUNDED, CallCosts
 from callmill.workers.fair_queue import ClassLine, FairQueue
 from callmill.workers.intake import Intake
 from callmill.workers.request_builder import ForbiddenUrlError, RequestBuilder
-from callmill.workers.throttling import Throttled
+from callmill.workers.throttling import Throttled, ThrottleKind
 from callmill.workers.transports.port import FaultKind, Response, Transport, TransportFault
 from callmill.workers.verdict import (
     AnswerRules,
@@ -51,7 +54,15 @@ _ASKING_AT_ONCE = 256
 """Runners that wait for a slot at most, but for one of each class: what the limiter sees as demand."""
 
 _MAX_REDIRECTS = 5
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+_SPENT_QUOTA_S = 3600.0
+"""When a quota is asked for again of which the API did not say when it is whole."""
+
+_REFUSED_KEY_S = 600.0
+"""When a credential that the API did not accept is tried again."""
+
+_FORBIDDEN_CALLS, _TRIES_WITH_KEYS = 3, 2
+"""A credential is taken to be at fault after so many forbidden calls in a row; a call fails after so many tries."""
+
 _RESERVED_AHEAD_S = 0.2
 """Slots that are reserved before a runner asks for them, in seconds of the lane's pace."""
 
@@ -83,11 +94,10 @@ class Lane:
         self._rules = AnswerRules(profile)
         self._queue = FairQueue(lambda traffic: traffic.priority.weight * profile.tenants.get(traffic.tenant, 1.0))
         self._runners: set[asyncio.Task[None]] = set()
-        self._pauses: set[asyncio.Task[None]] = set()
         self._asking = Asking(self._queue)
         self._asking_for_any = 0
+        self._refusals_in_a_row: Counter[int] = Counter()
         self._intake = Intake(limiter, self._queue, max_in_flight=max_in_flight)
-        self._throttled_in_a_row = 0
         self._now = asyncio.get_running_loop().time
         limiter.expect(self._about_to_ask)
 
@@ -160,6 +170,10 @@ class Lane:
             slots_missed=limiter.slots_missed,
             round_trips=limiter.round_trips,
             guard_s=limiter.guard_s,
+            lateness_s=limiter.lateness_s,
+            way_s=limiter.way_s,
+            limits_generation=limiter.generation,
+            keys=[KeyStatus(name=key.name, paused_s=key.paused_s, reason=key.reason) for key in limiter.keys],
         )
 
     async def cancel(self) -> None:
@@ -290,10 +304,12 @@ class Lane:
     async def _exchange(self, call: Call, slot: Slot) -> WireOutcome | Postponed:
         started_ms, began_s = int(time.time() * 1000), time.perf_counter()
         answer: Response | None = None
+        feedback: Feedback | None = None
         sent = True
         try:
-            answer = await self._transport.send(*self._requests.build(call))
-            verdict = classify_response(call.job.method, answer, read_feedback(answer.headers), self._rules)
+            answer = await self._transport.send(*self._requests.build(call, slot.key))
+            feedback = read_feedback(answer.headers)
+            verdict = classify_response(call.job.method, answer, feedback, self._rules)
         except TransportFault as fault:
             verdict, sent = classify_fault(fault), fault.sent
         except ForbiddenUrlError as error:
@@ -302,35 +318,57 @@ class Lane:
         call.latency_us = int((time.perf_counter() - began_s) * 1e6)
         used = self._costs.used(call, answer) if sent else REFUNDED
         self._limiter.settle(slot, *(used or (None, None)))
-        return self._ending(call, verdict, answer)
+        if feedback is not None and feedback.observations:
+            self._limiter.feed(slot, feedback.observations)
+        return self._ending(call, slot, verdict, answer)
 
-    def _ending(self, call: Call, verdict: Verdict, answer: Response | None) -> WireOutcome | Postponed:
+    def _ending(self, call: Call, slot: Slot, verdict: Verdict, answer: Response | None) -> WireOutcome | Postponed:
         match verdict:
             case Succeeded():
-                self._throttled_in_a_row = 0
+                self._accepted(slot)
                 call.attempts += 1
                 return self._outcome(call, answer)
             case Throttled():
-                return self._throttle(verdict)
+                return self._throttle(slot, verdict)
             case Retryable():
                 return self._retry(call, verdict, answer)
             case Redirected():
                 return self._follow(call, verdict, answer)
             case KeyRefused():
-                return self._fail(call, Failed(f"http_{verdict.status}", verdict.message), answer)
+                return self._change_key(call, slot, verdict, answer)
             case Failed():
                 return self._fail(call, verdict, answer)
 
-    def _throttle(self, verdict: Throttled) -> Postponed:
+    def _accepted(self, slot: Slot) -> None:
+        self._limiter.accepted(slot)
+        if self._refusals_in_a_row:
+            self._refusals_in_a_row.pop(slot.key, None)
+
+    def _throttle(self, slot: Slot, verdict: Throttled) -> Postponed:
         after_s = verdict.after_s
-        if after_s is None:
-            after_s = min(_FIRST_PAUSE_S * 2.0 ** min(self._throttled_in_a_row, 10), _LONGEST_PAUSE_S)
-        self._throttled_in_a_row += 1
-        self._limiter.hold(after_s, verdict.reason)  # now: this runner takes its next call before any task runs
-        pause = asyncio.ensure_future(self._limiter.pause(after_s, verdict.reason))
-        self._pauses.add(pause)
-        pause.add_done_callback(self._pauses.discard)
+        if after_s is None and verdict.kind is ThrottleKind.QUOTA:
+            after_s = _SPENT_QUOTA_S
+        self._limiter.refused(slot, after_s, verdict.reason, learn=verdict.kind is ThrottleKind.RATE)
         return Postponed(verdict.code, verdict.reason, spends_attempt=False, throttled=True)
+
+    def _change_key(
+        self, call: Call, slot: Slot, verdict: KeyRefused, answer: Response | None
+    ) -> WireOutcome | Postponed:
+        """Try with another credential, and set this one aside where it is the one at fault, and not the call."""
+        call.refusals += 1
+        self._refusals_in_a_row[slot.key] += 1
+        unknown = verdict.status == HTTPStatus.UNAUTHORIZED
+        if unknown or (self._refusals_in_a_row[slot.key] >= _FORBIDDEN_CALLS and self._limiter.usable_keys > 1):
+            name = self._limiter.key_name(slot)
+            log.warning(
+                "credential %s is set aside: %s",
+                *(name, verdict.message),
+                extra={"action": "key_refused", "api": self.api, "key": name},
+            )
+            self._limiter.set_aside(slot, _REFUSED_KEY_S, verdict.message)
+        elif call.refusals >= _TRIES_WITH_KEYS:
+            return self._fail(call, Failed(f"http_{verdict.status}", verdict.message), answer)
+        return Postponed(f"http_{verdict.status}", verdict.message, spends_attempt=False)
 
     def _retry(self, call: Call, verdict: Retryable, answer: Response | None) -> WireOutcome | Postponed:
         policy = self._profile.retry

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from callmill.config.credentials import resolve_headers
 from callmill.config.profiles import ApiProfile
-from callmill.limits import Limiter, LimitRules
+from callmill.limits import KeyRules, Limiter, LimitRules
 from callmill.workers.call_cost import CallCosts
 from callmill.workers.lane import Lane
 from callmill.workers.request_builder import RequestBuilder
@@ -43,6 +43,8 @@ async def _open_lane(profile: ApiProfile, limiter_redis: Redis, worker: str, max
         limits=profile.limit_specs,
         enforcer=profile.enforcer,
         burst=profile.burst,
+        quantum_s=profile.quantum,
+        keys=tuple(KeyRules(name, specs) for name, specs in profile.key_limit_specs.items()),
         models=profile.model_limit_specs,
         tenant_weights=profile.tenants,
     )

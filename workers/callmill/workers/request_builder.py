@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 
 from callmill.config.profiles import ApiProfile
@@ -27,25 +26,25 @@ class RequestBuilder:
 
     Args:
         profile: The API.
-        credentials: One set of headers per credential; calls take them in turn.
+        credentials: One set of headers per credential.
     """
 
     def __init__(self, profile: ApiProfile, credentials: list[dict[str, str]]) -> None:
         self._profile = profile
-        self._credentials = itertools.cycle(credentials or [{}])
+        self._credentials = credentials or [{}]
         self._idempotency_header = profile.idempotency_header
         self._timeout_s = profile.timeout
         self._known_urls: dict[str, str] = {}
 
-    def build(self, call: Call) -> Request:
-        """Return the request of the call's next attempt.
+    def build(self, call: Call, key: int) -> Request:
+        """Return the request of the call's next attempt with one of the credentials, from 0.
 
         Raises:
             ForbiddenUrlError: The URL is not the API's; nothing may be sent.
         """
         job = call.job
         url = self.absolute(call.url)
-        headers = dict(next(self._credentials))
+        headers = dict(self._credentials[key])
         if job.content_type is not None:
             headers["content-type"] = job.content_type
         if self._idempotency_header is not None and (job.idempotency_key or job.method in _NOT_IDEMPOTENT):

@@ -1,0 +1,94 @@
+"""Drift: where what a server says of its limits differs from what we count; pure.
+
+We pace by our own count, so that in the ordinary case a server's headers tell nothing new. They do where others use the
+same limit (less is left than our pace explains), where a quota is spent sooner than we counted, where the server's
+windows begin, and where the limit was not known at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from callmill.config.limit_spec import AUTO, Enforcer
+from callmill.limits.feedback import Observation
+from callmill.limits.layout import OF_API, Layout, Node
+from callmill.limits.rules import FIRST_GUESS_PER_S
+from callmill.limits.store import Fact
+
+TOLERANCE = 0.05
+"""What is left may be less than our pace explains by this part of the limit: servers count calls at other moments."""
+
+NEARLY_EMPTY = 0.1
+BUCKET_CAUTION, BUCKET_CAUTION_S = 1.25, 2.0
+"""A bucket that is nearly empty though calls are paced: for so long, so much slower, until it has refilled."""
+
+ALIGNED_WITHIN = 0.25
+"""The beginning of a window is of use where it is known to this part of the window."""
+
+
+def facts(
+    layout: Layout, key: int, observations: Iterable[Observation], *, enforcer: Enforcer, took_s: float, in_flight: int
+) -> list[Fact]:
+    """What the headers of one answer teach about the limits of the call.
+
+    Args:
+        layout: The limits that held for the call.
+        key: The credential that it used, from 1.
+        observations: What the headers say.
+        enforcer: How the server counts.
+        took_s: Seconds from the call's start to the answer.
+        in_flight: Calls under way in this process, which the server may have counted or not.
+    """
+    return [
+        fact
+        for seen in observations
+        for node in _meant(layout, key, seen)
+        for fact in _facts(node, seen, enforcer, took_s, in_flight)
+    ]
+
+
+def _meant(layout: Layout, key: int, seen: Observation) -> Iterator[Node]:
+    """The limit that an observation is about, where that is certain."""
+    own = [node for node in layout.nodes if node.owner <= OF_API or node.owner == key]
+    if seen.window_s is not None and seen.limit is not None:
+        yield from (node for node in own if node.clock.spec == AUTO and seen.unit == AUTO.unit)
+    alike = [node for node in own if node.clock.spec.unit is seen.unit and node.clock.spec != AUTO]
+    if seen.limit is not None:
+        alike = [node for node in alike if node.clock.spec.amount == seen.limit] or alike
+    if seen.window_s is not None:
+        alike = [node for node in alike if node.clock.spec.window_s == seen.window_s]
+    if len(alike) == 1:
+        yield alike[0]
+
+
+def _facts(node: Node, seen: Observation, enforcer: Enforcer, took_s: float, in_flight: int) -> Iterator[Fact]:
+    if node.clock.spec == AUTO:
+        yield Fact(node, "most", (seen.limit or 1) / (seen.window_s or 1) / FIRST_GUESS_PER_S)
+        return
+    if seen.reset_s is None or seen.reset_s <= 0:
+        return
+    blur_s = seen.reset_step_s + took_s / 2
+    if enforcer is Enforcer.FIXED and blur_s < ALIGNED_WITHIN * node.clock.spec.window_s:
+        yield Fact(node, "aligned", (seen.reset_s - took_s / 2) * 1e6, blur_s * 1e6)
+    if node.clock.quota:
+        if seen.remaining == 0:
+            yield Fact(node, "block", (seen.reset_s + seen.reset_step_s) * 1e6)
+    elif seen.remaining is not None and seen.limit is not None:
+        yield from _used_by_others(node, seen, seen.limit, seen.remaining, in_flight)
+
+
+def _used_by_others(node: Node, seen: Observation, limit: int, remaining: int, in_flight: int) -> Iterator[Fact]:
+    emission_s = node.clock.window_us / 1e6 / node.clock.amount
+    reset_s = seen.reset_s or 0.0
+    if _refills(reset_s, limit - remaining, emission_s, seen.reset_step_s):
+        if remaining < NEARLY_EMPTY * limit - in_flight - 1:
+            yield Fact(node, "slow", BUCKET_CAUTION * emission_s * 1e6, BUCKET_CAUTION_S * 1e6)
+        return
+    slack = 1 + in_flight + TOLERANCE * limit + seen.reset_step_s / emission_s
+    if reset_s / emission_s > remaining + slack:
+        yield Fact(node, "slow", reset_s / max(remaining, 0.5) * 1e6, reset_s * 1e6)
+
+
+def _refills(reset_s: float, used: int, emission_s: float, step_s: float) -> bool:
+    """Whether the server refills a bucket: then it is whole again after one emission for each unit used."""
+    return abs(reset_s - used * emission_s) <= step_s + 0.1 * reset_s
