@@ -27,6 +27,10 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
         paused_s: Seconds that the lane stays paused; 0: it is not.
         pause_reason: Why it is paused.
         limited_by: The limit that holds calls back now, as text; None when none does.
+        granted: Slots of the limiter granted since the start.
+        slots_missed: Of these, how many passed because the process was late, though a call waited.
+        round_trips: The limiter's exchanges with Redis since the start.
+        guard_s: Timing uncertainty that the pace of all workers allows for now.
     """
 
     api: str
@@ -36,6 +40,10 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
     paused_s: float = 0.0
     pause_reason: str | None = None
     limited_by: str | None = None
+    granted: int = 0
+    slots_missed: int = 0
+    round_trips: int = 0
+    guard_s: float = 0.0
 
 
 class WorkerStatus(Struct, frozen=True, kw_only=True):

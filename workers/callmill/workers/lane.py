@@ -138,6 +138,10 @@ class Lane:
             paused_s=limiter.paused_for_s,
             pause_reason=limiter.pause_reason,
             limited_by=limiter.limited_by if self._asking else None,
+            granted=limiter.granted,
+            slots_missed=limiter.slots_missed,
+            round_trips=limiter.round_trips,
+            guard_s=limiter.guard_s,
         )
 
     async def cancel(self) -> None:
