@@ -19,11 +19,18 @@ from pathlib import Path
 import msgspec
 import report
 from figure import Figure
-from figures.limits import matrix
+from figures.limits import fairness, grants, kills, matrix, restarts, tenants, tokens, waits
 from figures.limits.scale import FULL, QUICK, LimitScale
 
 FIGURES: dict[str, Callable[[LimitScale], Iterator[Figure]]] = {
     **{f"matrix-{rate}": partial(matrix.measure, rates=(rate,)) for rate in matrix.RATES},
+    "grants": grants.measure,
+    "waits": waits.measure,
+    "fairness": fairness.measure,
+    "tenants": tenants.measure,
+    "tokens": tokens.measure,
+    "restarts": restarts.measure,
+    "kills": kills.measure,
 }
 RESULTS = Path(__file__).with_name("results-limits.json")
 

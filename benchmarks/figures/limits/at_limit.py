@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from child import Child
 from figures.limits.arena import Arena
 from figures.limits.call_times import Calls, read_calls
 from figures.limits.cases import Case
@@ -159,12 +158,16 @@ def _lanes_of(lanes: Sequence[LaneStatus], case: Case) -> Lanes:
     )
 
 
-def _cpu(arena: Arena) -> list[float]:
-    processes: list[Child] = [arena.limiter_redis.child, *arena.workers]
-    return [sum(cpu_s(server.process.pid) for server in arena.servers.values()), *(cpu_s(one.pid) for one in processes)]
+def _cpu(arena: Arena) -> dict[int, float]:
+    pids = [process.pid for process in (arena.limiter_redis.child, *arena.workers)]
+    return {pid: cpu_s(pid) for pid in (*pids, *(server.process.pid for server in arena.servers.values()))}
 
 
-def _load(arena: Arena, before: Sequence[float], seconds: float) -> Load:
-    shares = [(after - earlier) / seconds for earlier, after in zip(before, _cpu(arena), strict=True)]
-    servers, redis, *workers = shares
-    return Load(os.getloadavg()[0], tuple(workers), servers, redis)
+def _load(arena: Arena, before: Mapping[int, float], seconds: float) -> Load:
+    shares = {pid: (used_s - before.get(pid, 0.0)) / seconds for pid, used_s in _cpu(arena).items()}
+    return Load(
+        os.getloadavg()[0],
+        tuple(shares[worker.pid] for worker in arena.workers if worker.pid in shares),
+        sum(shares[server.process.pid] for server in arena.servers.values()),
+        shares[arena.limiter_redis.child.pid],
+    )

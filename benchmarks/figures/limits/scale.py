@@ -16,6 +16,7 @@ class LimitScale(Struct, frozen=True, kw_only=True):
         killing_s: Seconds during which workers are killed.
         restarts: How often Redis is restarted.
         fairness_s: Seconds at one call a second, simulated.
+        fairness_real_s: The same with real processes.
         short_s: Seconds of what needs no long run.
     """
 
@@ -26,6 +27,7 @@ class LimitScale(Struct, frozen=True, kw_only=True):
     killing_s: float
     restarts: int
     fairness_s: float
+    fairness_real_s: float
     short_s: float
 
 
@@ -37,6 +39,7 @@ FULL = LimitScale(
     killing_s=60,
     restarts=3,
     fairness_s=600,
+    fairness_real_s=64,
     short_s=20,
 )
 QUICK = LimitScale(
@@ -47,5 +50,6 @@ QUICK = LimitScale(
     killing_s=15,
     restarts=1,
     fairness_s=600,
+    fairness_real_s=32,
     short_s=5,
 )
