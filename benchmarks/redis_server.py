@@ -40,7 +40,7 @@ class RedisServer:
 
     def _start(self) -> Child:
         place = ["--port", str(self._port), "--bind", "127.0.0.1", "--dir", str(self._directory)]
-        command = [server_program(), *place, "--save", "", "--appendonly", "no"]
+        command: list[str | Path] = [server_program(), *place, "--save", "", "--appendonly", "no"]
         child = Child(command, self._directory / f"redis-{self._port}.log")
         try:
             child.await_ready(lambda: answers(self._port))

@@ -24,7 +24,7 @@ from callmill.config.limit_spec import Enforcer, parse_limit
 from callmill.jobs.traffic import TrafficClass
 from callmill.limits import Limiter, LimitRules
 
-_START_S = 4.0
+_START_S = 2.0
 _START_EACH_S = 0.5
 """What a process needs to start, on few cores."""
 
@@ -116,7 +116,7 @@ async def _arrive(limiter: Limiter, demand: Demand, told: list[Call], plan: Plan
 
 async def _call(limiter: Limiter, demand: Demand, told: list[Call]) -> None:
     asked_s = monotonic()
-    traffic = {"traffic": TrafficClass(tenant=demand.tenant)} if demand.tenant else {}
+    traffic: dict[str, Any] = {"traffic": TrafficClass(tenant=demand.tenant)} if demand.tenant else {}
     slot = await limiter.acquire(**traffic)
     told.append(Call(asked_s, monotonic()))
     limiter.settle(slot, None)

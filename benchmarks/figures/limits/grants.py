@@ -71,7 +71,9 @@ def _run(seconds: float) -> tuple[float, str]:
         redis_cpu = cpu_s(server.child.pid) / seconds
     slots, exchanges = sum(taken.slots for taken in told), sum(taken.exchanges for taken in told)
     each_cpu = max(taken.cpu_s for taken in told) / seconds
-    per_exchange = f"{slots / exchanges:.0f} slots an exchange, {redis_cpu / slots * seconds * 1e6:.2f} us of Redis each"
+    per_exchange = (
+        f"{slots / exchanges:.0f} slots an exchange, {redis_cpu / slots * seconds * 1e6:.2f} us of Redis each"
+    )
     return slots / seconds, f"{per_exchange}; CPU: Redis {redis_cpu:.0%}, a process {each_cpu:.0%}"
 
 

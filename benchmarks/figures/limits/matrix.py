@@ -11,27 +11,30 @@ from figures.limits.at_limit import Measured, run_at_limit
 from figures.limits.cases import Case, matrix
 from figures.limits.scale import LimitScale
 
-RATES = (10, 100, 1000)
-_SIDE_BY_SIDE = 100
-"""Up to this rate all cases run at the same time."""
+_LOW_RATES, _HIGH_RATE = (10, 100), 1000
 
 _ONE_RUN_PPM = 10
 """Refusals that a single run may have on a noisy machine, in a million calls."""
 
-_TRIPS_AT = 1000
+
+def low_rates(scale: LimitScale) -> Iterator[Figure]:
+    """Run all cases of up to 100 calls a second side by side, on one fleet."""
+    yield from _measure([[case for rate in _LOW_RATES for case in matrix(rate)]], scale)
 
 
-def measure(scale: LimitScale, rates: Sequence[int] = RATES) -> Iterator[Figure]:
-    """Run every case as often as asked for and yield its figures."""
-    for rate in rates:
-        cases = matrix(rate)
-        groups = [cases] if rate <= _SIDE_BY_SIDE else [[case] for case in cases]
-        with Arena({case.api: Api(case.server(), case.profile()) for case in cases}) as arena:
-            for group in groups:
-                seconds = {case: scale.seconds if case.window_s == 1 else scale.long_window_s for case in group}
-                runs = [run_at_limit(arena, seconds) for _ in range(scale.runs)]
-                for case in group:
-                    yield from figures(case, [run[case] for run in runs])
+def high_rate(scale: LimitScale) -> Iterator[Figure]:
+    """Run the cases of 1,000 calls a second one after the other."""
+    yield from _measure([[case] for case in matrix(_HIGH_RATE)], scale)
+
+
+def _measure(groups: Sequence[Sequence[Case]], scale: LimitScale) -> Iterator[Figure]:
+    apis = {case.api: Api(case.server(), case.profile()) for group in groups for case in group}
+    with Arena(apis) as arena:
+        for group in groups:
+            seconds = {case: scale.seconds if case.window_s == 1 else scale.long_window_s for case in group}
+            runs = [run_at_limit(arena, seconds) for _ in range(scale.runs)]
+            for case in group:
+                yield from figures(case, [run[case] for run in runs])
 
 
 def figures(case: Case, runs: Sequence[Measured]) -> list[Figure]:
@@ -48,7 +51,7 @@ def figures(case: Case, runs: Sequence[Measured]) -> list[Figure]:
     trips = Figure(
         name=f"round trips per call, {case.name}", unit="", runs=tuple(run.trips for run in runs), must=0.1, aim=0.04
     )
-    return [refusals, _share(case, runs), *([trips] if case.rate >= _TRIPS_AT else [])]
+    return [refusals, _share(case, runs), *([trips] if case.rate == _HIGH_RATE else [])]
 
 
 def _share(case: Case, runs: Sequence[Measured]) -> Figure:
@@ -76,4 +79,4 @@ def _bounds_of_share(case: Case, bound: float) -> tuple[float, float]:
     """Return what has to be used and what is wished for, in per cent."""
     if not case.has_burst:
         return min(99.0, bound * 100) - 0.5, bound * 100 - 0.1
-    return (99.0, 99.9) if case.rate <= _SIDE_BY_SIDE else (98.0, 99.5)
+    return (99.0, 99.9) if case.rate in _LOW_RATES else (98.0, 99.5)

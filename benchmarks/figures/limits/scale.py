@@ -45,11 +45,11 @@ FULL = LimitScale(
 QUICK = LimitScale(
     runs=1,
     seconds=10,
-    long_window_s=20,
-    tokens_s=25,
-    killing_s=15,
+    long_window_s=10,
+    tokens_s=30,
+    killing_s=12,
     restarts=1,
     fairness_s=600,
-    fairness_real_s=32,
+    fairness_real_s=16,
     short_s=5,
 )

@@ -31,7 +31,9 @@ def measure(scale: LimitScale) -> Iterator[Figure]:
                 unit="ms",
                 runs=tuple(run[int(share * (len(run) - 1))] for run in runs),
                 must=bound_ms,
-                note=f"{WORKERS} processes, load {_LOAD:.0%}, {len(runs[0]):,} calls" if share == min(_BOUNDS_MS) else "",
+                note=f"{WORKERS} processes, load {_LOAD:.0%}, {len(runs[0]):,} calls"
+                if share == min(_BOUNDS_MS)
+                else "",
             )
 
 
