@@ -10,23 +10,18 @@ import os
 import random
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import Any
 
 import msgspec
 import uvloop
-from child import run_script
+from figures.limits.together import begin_together, run_together
 from msgspec import Struct
 from redis.asyncio import Redis
 
 from callmill.config.limit_spec import Enforcer, parse_limit
 from callmill.jobs.traffic import TrafficClass
 from callmill.limits import Limiter, LimitRules
-
-_START_S = 2.0
-_START_EACH_S = 0.5
-"""What a process needs to start, on few cores."""
 
 
 class Demand(Struct, frozen=True, kw_only=True):
@@ -41,7 +36,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     """What one process does.
 
     Attributes:
-        begin_s: When it begins, of the monotonic clock, which all processes of a machine share.
+        redis_url: Redis of all that share the limit.
         seconds: How long it goes on.
         demands: Who calls.
     """
@@ -52,7 +47,6 @@ class Plan(Struct, frozen=True, kw_only=True):
     burst: int
     seconds: float
     demands: list[Demand]
-    begin_s: float = 0.0
 
 
 class Call(Struct, frozen=True, array_like=True):
@@ -63,40 +57,40 @@ class Call(Struct, frozen=True, array_like=True):
 
 
 def run_callers(plans: Sequence[Plan]) -> list[list[list[Call]]]:
-    """Run a process for each plan, all at the same time; return the calls of each, by demand."""
-    begin_s = monotonic() + _START_S + _START_EACH_S * len(plans)
-    timed = [msgspec.structs.replace(plan, begin_s=begin_s) for plan in plans]
-    with ThreadPoolExecutor(len(plans)) as threads:
-        told = list(threads.map(_run, timed))
+    """Run a process for each plan, all on one Redis and at the same time; return the calls of each, by demand."""
+    told = run_together(
+        "figures.limits.callers", [msgspec.json.encode(plan).decode() for plan in plans], plans[0].redis_url
+    )
     return msgspec.convert(told, list[list[list[Call]]])
-
-
-def _run(plan: Plan) -> Any:
-    return run_script("figures.limits.callers", msgspec.json.encode(plan).decode())
 
 
 async def follow(plan: Plan) -> list[list[Call]]:
     """Do what a plan says and return the calls by demand."""
     rules = LimitRules((parse_limit(plan.limit),), plan.enforcer, plan.burst)
-    calls: list[list[Call]] = [[] for _ in plan.demands]
     async with Redis.from_url(plan.redis_url, socket_timeout=2) as redis:
         limiter = Limiter(redis, "bench", rules, worker=f"process-{os.getpid()}")
         await limiter.start()
-        await asyncio.sleep(max(0.0, plan.begin_s - monotonic()))
-        tasks = set[asyncio.Task[None]]()
-        for demand, told in zip(plan.demands, calls, strict=True):
-            tasks |= {asyncio.create_task(_call_again(limiter, demand, told)) for _ in range(demand.callers)}
-            if demand.per_s:
-                tasks.add(asyncio.create_task(_arrive(limiter, demand, told, plan)))
-        failed, _ = await asyncio.wait(
-            tasks, timeout=plan.begin_s + plan.seconds - monotonic(), return_when=asyncio.FIRST_EXCEPTION
-        )
-        for task in failed:
-            task.result()  # raises what ended it: left alone, callers go on for ever
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await limiter.aclose()
+        try:
+            return await _follow(plan, limiter, await begin_together(redis))
+        finally:
+            await limiter.aclose()
+
+
+async def _follow(plan: Plan, limiter: Limiter, begin_s: float) -> list[list[Call]]:
+    calls: list[list[Call]] = [[] for _ in plan.demands]
+    tasks = set[asyncio.Task[None]]()
+    for demand, told in zip(plan.demands, calls, strict=True):
+        tasks |= {asyncio.create_task(_call_again(limiter, demand, told)) for _ in range(demand.callers)}
+        if demand.per_s:
+            tasks.add(asyncio.create_task(_arrive(limiter, demand, told, begin_s)))
+    failed, _ = await asyncio.wait(
+        tasks, timeout=begin_s + plan.seconds - monotonic(), return_when=asyncio.FIRST_EXCEPTION
+    )
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    for task in failed:
+        task.result()  # raises what ended it: left alone, callers go on for ever
     return calls
 
 
@@ -105,8 +99,7 @@ async def _call_again(limiter: Limiter, demand: Demand, told: list[Call]) -> Non
         await _call(limiter, demand, told)
 
 
-async def _arrive(limiter: Limiter, demand: Demand, told: list[Call], plan: Plan) -> None:
-    at_s = plan.begin_s
+async def _arrive(limiter: Limiter, demand: Demand, told: list[Call], at_s: float) -> None:
     async with asyncio.TaskGroup() as calls:
         while True:
             at_s += random.expovariate(demand.per_s)

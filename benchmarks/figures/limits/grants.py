@@ -1,27 +1,24 @@
 """How many slots one Redis grants to eight processes that do nothing but take them.
 
-``python -m figures.limits.grants URL BEGIN_S SECONDS`` is one of the processes: exchanges of full blocks, one after the
+``python -m figures.limits.grants "URL SECONDS"`` is one of the processes: exchanges of full blocks, one after the
 other, decoded into slots.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from time import monotonic
 
 import msgspec
 import uvloop
-from child import run_script
 from figure import Figure
 from figures.limits.arena import WORKERS
 from figures.limits.scale import LimitScale
+from figures.limits.together import begin_together, run_together
 from msgspec import Struct
 from proc import cpu_s
 from redis.asyncio import Redis
@@ -34,7 +31,6 @@ from callmill.limits.rules import clocks
 from callmill.limits.store import Grant, LimitStore, Request
 
 _LIMIT = "10000000/second"
-_START_S = 6.0
 _LEAD_US = 3_000
 _GUARD_US = 10_000
 _LONG_AGO_US = -10_000_000_000
@@ -64,10 +60,9 @@ def measure(scale: LimitScale) -> Iterator[Figure]:
 
 def _run(seconds: float) -> tuple[float, str]:
     with tempfile.TemporaryDirectory() as folder, RedisServer(Path(folder)) as server:
-        take = partial(run_script, "figures.limits.grants", server.url, monotonic() + _START_S, seconds)
-        with ThreadPoolExecutor(WORKERS) as threads:
-            processes = [threads.submit(take) for _ in range(WORKERS)]
-            told = [msgspec.convert(process.result(), Taken) for process in processes]
+        told = msgspec.convert(
+            run_together("figures.limits.grants", [f"{server.url} {seconds}"] * WORKERS, server.url), list[Taken]
+        )
         redis_cpu = cpu_s(server.child.pid) / seconds
     slots, exchanges = sum(taken.slots for taken in told), sum(taken.exchanges for taken in told)
     each_cpu = max(taken.cpu_s for taken in told) / seconds
@@ -77,7 +72,7 @@ def _run(seconds: float) -> tuple[float, str]:
     return slots / seconds, f"{per_exchange}; CPU: Redis {redis_cpu:.0%}, a process {each_cpu:.0%}"
 
 
-async def take_slots(url: str, begin_s: float, seconds: float) -> Taken:
+async def take_slots(url: str, seconds: float) -> Taken:
     """Take slots until the time is over."""
     rules = LimitRules((parse_limit(_LIMIT),), Enforcer.SLIDING)
     slots: list[Slot] = []
@@ -86,8 +81,7 @@ async def take_slots(url: str, begin_s: float, seconds: float) -> Taken:
         store = LimitStore(redis, "bench", f"process-{os.getpid()}", clocks(rules))
         await store.publish_rules()
         grant = await store.reserve(_request(None, calls=0))
-        await asyncio.sleep(max(0.0, begin_s - monotonic()))
-        end_s, used_s = begin_s + seconds, _cpu_s()
+        end_s, used_s = await begin_together(redis) + seconds, _cpu_s()
         while monotonic() < end_s:
             grant = await store.reserve(_request(grant, calls=MOST_CALLS))
             here_s = monotonic()
@@ -117,5 +111,5 @@ def _cpu_s() -> float:
 
 
 if __name__ == "__main__":
-    given_url, *numbers = sys.argv[1:]
-    sys.stdout.buffer.write(msgspec.json.encode(uvloop.run(take_slots(given_url, *map(float, numbers)))))
+    given_url, given_seconds = sys.argv[1].split()
+    sys.stdout.buffer.write(msgspec.json.encode(uvloop.run(take_slots(given_url, float(given_seconds)))))

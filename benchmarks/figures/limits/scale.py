@@ -50,6 +50,6 @@ QUICK = LimitScale(
     killing_s=12,
     restarts=1,
     fairness_s=600,
-    fairness_real_s=16,
+    fairness_real_s=32,
     short_s=5,
 )
