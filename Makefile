@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 KEEP ?=
+ARGS ?=
 
 .DEFAULT_GOAL := help
 
@@ -39,6 +40,10 @@ format: $(VENV)/.installed-dev ## Put the code into its one format
 .PHONY: bench
 bench: $(VENV)/.installed-dev ## Measure against the baselines (minutes; needs nginx)
 	@$(BIN)/python benchmarks/run.py
+
+.PHONY: bench-limits
+bench-limits: $(VENV)/.installed-dev ## Measure what the limiter promises (45 minutes; ARGS=--quick: 4)
+	@$(BIN)/python benchmarks/bench_limits.py $(ARGS)
 
 .PHONY: clean
 clean: ## Remove what was made here

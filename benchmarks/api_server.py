@@ -93,10 +93,15 @@ def api_server(directory: Path, rate: int) -> Iterator[ApiServer]:
 
 def nginx_program() -> str:
     """Return the nginx of this machine; without one the program ends with the remedy."""
-    # Debian has it where only root's PATH leads.
-    found = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    found = find_nginx()
     if found is None:
         raise SystemExit(
             "benchmarks: nginx is not installed; it is the API that is called: apt-get install nginx-light"
         )
     return found
+
+
+def find_nginx() -> str | None:
+    """Return the nginx of this machine, if it has one."""
+    # Debian has it where only root's PATH leads.
+    return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")

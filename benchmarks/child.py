@@ -90,7 +90,8 @@ def run_script(module: str, *arguments: object, env: Mapping[str, str] | None = 
 def environment(more: Mapping[str, str]) -> dict[str, str]:
     """Return our environment without any Callmill setting of the user's, and with ``more``."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith("CALLMILL_")}
-    return {**ours, "PYTHONPATH": str(HERE), **more}
+    path = os.pathsep.join([str(HERE), *filter(None, [ours.get("PYTHONPATH")])])
+    return {**ours, "PYTHONPATH": path, **more}
 
 
 def free_port() -> int:

@@ -23,6 +23,7 @@ class Figure(Struct, frozen=True, kw_only=True):
         better: Which way is better.
         must: Bound that has to hold; None for a figure that only informs.
         aim: Bound that is wished for.
+        must_each: Bound that has to hold for every single run too; None where the median speaks for all.
         note: What else was seen, in a few words.
     """
 
@@ -35,6 +36,7 @@ class Figure(Struct, frozen=True, kw_only=True):
     better: Literal["lower", "higher"] = "lower"
     must: float | None = None
     aim: float | None = None
+    must_each: float | None = None
     note: str = ""
 
     @property
@@ -59,12 +61,12 @@ class Figure(Struct, frozen=True, kw_only=True):
         """What the bounds say: MISSED, "must" (met), "aim" (met too), or nothing where there is no bound."""
         if self.must is None:
             return ""
-        if not self._meets(self.must):
-            return MISSED
-        return "aim" if self.aim is not None and self._meets(self.aim) else "must"
-
-    def _meets(self, bound: float) -> bool:
         judged = self.value if self.judged == "value" else self.ratio
-        if judged is None:
-            return False
+        if judged is None or not self._meets(judged, self.must):
+            return MISSED
+        if self.must_each is not None and not all(self._meets(run, self.must_each) for run in self.runs):
+            return MISSED
+        return "aim" if self.aim is not None and self._meets(judged, self.aim) else "must"
+
+    def _meets(self, judged: float, bound: float) -> bool:
         return judged <= bound if self.better == "lower" else judged >= bound

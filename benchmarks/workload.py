@@ -19,7 +19,7 @@ def request_body(number: int) -> dict[str, Any]:
     }
 
 
-def jobs(count: int, path: str, *, own_ids: bool = False) -> Iterator[Job]:
+def jobs(count: int, path: str, *, api: str = API, own_ids: bool = False) -> Iterator[Job]:
     """Yield that many jobs, made one at a time; with ``own_ids`` each has an id as a user's rows would."""
     for number in range(count):
-        yield Job("POST", path, api=API, id=f"row-{number}" if own_ids else None, json=request_body(number))
+        yield Job("POST", path, api=api, id=f"row-{number}" if own_ids else None, json=request_body(number))
