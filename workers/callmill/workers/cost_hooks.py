@@ -63,10 +63,12 @@ def stated(value: Any) -> Stated | None:
     """
     if value is None:
         return None
-    tokens, output = value if isinstance(value, tuple | list) and len(value) == 2 else (value, None)
-    if not _is_amount(tokens) or not (output is None or _is_amount(output)) or (output or 0) > tokens:
+    said: list[Any] = list(value) if isinstance(value, tuple | list) else [value]
+    tokens = said[0] if len(said) in {1, 2} else None
+    output = said[1] if len(said) == 2 else None
+    if not _is_amount(tokens) or not (output is None or _is_amount(output)):
         raise ValueError(f"{value!r} is neither tokens nor (tokens, tokens of the answer)")
-    return round(tokens), None if output is None else round(output)
+    return round(tokens), None if output is None else min(round(output), round(tokens))
 
 
 def job_mapping(job: WireJob) -> dict[str, Any]:
