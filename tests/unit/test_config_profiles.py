@@ -149,7 +149,7 @@ def test_several_credentials(load):
             { basic = ["me", "env:C"] },
         ]
     """)["crm"]
-    assert [credential.model_dump(exclude_none=True) for credential in profile.auth] == [
+    assert [credential.model_dump(exclude_none=True, exclude_defaults=True) for credential in profile.auth] == [
         {"bearer": "env:A"},
         {"header": {"Authorization": "Token file:/run/secrets/b"}},
         {"basic": ["me", "env:C"]},
