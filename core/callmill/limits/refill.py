@@ -21,7 +21,9 @@ from callmill.limits.store import Grant, LimitStore, Request
 from callmill.limits.timing import Timing
 
 MOST_CALLS = 256
-EXCHANGE_GAP_S = 0.010
+EXCHANGE_GAP_S, GAP_PER_CALL_S = 0.010, 0.001
+"""Between exchanges calls gather, the longer the more came last time: few calls are not made to wait for company."""
+
 SETTLE_WITHIN_S = 0.250
 FIRST_BACKOFF_S = 0.050
 LONGEST_BACKOFF_S = 1.0
@@ -60,7 +62,7 @@ class Refill:
         self._stepped = False
         self._latest_s = -LONG_AGO_S
         self._ask_at = 0.0
-        self._exchanged_at = -LONG_AGO_S
+        self._exchanged_at, self._gap_s = -LONG_AGO_S, 0.0
         self._not_before = 0.0
         self._backoff_s = 0.0
         self._settle_at = math.inf
@@ -149,7 +151,7 @@ class Refill:
         dues, self._dues, self._settle_at = self._dues, self._dues.empty(), math.inf
         layout = self.layout
         sent = monotonic()
-        self._exchanged_at = sent
+        self._exchanged_at, self._gap_s = sent, min(EXCHANGE_GAP_S, calls * GAP_PER_CALL_S)
         try:
             if not self._published:
                 await self._store.publish_rules(layout)
@@ -232,7 +234,7 @@ class Refill:
     def _next_at(self) -> float:
         at = min(self._settle_at, self._sync_at)
         if self._dispatcher.uncovered() > 0:
-            at = min(at, max(self._ask_at, self._exchanged_at + EXCHANGE_GAP_S))
+            at = min(at, max(self._ask_at, self._exchanged_at + self._gap_s))
         return max(at, self._not_before)
 
     def _back_off(self, error: RedisUnavailableError) -> None:

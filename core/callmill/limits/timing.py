@@ -11,7 +11,7 @@ ENOUGH_SAMPLES = 100
 """A process that has just started is late in ways it cannot know yet: first connections, first runs of its code."""
 
 LONGEST_PART_S = 0.020
-LEAD_FLOOR_S = 0.002
+LEAD_FLOOR_S, SHORTEST_LEAD_S = 0.002, 0.0005
 LONGEST_LEAD_S = 0.100
 
 
@@ -53,7 +53,10 @@ class Timing:
 
     def _refresh(self) -> None:
         trips = sorted(self._round_trips)
-        self.lead_s = LEAD_FLOOR_S + min(_quantile(trips, 0.99), LONGEST_LEAD_S)
+        if self._configured_s is None:
+            self.lead_s = LEAD_FLOOR_S + min(_quantile(trips, 0.99), LONGEST_LEAD_S)
+        else:  # who allows for a fixed guard loses nothing by a slot that is a little late
+            self.lead_s = SHORTEST_LEAD_S + min(_quantile(trips, 0.5), LONGEST_LEAD_S)
         lateness = min(_quantile(sorted(self._lateness), 0.999), LONGEST_PART_S)
         self.lateness_s = UNMEASURED_LATENESS_S if len(self._lateness) < ENOUGH_SAMPLES else lateness
         if trips:
