@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from callmill.config.api_profile import ApiProfile, RetryPolicy
+from callmill.config.api_profile import ApiProfile, RetryPolicy, ThrottlePolicy
 from callmill.config.profiles import load_profiles
 from callmill.config.settings import Settings
 
@@ -17,10 +17,11 @@ ROWS = dict(re.findall(r"^\| `([\w.]+)` \| (.*?) \|", PAGE, re.MULTILINE))
 
 
 def test_every_setting_and_key_is_documented():
-    """The tables list every setting, every key of a profile and of its retries, and nothing else."""
+    """The tables list every setting, every key of a profile and of its tables, and nothing else."""
     settings = {f"CALLMILL_{field.upper()}" for field in Settings.model_fields}
     retry = {f"retry.{field}" for field in RetryPolicy.model_fields}
-    assert set(ROWS) == settings | retry | set(ApiProfile.model_fields) - {"name"}
+    throttle = {f"throttle.{field}" for field in ThrottlePolicy.model_fields}
+    assert set(ROWS) == settings | retry | throttle | set(ApiProfile.model_fields) - {"name"}
 
 
 @pytest.mark.parametrize("model", [Settings, ApiProfile, RetryPolicy])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from callmill.config.limit_spec import Enforcer, LimitSpec, Scope, Unit
-from callmill.config.profiles import ApiProfile, Charge, Usage, find_profiles, load_profiles
+from callmill.config.profiles import ApiProfile, Charge, ThrottlePolicy, Usage, find_profiles, load_profiles
 from callmill.config.settings import Settings
 from callmill.errors import ConfigurationError
 
@@ -22,6 +22,7 @@ enforcer  = "bucket"
 burst     = 20
 timeout   = 60
 retry     = { attempts = 3, base = 1, cap = 30, statuses = [500] }
+throttle  = { statuses = [403, 200], rate = { "/code" = ["x"] }, quota = { "/a/0~1b" = ["1", "y"] } }
 usage     = "/usage/total_tokens"
 transport = "requests"
 session_factory = "mypackage.auth:session"
@@ -83,6 +84,8 @@ def test_every_key_is_read(load):
     )
     assert (profile.enforcer, profile.burst, profile.timeout) == (Enforcer.BUCKET, 20, 60)
     assert (profile.retry.attempts, profile.retry.base, profile.retry.statuses) == (3, 1, (500,))
+    assert (profile.throttle.statuses, profile.throttle.concurrency) == ((403, 200), {})
+    assert (profile.throttle.rate, profile.throttle.quota) == ({"/code": ["x"]}, {"/a/0~1b": ["1", "y"]})
     assert (profile.transport, profile.session_factory) == ("requests", "mypackage.auth:session")
     assert (profile.idempotency_header, profile.keep_headers) == (None, ["x-request-id"])
 
@@ -129,6 +132,7 @@ def test_defaults(load):
     assert (profile.enforcer, profile.burst, profile.timeout, profile.connect_timeout) == (Enforcer.UNKNOWN, 1, 60, 10)
     assert (profile.retry.attempts, profile.retry.base, profile.retry.cap) == (5, 0.5, 30)
     assert profile.retry.statuses == (408, 425, 500, 502, 503, 504, 529)
+    assert profile.throttle == ThrottlePolicy(statuses=(), rate={}, quota={}, concurrency={})
     assert (profile.transport, profile.idempotency_header) == ("pyreqwest", "Idempotency-Key")
     assert profile.keep_headers == ["x-request-id", "request-id", "content-type"]
     assert (profile.max_response_bytes, profile.max_connections, profile.ca_file) == (8 * 1024 * 1024, 500, None)
@@ -145,7 +149,7 @@ def test_several_credentials(load):
             { basic = ["me", "env:C"] },
         ]
     """)["crm"]
-    assert [credential.model_dump(exclude_none=True) for credential in profile.auth] == [
+    assert [credential.model_dump(exclude_none=True, exclude_defaults=True) for credential in profile.auth] == [
         {"bearer": "env:A"},
         {"header": {"Authorization": "Token file:/run/secrets/b"}},
         {"basic": ["me", "env:C"]},
@@ -194,6 +198,12 @@ def test_literal_secret_in_headers_is_refused(problem_of, name):
         ("timeout = 0", "timeout", "greater than 0"),
         ("timeout = inf", "timeout", "finite"),
         ("retry = { statuses = [200] }", "retry.statuses[0]", "greater than or equal to 300"),
+        ("throttle = { statuses = [199] }", "throttle.statuses[0]", "greater than or equal to 200"),
+        ("throttle = { statusses = [403] }", "throttle.statusses", "did you mean 'statuses'?"),
+        ('throttle = { rate = { "/code" = [] } }', "throttle.rate./code", "at least 1 item"),
+        ('throttle = { rate = { "/code" = [""] } }', "throttle.rate./code", "occurs in everything"),
+        ('throttle = { quota = { "code" = ["x"] } }', "throttle.quota.code", "JSON pointer"),
+        ("throttle = { statuses = [200] }", "throttle", "need a table"),
         ('usage = "usage.total"', "usage", "/usage/total_tokens"),
         ('usage = { totl = "/n" }', "usage.totl", "did you mean 'total'?"),
         ('usage = { input = "/n" }', "usage", "both input and output"),

@@ -15,6 +15,7 @@ from callmill.jobs.wire import WireCost, WireJob
 from callmill.limits import LimitRules
 from callmill.workers.call import Call, CallCost
 from callmill.workers.call_cost import REFUNDED, CallCosts
+from callmill.workers.cost_hooks import stated
 from callmill.workers.transports.port import Response
 
 BASE = "https://api.example.com"
@@ -227,6 +228,29 @@ def broken_hook(_: object) -> Any:
 def nonsense_hook(_: object) -> Any:
     """Return what is no cost."""
     return "seven"
+
+
+@pytest.mark.parametrize(
+    ("said", "read"),
+    [
+        (None, None),
+        (7, (7, None)),
+        (6.6, (7, None)),
+        ((7, 3), (7, 3)),
+        ([7, None], (7, None)),
+        ((3, 7), (3, 3)),
+    ],
+)
+def test_what_a_hook_may_say(said, read):
+    """A function says tokens, or tokens and those of the answer, or that it does not know."""
+    assert stated(said) == read
+
+
+@pytest.mark.parametrize("said", ["7", True, -1, float("nan"), (), (1, 2, 3), (None, 3), (None,), ("a", 1), {}, 1e300])
+def test_what_a_hook_may_not_say(said):
+    """Anything else is the function's mistake."""
+    with pytest.raises(ValueError, match="neither tokens"):
+        stated(said)
 
 
 def test_actual_cost_hook():

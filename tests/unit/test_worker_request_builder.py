@@ -17,7 +17,7 @@ BASE = "https://api.example.com/root"
 def build(job: WireJob, credentials: list[dict[str, str]] | None = None, **profile: Any):
     """Build one request; returns method, URL, headers in lower case, body, timeout."""
     builder = RequestBuilder(ApiProfile(name="api", base_url=BASE, **profile), credentials or [])
-    method, url, headers, body, timeout_s = builder.build(Call(job, None, 0, 0, "batch-0"))
+    method, url, headers, body, timeout_s = builder.build(Call(job, None, 0, 0, "batch-0"), 0)
     assert len({name.lower() for name in headers}) == len(headers), "a header twice"
     return method, url, {name.lower(): value for name, value in headers.items()}, body, timeout_s
 
@@ -89,11 +89,11 @@ def test_idempotency_header_can_be_renamed_or_left_out():
     assert build(job, idempotency_header=False)[2] == {}
 
 
-def test_credentials_take_turns():
-    """Several credentials are a pool: calls use them one after the other."""
+def test_each_call_has_the_credential_of_its_slot():
+    """Several credentials are a pool: a call carries the one that the limiter chose for it."""
     builder = RequestBuilder(ApiProfile(name="api", base_url=BASE), [{"k": "1"}, {"k": "2"}])
     call = Call(WireJob("GET", "/x"), None, 0, 0, "batch-0")
-    assert [builder.build(call)[2]["k"] for _ in range(4)] == ["1", "2", "1", "2"]
+    assert [builder.build(call, key)[2]["k"] for key in (0, 1, 1)] == ["1", "2", "2"]
 
 
 def test_a_header_given_in_two_cases_is_sent_once():

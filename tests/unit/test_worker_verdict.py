@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import pytest
+from verdict_kit import judge, rules
 
-from callmill.config.api_profile import RetryPolicy
-from callmill.workers.transports.port import FaultKind, Response, TransportFault
+from callmill.workers.throttling import Throttled
+from callmill.workers.transports.port import FaultKind, TransportFault
 from callmill.workers.verdict import (
     SUCCEEDED,
     Failed,
     Redirected,
     Retryable,
-    Throttled,
     classify_fault,
-    classify_response,
 )
-
-RETRIED = frozenset(RetryPolicy().statuses)
-
-
-def judge(status, headers=None, method="GET"):
-    """Classify an answer under the default policy."""
-    return classify_response(method, Response(status, headers or {}, b""), RETRIED)
 
 
 @pytest.mark.parametrize("status", range(200, 300))
@@ -59,7 +51,7 @@ def test_404_names_its_phrase():
 def test_429_throttles(headers, after_s):
     """A 429 pauses, for as long as it says; it is no failure of the job, whatever the profile lists."""
     assert judge(429, headers) == Throttled(after_s)
-    assert classify_response("GET", Response(429, headers, b""), frozenset({429})) == Throttled(after_s)
+    assert judge(429, headers, by=rules(retry={"statuses": [429]})) == Throttled(after_s)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

@@ -169,10 +169,7 @@ class Credential(_Table):
         return re.sub(r"[^A-Za-z0-9_.-]", "-", kind_and_name[1].rpartition("/")[2])[:64]
 
 
-BodyTexts = dict[
-    Annotated[str, AfterValidator(_pointer)],
-    Annotated[list[str], Field(min_length=1), AfterValidator(_texts)],
-]
+BodyTexts = dict[Pointer, Annotated[list[str], Field(min_length=1), AfterValidator(_texts)]]
 
 
 class ThrottlePolicy(_Table):

@@ -21,7 +21,7 @@ _EPOCH_S, _EPOCH_MS = 1e9, 1e12
 _CLOCK_STEP_S = 1.0
 """Resolution of the ``Date`` that moments are held against."""
 
-_LONGEST_TIME = 64
+_LONGEST = 64
 _AMOUNT = re.compile(r"([0-9]{1,15})(?:\.[0-9]{1,9})?")
 _NUMBER = re.compile(r"[0-9]{1,24}(?:\.([0-9]{1,9})[0-9]*)?")
 _DURATION = re.compile(
@@ -45,7 +45,7 @@ class Delay(Struct, frozen=True):
 
 def read_amount(text: str | None) -> int | None:
     """Return a count of calls or tokens, rounded down; None for anything else, a negative one too."""
-    match = None if text is None else _AMOUNT.fullmatch(text)
+    match = None if text is None or len(text) > _LONGEST else _AMOUNT.fullmatch(text.strip())
     return None if match is None else int(match[1])
 
 
@@ -55,26 +55,27 @@ def read_delay(text: str, date: str | None) -> Delay | None:
     Seconds, a Go duration, a Unix time in s or ms, an ISO 8601 time. Moments are held against ``date``, the ``Date``
     of the same answer, never against a clock of ours; without one they say nothing. A moment that is past is 0.
     """
-    if len(text) > _LONGEST_TIME:
+    if len(text) > _LONGEST:
         return None
+    text = text.strip()
     if match := _NUMBER.fullmatch(text):
         return _bounded(_of_number(text, _step_s(match[1]), date))
-    if text[-1:] == "s" or text[-1:] in {"m", "h", "d"}:
+    if text[-1:] in {"s", "m", "h", "d"}:
         return _bounded(_of_duration(text))
     return _bounded(_until(read_iso_time(text), date, _CLOCK_STEP_S))
 
 
 def read_http_date(text: str) -> float | None:
     """Return an HTTP date, in any of its three forms, as a Unix time."""
-    return _http_date(text) if len(text) <= _LONGEST_TIME else None
+    return _http_date(text.strip()) if len(text) <= _LONGEST else None
 
 
 def read_iso_time(text: str) -> float | None:
     """Return an ISO 8601 (RFC 3339) time as a Unix time; without a zone it is UTC."""
-    if len(text) > _LONGEST_TIME or not _ISO.fullmatch(text):
+    if len(text) > _LONGEST or not _ISO.fullmatch(text.strip()):
         return None
     try:
-        return _unix_s(datetime.fromisoformat(text.upper()))
+        return _unix_s(datetime.fromisoformat(text.strip().upper()))
     except (ValueError, OverflowError):
         return None
 

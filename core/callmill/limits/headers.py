@@ -41,7 +41,7 @@ def read_feedback(headers: Mapping[str, str]) -> Feedback | None:
     if not found:
         return None
     asked_s = None if found.isdisjoint(_RETRY) else _retry_after_s(headers)
-    observations = () if read_amount(headers.get("age", "").strip()) else _observations(headers, found)
+    observations = () if read_amount(headers.get("age")) else _observations(headers, found)
     if asked_s is None and not observations:
         return None
     if asked_s is not None and asked_s > LONGEST_RETRY_AFTER_S:
@@ -68,7 +68,7 @@ def _read(headers: Mapping[str, str], found: AbstractSet[str]) -> Iterator[Obser
 
 
 def _shopify(text: str) -> Iterator[Observation]:
-    used, _, size = (read_amount(part.strip()) if part != "/" else None for part in text.partition("/"))
+    used, _, size = (read_amount(part) if part != "/" else None for part in text.partition("/"))
     if used is not None and size:
         yield Observation("requests", Unit.REQUESTS, size, max(0, size - used))
 
@@ -79,9 +79,9 @@ def _retry_after_s(headers: Mapping[str, str]) -> float | None:
     A date is held against the ``Date`` of the answer, so that no clock of ours matters (RFC 9110, section 10.2.3);
     only where that is missing, against ours.
     """
-    if (milliseconds := _number(headers.get("retry-after-ms", "").strip())) is not None:
+    if (milliseconds := _number(headers.get("retry-after-ms", ""))) is not None:
         return milliseconds / 1000
-    text = headers.get("retry-after", "").strip()
+    text = headers.get("retry-after", "")
     if (seconds := _number(text)) is not None:
         return seconds
     until_s = read_http_date(text) or read_iso_time(text)
@@ -92,4 +92,6 @@ def _retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 
 def _number(text: str) -> float | None:
-    return float(text) if len(text) <= _LONGEST_NUMBER and _NUMBER.fullmatch(text) else None
+    if len(text) > _LONGEST_NUMBER or not _NUMBER.fullmatch(text.strip()):
+        return None
+    return float(text)

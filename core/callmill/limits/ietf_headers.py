@@ -62,7 +62,7 @@ def _observation(state: Item | None, policy: Item | None) -> Observation | None:
     reset = _delay(None if state is None else state.integer("t"))
     window_s = None if policy is None else policy.integer("w")
     return Observation(
-        str(item.value)[:LONGEST_NAME],
+        str(item.value)[:LONGEST_NAME].strip() or "requests",
         unit,
         None if policy is None else policy.integer("q") or None,
         None if state is None else state.integer("r"),

@@ -31,6 +31,7 @@ class QuotaHeaders(Struct, frozen=True):
         window_s: Length of its window, where the names tell.
         used: What is gone of it, for servers that do not say what remains.
         called: Headers whose value names the limit.
+        everywhere: Headers and their values that say that it is the limit of all calls together.
         policy: Header with the policies behind the limit.
     """
 
@@ -42,6 +43,7 @@ class QuotaHeaders(Struct, frozen=True):
     window_s: float | None = None
     used: str = ""
     called: tuple[str, ...] = ()
+    everywhere: tuple[tuple[str, str], ...] = ()
     policy: str = ""
 
     @property
@@ -67,6 +69,7 @@ def _plain(prefix: str, *called: str, policy: str = "") -> QuotaHeaders:
         Unit.REQUESTS,
         used=f"{prefix}used",
         called=called,
+        everywhere=((f"{prefix}global", "true"), (f"{prefix}scope", "global")) if called else (),
         policy=policy,
     )
 
@@ -128,8 +131,8 @@ def read_detailed(headers: Mapping[str, str], found: AbstractSet[str]) -> Iterat
     """Yield the limits that the headers of ``DETAILED`` tell of."""
     for at in sorted({at for name in found if (at := _DETAILED_BY_NAME.get(name)) is not None}):
         quota = DETAILED[at]
-        limit = read_amount(_stripped(headers, quota.limit)) or None
-        remaining = read_amount(_stripped(headers, quota.remaining))
+        limit = read_amount(headers.get(quota.limit)) or None
+        remaining = read_amount(headers.get(quota.remaining))
         if limit is None and remaining is None:
             continue
         reset = _reset(headers, quota)
@@ -174,9 +177,11 @@ def observations_of(name: str, level: Level, quotas: Sequence[Item]) -> list[Obs
 
 
 def _name(headers: Mapping[str, str], quota: QuotaHeaders) -> str:
+    if any(headers.get(header) == value for header, value in quota.everywhere):
+        return "global"
     for header in quota.called:
-        name = _stripped(headers, header)
-        if name and len(name) <= LONGEST_NAME and name.isascii() and name.isprintable():
+        name = headers.get(header, "")
+        if len(name) <= LONGEST_NAME and name.isascii() and name.isprintable() and (name := name.strip()):
             return name
     return quota.name
 
@@ -185,14 +190,14 @@ def _remaining(headers: Mapping[str, str], quota: QuotaHeaders) -> int | None:
     remaining = _first(_items(headers.get(quota.remaining)))
     if remaining is not None:
         return remaining
-    limit, used = _first(_items(headers.get(quota.limit))), read_amount(_stripped(headers, quota.used))
+    limit, used = _first(_items(headers.get(quota.limit))), read_amount(headers.get(quota.used))
     return None if limit is None or used is None else max(0, limit - used)
 
 
 def _reset(headers: Mapping[str, str], quota: QuotaHeaders) -> Delay | None:
     for name in quota.resets:
         if (text := headers.get(name)) is not None:
-            return read_delay(text.strip(), headers.get("date"))
+            return read_delay(text, headers.get("date"))
     return None
 
 
@@ -200,7 +205,7 @@ def _items(text: str | None) -> list[Item]:
     """Return the members of a value: a number, or a list that begins with one."""
     if text is None:
         return []
-    if (amount := read_amount(text.strip())) is not None:
+    if (amount := read_amount(text)) is not None:
         return [Item(amount, {})]
     return read_list(text) or []
 
@@ -208,8 +213,3 @@ def _items(text: str | None) -> list[Item]:
 def _first(items: Sequence[Item]) -> int | None:
     value = items[0].value if items else None
     return value if isinstance(value, int) and value >= 0 else None
-
-
-def _stripped(headers: Mapping[str, str], name: str) -> str | None:
-    text = headers.get(name) if name else None
-    return None if text is None else text.strip()

@@ -56,8 +56,7 @@ def read_dictionary(text: str) -> dict[str, Item] | None:
 
 
 def _members(text: str, *, keyed: bool) -> list[tuple[str, Item]] | None:
-    text = text.strip(" ")
-    if not text or len(text) > _LONGEST:
+    if len(text) > _LONGEST or not (text := text.strip(" ")):
         return None
     members: list[tuple[str, Item]] = []
     at = 0

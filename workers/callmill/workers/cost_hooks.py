@@ -28,8 +28,8 @@ class CostHooks:
 
     def __init__(self, profile: ApiProfile) -> None:
         self._api = profile.name
-        self._estimate = profile.cost and load_callable("cost", profile.cost)
-        self._read = profile.actual_cost and load_callable("actual_cost", profile.actual_cost)
+        self._estimate = load_callable("cost", profile.cost) if profile.cost else None
+        self._read = load_callable("actual_cost", profile.actual_cost) if profile.actual_cost else None
         self._reported: set[str] = set()
 
     def estimate(self, job: WireJob) -> Stated | None:
@@ -63,10 +63,11 @@ def stated(value: Any) -> Stated | None:
     """
     if value is None:
         return None
-    tokens, output = value if isinstance(value, tuple | list) and len(value) == 2 else (value, None)
-    if not _is_amount(tokens) or not (output is None or _is_amount(output)) or (output or 0) > tokens:
+    said: list[Any] = list(value) if isinstance(value, tuple | list) else [value]
+    amounts = [round(part) for part in said if _is_amount(part)]
+    if len(amounts) not in {1, 2} or len(said) != len(amounts) + said.count(None) or not _is_amount(said[0]):
         raise ValueError(f"{value!r} is neither tokens nor (tokens, tokens of the answer)")
-    return round(tokens), None if output is None else round(output)
+    return amounts[0], min(amounts) if len(amounts) == 2 else None
 
 
 def job_mapping(job: WireJob) -> dict[str, Any]:

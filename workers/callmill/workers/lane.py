@@ -60,6 +60,7 @@ _SPENT_QUOTA_S = 3600.0
 _REFUSED_KEY_S = 600.0
 """When a credential that the API did not accept is tried again."""
 
+_READ_HEADERS_EVERY_S = 0.1
 _FORBIDDEN_CALLS, _TRIES_WITH_KEYS = 3, 2
 """A credential is taken to be at fault after so many forbidden calls in a row; a call fails after so many tries."""
 
@@ -97,6 +98,7 @@ class Lane:
         self._asking = Asking(self._queue)
         self._asking_for_any = 0
         self._refusals_in_a_row: Counter[int] = Counter()
+        self._read_headers_s = float("-inf")
         self._intake = Intake(limiter, self._queue, max_in_flight=max_in_flight)
         self._now = asyncio.get_running_loop().time
         limiter.expect(self._about_to_ask)
@@ -308,7 +310,7 @@ class Lane:
         sent = True
         try:
             answer = await self._transport.send(*self._requests.build(call, slot.key))
-            feedback = read_feedback(answer.headers)
+            feedback = self._feedback(answer)
             verdict = classify_response(call.job.method, answer, feedback, self._rules)
         except TransportFault as fault:
             verdict, sent = classify_fault(fault), fault.sent
@@ -321,6 +323,15 @@ class Lane:
         if feedback is not None and feedback.observations:
             self._limiter.feed(slot, feedback.observations)
         return self._ending(call, slot, verdict, answer)
+
+    def _feedback(self, answer: Response) -> Feedback | None:
+        """Read what headers say of limits: of good answers, often enough to follow them."""
+        if answer.status < HTTPStatus.MULTIPLE_CHOICES:
+            now_s = self._now()
+            if now_s < self._read_headers_s + _READ_HEADERS_EVERY_S:
+                return None
+            self._read_headers_s = now_s
+        return read_feedback(answer.headers)
 
     def _ending(self, call: Call, slot: Slot, verdict: Verdict, answer: Response | None) -> WireOutcome | Postponed:
         match verdict:

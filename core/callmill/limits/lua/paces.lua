@@ -6,7 +6,7 @@
 -- spaced so that all of it arrives inside; turn is the window of the latest start and count what it holds.
 --
 -- Invariants: two starts are at least (units of the earlier) x emission apart, but for refunds; an aligned window holds no
--- more than the amount; tat never decreases.
+-- more than the amount; tat never comes before the latest start.
 local pace = {}
 local MOST_HOLES, ROUNDING_US = 24, 1
 
@@ -66,14 +66,20 @@ function pace.spend(x, s, units, free_from) -- free_from: since when the shared 
   end
   local paid = math.min(x.credit, charge)
   x.credit = x.credit - paid
-  x.tat = math.max(x.tat, s) + charge - paid
+  x.tat, x.latest = math.max(x.tat, s) + charge - paid, math.max(x.latest, s)
   return charge
 end
 
-function pace.settle(x, units) -- refunds pay for later calls; the bank is bounded, for windows do not forget
-  x.credit = x.credit - units * x.emission
-  if x.credit < 0 then x.tat, x.credit = x.tat - x.credit, 0 end
-  x.credit = math.min(x.credit, x.window / 20)
+function pace.settle(x, units)
+  local owed = units * x.emission - x.credit
+  if owed >= 0 then
+    x.tat, x.credit = x.tat + owed, 0
+    return
+  end
+  -- Refunds bring the next start forward, not before what is granted; what is left pays for later calls. That bank is
+  -- bounded, for windows do not forget.
+  local sooner = math.min(-owed, math.max(0, x.tat - math.max(now, x.latest)))
+  x.tat, x.credit = x.tat - sooner, math.min(-owed - sooner, x.window / 20)
 end
 
 function pace.read_holes(x, packed)
@@ -85,7 +91,7 @@ function pace.read_holes(x, packed)
 end
 
 function pace.write(x)
-  local fields = { 'tat', text(x.tat), 'credit', text(x.credit), 'emission', text(x.emission) }
+  local fields = { 'tat', text(x.tat), 'credit', text(x.credit), 'emission', text(x.emission), 'latest', text(x.latest) }
   local function add(name, value)
     fields[#fields + 1] = name
     fields[#fields + 1] = value

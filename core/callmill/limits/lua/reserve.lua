@@ -66,7 +66,7 @@ for i = 1, key_count do of_key[i] = {} end
 for i = 1, #KEYS - FIRST + 1 do
   local key = KEYS[i + FIRST - 1]
   local h = redis.call('HMGET', key, 'window', 'amount', 'gain', 'slack', 'column', 'quota', 'block', 'aligned', 'blur', 'tat',
-    'credit', 'total', 'oldest', 'newest', 'turn', 'count', 'slow', 'slow_until', 'factor', 'mode', 'holes')
+    'credit', 'total', 'oldest', 'newest', 'turn', 'count', 'slow', 'slow_until', 'factor', 'mode', 'holes', 'latest')
   if not h[1] then return { 'unconfigured' } end
   local x = { key = key, index = i, owner = number(at_owner + i), window = tonumber(h[1]), amount = tonumber(h[2]),
     column = tonumber(h[5]), quota = h[6] == '1', block = tonumber(h[7] or 0), aligned = tonumber(h[8] or nil),
@@ -94,6 +94,7 @@ for i = 1, #KEYS - FIRST + 1 do
     end
     if tonumber(h[18] or 0) > now then x.emission = math.max(x.emission, tonumber(h[17])) end
     pace.read_holes(x, h[21])
+    x.latest = tonumber(h[22] or 0)
     pace.refresh(x)
     x.earliest, x.spend = function(t, units) return pace.due(x, t, units) end, pace.spend
     spacing = math.max(spacing, x.emission * (n > 0 and cost(x, 1) or 1) / (x.owner > 0 and key_count or 1))
