@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from callmill.config.limit_spec import Scope, Unit
+from callmill.config.limit_spec import Unit
 from callmill.limits import Limiter, LimitRules
 from callmill.workers.fair_queue import ClassLine, FairQueue
 
@@ -41,7 +41,7 @@ class Intake:
             return
         specs = rules.all()
         self._rules, self.paced = rules, bool(specs)
-        self.slot_first = all(spec.unit is Unit.CONCURRENT and spec.scope is not Scope.MODEL for spec in specs)
+        self.slot_first = not rules.limits_models and all(spec.unit is Unit.CONCURRENT for spec in specs)
         self._at_first = min((s.amount / s.window_s for s in specs if s.unit is Unit.REQUESTS), default=0.0)
 
     def has_room(self, line: ClassLine) -> bool:
