@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 from typing import cast
 
 from callmill.limits import Slot
+from callmill.workers.call import CallOwner
 from callmill.workers.fair_queue import ClassLine, FairQueue
 
 
@@ -21,11 +22,15 @@ class Asking:
     def __len__(self) -> int:
         return self._count
 
-    async def wait(self, line: ClassLine, slot: Awaitable[Slot]) -> Slot | None:
-        """Wait for a slot for a call of this line; None: the runner that waits gives way to another class."""
+    async def wait(self, owner: CallOwner, line: ClassLine, slot: Awaitable[Slot]) -> Slot | None:
+        """Wait for a slot for a call of this line; None: the runner that waits gives way to another class.
+
+        Raises:
+            asyncio.CancelledError: The owner gave its calls back, or the lane ends.
+        """
         runner = cast("asyncio.Task[None]", asyncio.current_task())
         self._count += 1
-        line.askers[runner] = None
+        line.askers[runner] = owner
         try:
             return await slot
         except asyncio.CancelledError:
@@ -36,6 +41,12 @@ class Asking:
             self._giving_way.discard(runner)
             self._count -= 1
             line.askers.pop(runner, None)
+
+    def forget(self, owner: CallOwner) -> None:
+        """Let nobody wait any more for the calls of an owner that gives them back: each would waste a slot."""
+        for runner, asks_for in self._queue.line(owner.traffic).askers.items():
+            if asks_for is owner:
+                runner.cancel()
 
     def make_heard(self) -> None:
         """Where a class has calls of which none asks, let a runner give way of the class that asks most."""

@@ -24,7 +24,7 @@ class ClassLine:
         calls: Those that wait, the next one first.
         weight: The class's part while all want more than there is.
         started: Attempts made so far, and ``pace``, how many a second lately.
-        askers: Tasks that wait for a slot of the limiter with a call of this class, in the order of asking.
+        askers: Tasks that wait for a slot of the limiter with a call of this class, in their order, and its owner.
         virtual_time: What it was served so far, by its weight.
     """
 
@@ -34,7 +34,7 @@ class ClassLine:
         self.traffic = traffic
         self.weight = weight
         self.calls: deque[Call] = deque()
-        self.askers: dict[asyncio.Task[None], None] = {}
+        self.askers: dict[asyncio.Task[None], CallOwner] = {}
         self.started = 0
         self.pace = Pace()
         self.virtual_time = 0.0

@@ -133,8 +133,9 @@ class Lane:
         self.kick()
 
     def forget(self, owner: CallOwner) -> None:
-        """Drop the waiting calls of an owner that gives them back."""
+        """Drop the waiting calls of an owner that gives them back; those that wait for a slot take none."""
         self._queue.forget(owner)
+        self._asking.forget(owner)
 
     def drop(self, traffic: TrafficClass) -> None:
         """Forget a class that is not used any more."""
@@ -225,7 +226,7 @@ class Lane:
                 traffic=line.traffic,
             )
             if slot is None:
-                slot = await self._slot_for(cost, line)
+                slot = await self._slot_for(call.owner, cost, line)
                 if slot is None:
                     self._queue.add_first(call)
                     continue
@@ -256,9 +257,10 @@ class Lane:
                 return
             await self._attempt(call, slot)
 
-    async def _slot_for(self, cost: CallCost, line: ClassLine) -> Slot | None:
+    async def _slot_for(self, owner: CallOwner, cost: CallCost, line: ClassLine) -> Slot | None:
         try:
             return await self._asking.wait(
+                owner,
                 line,
                 self._limiter.acquire(
                     cost.tokens,
