@@ -141,7 +141,7 @@ class Fleet:
             latest_us=worker.latest_us - (self.us - self.jumped_us),
             lead_us=LEAD_US,
             guard_us=guard_us,
-            stepped=worker.stepped,
+            doubt="stepped" if worker.stepped else "look",
             settlements=[due] if settled else [],
             allowances=allowances or [calls] * len(self.rules.keys),
             calls=calls,

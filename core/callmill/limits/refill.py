@@ -7,7 +7,7 @@ import logging
 import math
 from collections import deque
 from time import monotonic
-from typing import Protocol
+from typing import Literal, Protocol
 
 from callmill.errors import RedisUnavailableError
 from callmill.limits.clock import RedisClock
@@ -20,7 +20,7 @@ from callmill.limits.slots import Dispatcher, Slot
 from callmill.limits.store import Grant, LimitStore, Request
 from callmill.limits.timing import Timing
 
-MOST_CALLS = 256
+MOST_CALLS = 512
 EXCHANGE_GAP_S, GAP_PER_CALL_S = 0.010, 0.001
 """Between exchanges calls gather, the longer the more came last time: few calls are not made to wait for company."""
 
@@ -28,6 +28,7 @@ SETTLE_WITHIN_S = 0.250
 FIRST_BACKOFF_S = 0.050
 LONGEST_BACKOFF_S = 1.0
 RATE_OVER_S = 5.0
+LOOK_EVERY_S = 1.0
 LONG_AGO_S = 1e6
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Refill:
         self._asleep_until = 0.0
         self._boot, self._seq = "", 0
         self._stepped = False
+        self._looked_s = -LONG_AGO_S
         self._latest_s = -LONG_AGO_S
         self._ask_at = 0.0
         self._exchanged_at, self._gap_s = -LONG_AGO_S, 0.0
@@ -182,12 +184,21 @@ class Refill:
             latest_us=round((self._latest_s - now) * 1e6),
             lead_us=round(self._timing.lead_s * 1e6),
             guard_us=round(self._timing.guard_s * 1e6),
-            stepped=self._stepped,
+            doubt=self._doubt(now),
             settlements=dues.settlements(now),
             allowances=[min(len(costs), self._dispatcher.uncovered_of(key)) for key in range(self.layout.key_count)],
             calls=len(costs),
             costs=() if plain else [cost.columns for cost in costs],
         )
+
+    def _doubt(self, now: float) -> Literal["", "stepped", "look"]:
+        """Why the state may not be what it was. A server that took over shows by a broken connection, as a rule."""
+        if self._stepped:
+            return "stepped"
+        if not self._backoff_s and now - self._looked_s < LOOK_EVERY_S:
+            return ""
+        self._looked_s = now
+        return "look"
 
     async def _restore(self, boot: str, now: float) -> bool:
         """Tell a life of the state that began empty what this process was granted of quotas before."""

@@ -48,7 +48,7 @@ class Request(Struct, frozen=True, kw_only=True):
         latest_us: From now to the latest start it was granted.
         lead_us: It can use no start sooner than this.
         guard_us: Timing uncertainty it needs to be allowed for.
-        stepped: It saw the clock of Redis jump ahead.
+        doubt: Why the state may not be what it was: it saw the clock of Redis jump ahead, or this may be another server.
         settlements: What is to be settled.
         allowances: How many of the calls may use each credential.
         calls: How many calls wait.
@@ -60,7 +60,7 @@ class Request(Struct, frozen=True, kw_only=True):
     latest_us: int
     lead_us: int
     guard_us: int
-    stepped: bool = False
+    doubt: Literal["", "stepped", "look"] = ""
     settlements: Sequence[Settlement] = ()
     allowances: Sequence[int]
     calls: int
@@ -75,7 +75,7 @@ class Request(Struct, frozen=True, kw_only=True):
             self.latest_us,
             self.lead_us,
             self.guard_us,
-            int(self.stepped),
+            self.doubt,
             channel,
             HORIZON_US,
             LONGEST_COLD_WAIT_US,

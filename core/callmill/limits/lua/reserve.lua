@@ -6,7 +6,8 @@
 -- KEYS  1 meta hash   2 zset of classes seen lately   3 zset of the class's workers seen lately   4 zset of its workers that
 --       wait (FIFO)   5.. one hash per limit
 -- ARGV  1 worker   2 boot id it knows ('' none)   3 seq it knows   4 us from now to the latest start it was granted
---       5 lead us: no start sooner than this   6 guard us it needs   7 1: it saw TIME jump ahead   8 channel   9 horizon us
+--       5 lead us: no start sooner than this   6 guard us it needs   7 'stepped': it saw TIME jump ahead; 'look': this may be
+--         another server; else ''   8 channel   9 horizon us
 --      10 longest cold wait us   11 class   12 its weight   13 number of keys   14 n: calls that wait (0: only settle and look)
 --      15 cost columns: 0 (each call costs 1 request) or 4 (requests, tokens, input tokens, output tokens)
 --      16 number of settlements
@@ -105,10 +106,12 @@ local H = math.max(horizon, 1.5 * spacing) -- shorter than one emission, it woul
 -- Lost or regressed state: nobody knows what was granted, so wait until survivors have told and old slots are over.
 -- A life that did not begin empty says so in its id. A server that took over, or came back with its files, may have missed
 -- the latest grants, and who asks it first need not know of them.
-local info = redis.pcall('INFO', 'server') -- where it is not allowed, the sequence numbers must do
-local server = type(info) == 'string' and info:match('run_id:(%w+)') or ''
-local empty = not boot
-local lost = empty or meta[13] ~= server or (known_boot == boot and (seq < number(3) or ARGV[7] == '1'))
+local empty, server = not boot, meta[13] or ''
+if empty or ARGV[7] ~= '' then
+  local info = redis.pcall('INFO', 'server') -- where it is not allowed, the sequence numbers must do
+  server = type(info) == 'string' and info:match('run_id:(%w+)') or ''
+end
+local lost = empty or meta[13] ~= server or (known_boot == boot and (seq < number(3) or ARGV[7] == 'stepped'))
 if lost or stepped_back then
   boot, seq = text(now) .. '/' .. me .. '/' .. ARGV[3] .. (empty and '' or '/kept'), math.max(seq, number(3))
   if lost then floor = math.max(floor, now + math.max(lead, math.min(2 * H + horizon + spacing, number(10)))) end
@@ -181,6 +184,52 @@ local function next_start(k) -- when, with which key, and when the limits of all
 end
 
 local share, v = 1, field(12)
+local function grant(s, key, free, most, furthest) -- up to `most` calls; returns the next start and when it is free for others
+  for k = 1, most do
+    if not s or (k > 1 and s - now > furthest) then break end
+    starts[k], keys_used[k] = s, key
+    allowed[key] = allowed[key] - 1
+    last = math.max(last, s)
+    local dominant = 0
+    for _, x in ipairs(shared) do
+      dominant = math.max(dominant, x.spend(x, s, cost(x, k), x.owner == 0 and free) or 0)
+    end
+    for _, x in ipairs(of_key[key]) do x.spend(x, s, cost(x, k)) end
+    v = v + math.max(dominant, spacing) / share
+    s, key, free = next_start(k + 1)
+  end
+  return s, free
+end
+
+-- The same, many times faster, for calls that are alike under limits that only space them: the ordinary case.
+local all_alike = columns == 0 and key_count == 1 and #quotas == 0 and #shared == #common
+for _, x in ipairs(paces) do
+  if x.column ~= 1 or x.usable or x.credit > 0 or #x.holes > 0 then all_alike = false end
+end
+local function grant_alike(s, most, furthest)
+  local from, charges, dominant, count = math.max(now + lead, floor, pause, scope_pause(1)), {}, spacing, #paces
+  for i = 1, count do
+    charges[i] = math.ceil(paces[i].emission * 4) / 4
+    dominant, from = math.max(dominant, charges[i]), math.max(from, paces[i].block)
+  end
+  local k = 0
+  repeat
+    k = k + 1
+    starts[k], keys_used[k] = s, 1
+    local nearest = from
+    by = 0
+    for i = 1, count do
+      local x = paces[i]
+      local tat = (x.tat > s and x.tat or s) + charges[i]
+      x.tat, x.latest = tat, s
+      if tat > nearest then nearest, by = tat, x.index end
+    end
+    s = nearest
+  until k >= most or s - now > furthest
+  last, v = math.max(last, starts[k]), v + k * dominant / share
+  return s
+end
+
 if n > 0 then
   redis.call('ZADD', CLASSES, now, class .. '|' .. ARGV[12])
   redis.call('ZREMRANGEBYSCORE', CLASSES, '-inf', now - math.max(2000000, 4 * spacing))
@@ -192,7 +241,7 @@ if n > 0 then
   redis.call('ZADD', WORKERS, now, me)
   redis.call('ZREMRANGEBYSCORE', WORKERS, '-inf', now - 2000000)
   local active = redis.call('ZCARD', WORKERS)
-  local fair = math.min(256, math.max(1, math.floor(horizon * share / (spacing * active)))) -- calls in one turn of one worker
+  local fair = math.min(512, math.max(1, math.floor(horizon * share / (spacing * active)))) -- calls in one turn of one worker
   local turn = fair * spacing
   for _ = 1, 3 do -- waiters that did not come at the time promised to them are dead or have nothing to do
     local head = redis.call('ZRANGE', QUEUE, 0, 0)[1]
@@ -225,18 +274,13 @@ if n > 0 then
     redis.call('PEXPIRE', QUEUE, 3600000)
     redis.call('HSET', M, 'promise:' .. class .. ':' .. me, text(again))
   else
-    for k = 1, math.min(n, fair) do -- a turn is granted whole; cutting it at the horizon would favour small askers
-      if not s or (k > 1 and s - now > ahead + horizon) then break end
-      starts[k], keys_used[k] = s, key
-      allowed[key] = allowed[key] - 1
-      last = math.max(last, s)
-      local dominant = 0
-      for _, x in ipairs(shared) do
-        dominant = math.max(dominant, x.spend(x, s, cost(x, k), x.owner == 0 and free) or 0)
-      end
-      for _, x in ipairs(of_key[key]) do x.spend(x, s, cost(x, k)) end
-      v = v + math.max(dominant, spacing) / share
-      s, key, free = next_start(k + 1)
+    -- A turn is granted whole; cutting it at the horizon would favour small askers.
+    local most, furthest = math.min(n, fair), ahead + horizon
+    if all_alike then
+      s = grant_alike(s, math.min(most, allowed[1]), furthest)
+      free = s
+    else
+      s, free = grant(s, key, free, most, furthest)
     end
     local held = by > 0 and limits[by]
     if held and held.mode and held.mode ~= '' then adapt.raise(held) end
