@@ -11,7 +11,6 @@ import random
 import sys
 from collections.abc import Sequence
 from time import monotonic
-from typing import Any
 
 import msgspec
 import uvloop
@@ -109,8 +108,7 @@ async def _arrive(limiter: Limiter, demand: Demand, told: list[Call], at_s: floa
 
 async def _call(limiter: Limiter, demand: Demand, told: list[Call]) -> None:
     asked_s = monotonic()
-    traffic: dict[str, Any] = {"traffic": TrafficClass(tenant=demand.tenant)} if demand.tenant else {}
-    slot = await limiter.acquire(**traffic)
+    slot = await limiter.acquire(traffic=TrafficClass(tenant=demand.tenant))
     told.append(Call(asked_s, monotonic()))
     limiter.settle(slot, None)
 

@@ -27,7 +27,7 @@ from redis_server import RedisServer
 from callmill.config.limit_spec import Enforcer, parse_limit
 from callmill.jobs.traffic import NORMAL
 from callmill.limits import LimitRules, Slot
-from callmill.limits.layout import layout
+from callmill.limits.layout import Layout, layout
 from callmill.limits.refill import MOST_CALLS
 from callmill.limits.store import Grant, LimitStore, Request
 
@@ -75,31 +75,32 @@ def _run(seconds: float) -> tuple[float, str]:
 
 async def take_slots(url: str, seconds: float) -> Taken:
     """Take slots until the time is over."""
-    rules = LimitRules((parse_limit(_LIMIT),), Enforcer.SLIDING)
-    slots: list[Slot] = []
-    taken = exchanges = 0
     async with Redis.from_url(url, socket_timeout=2) as redis:
         store = LimitStore(redis, "bench", f"process-{os.getpid()}")
-        limits = layout(rules, store.keys, "", NORMAL)
+        limits = layout(LimitRules((parse_limit(_LIMIT),), Enforcer.SLIDING), store.keys, "", NORMAL)
         await store.publish_rules(limits)
-        grant = await store.reserve(limits, _request(None, calls=0))
+        grant = await store.reserve(limits, _request(None, limits, calls=0))
+        taken = exchanges = 0
         end_s, used_s = await begin_together(redis) + seconds, _cpu_s()
         while monotonic() < end_s:
-            grant = await store.reserve(limits, _request(grant, calls=MOST_CALLS))
+            grant = await store.reserve(limits, _request(grant, limits, calls=MOST_CALLS))
             here_s = monotonic()
-            slots = [Slot(here_s + start_us / 1e6) for start_us in grant.starts_us]
+            slots = [
+                Slot(here_s + start_us / 1e6, key=key - 1)
+                for start_us, key in zip(grant.starts_us, grant.keys, strict=True)
+            ]
             taken, exchanges = taken + len(slots), exchanges + 1
         return Taken(taken, exchanges, _cpu_s() - used_s)
 
 
-def _request(last: Grant | None, *, calls: int) -> Request:
+def _request(last: Grant | None, limits: Layout, *, calls: int) -> Request:
     return Request(
         boot=last.boot if last else "",
         seq=last.seq if last else 0,
         latest_us=last.starts_us[-1] if last and last.starts_us else _LONG_AGO_US,
         lead_us=_LEAD_US,
         guard_us=_GUARD_US,
-        allowances=[calls],
+        allowances=[calls] * limits.key_count,
         calls=calls,
     )
 
