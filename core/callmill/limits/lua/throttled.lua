@@ -6,16 +6,19 @@
 --
 -- Invariants: refusals of calls that started before the latest change count as one with it, however many they are; nothing
 -- changes more often than once a second. The first refusal in a while widens the guard by half (calls may reach the server
--- further apart from their plan than we measured); the next slows down the pace with the least to spare.
+-- further apart from their plan than we measured), but not on a server that forgives a burst, where that would cost far
+-- more than an accident is worth; the next slows down the pace with the least to spare.
 local CALM_US, LEAST_GUARD_US = 60000000, 1000
 local meta = redis.call('HMGET', M, 'epoch', 'guard', 'guard_before', 'extra', 'extra_at', 'calm')
 local function field(i) return tonumber(meta[i] or 0) end
 if now - tonumber(ARGV[1]) <= field(1) or now - field(1) < 1000000 then return 0 end
 redis.call('HSET', M, 'epoch', text(now))
 
-local tightest
+local tightest, forgiving
 for i = 2, #KEYS do
-  local h = redis.call('HMGET', KEYS[i], 'tat', 'column', 'quota', 'factor', 'mode', 'good', 'hold', 'since', 'drop', 'most')
+  local h = redis.call('HMGET', KEYS[i], 'tat', 'column', 'quota', 'factor', 'mode', 'good', 'hold', 'since', 'drop', 'most',
+    'slack')
+  forgiving = forgiving or tonumber(h[11] or 0) > 0
   if h[1] and h[3] ~= '1' then
     local x = { key = KEYS[i], tat = tonumber(h[1]), requests = h[2] == '1' }
     adapt.read(x, h[4], h[5], h[6], h[7], h[8], h[9], h[10])
@@ -26,7 +29,7 @@ for i = 2, #KEYS do
 end
 if tightest and (tightest.mode ~= '' or now - field(6) < CALM_US) then
   adapt.lower(tightest)
-else
+elseif not forgiving then
   local extra = field(4) * math.exp((field(5) - now) / 1e9)
   local guard = math.max(field(2), field(3), LEAST_GUARD_US) + extra
   redis.call('HSET', M, 'extra', text(extra + guard / 2), 'extra_at', text(now))
