@@ -156,8 +156,19 @@ def test_refunds_pay_for_later_calls(redis_url):
     while len(starts) < 2:
         fleet.set_time(max(fleet.us + 1, worker.again_us))
         starts += fleet.reserve(worker, 1, (100,)).starts_us
-    assert starts[0] - first == pytest.approx(100 * 10_001.33, abs=2)
-    assert starts[1] - starts[0] == pytest.approx(50 * 10_001.33, abs=2)
+    assert starts[0] - first == pytest.approx(50 * 10_001.33, abs=2)
+    assert starts[1] - starts[0] == pytest.approx(100 * 10_001.33, abs=2)
+
+
+def test_a_dear_call_that_is_not_made_costs_no_window(redis_url):
+    """A slot that reserved the whole window and passed unused leaves the next call waiting for nothing."""
+    fleet = Fleet(redis_url, rules("6000 tokens/minute"))
+    worker = fleet.warm()
+    (first,) = fleet.reserve(worker, 1, (6000,)).starts_us
+    fleet.set_time(first + 10_000)
+    fleet.reserve(worker, 0, settle=-6000)
+    (second,) = fleet.reserve(worker, 1, (6000,)).starts_us
+    assert second - first < 20_000
 
 
 def test_debts_delay_later_calls(redis_url):
