@@ -138,6 +138,7 @@ class Engine:
         self._runs[ref] = run
         try:
             run.begin()
+            self._room.taken_in(ref)
             self._room.filled(line)
             if self._draining:
                 run.close()

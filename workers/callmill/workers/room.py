@@ -40,6 +40,7 @@ class Room:
         self._threads: Counter[str] = Counter()
         self._shared: Counter[str] = Counter()
         self._doors: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._entering: dict[ChunkRef, asyncio.Lock] = {}
         self._open = True
 
     def serve(self, used: Iterable[Line]) -> None:
@@ -63,13 +64,14 @@ class Room:
         self.waiting.add(ref)
         try:
             try:
-                entered = await self._find(line, name, shared=shared)
+                entered = await self._find(line, ref, shared=shared)
             finally:
                 self.waiting.discard(ref)
             if not entered:
                 self._switch.set(name, on=False)
             yield entered
         finally:
+            self.taken_in(ref)
             self._threads[name] -= 1
             self._shared[line.api] -= self._threads[name] > 0
             if not self._threads[name]:
@@ -78,6 +80,11 @@ class Room:
     def shut(self) -> None:
         """Let nobody in any more."""
         self._open = False
+
+    def taken_in(self, ref: ChunkRef) -> None:
+        """Take note that the jobs of a chunk that entered are in their line, or will never be: the next may enter."""
+        if (door := self._entering.pop(ref, None)) is not None:
+            door.release()
 
     def filled(self, line: Line) -> None:
         """Take note that work has come in: a paced line that is full now leaves its queue to others at once."""
@@ -93,13 +100,19 @@ class Room:
             elif self._open and self._lanes[line.api].has_room(line.traffic) and self._has_threads(line, name):
                 self._switch.set(name, on=True)
 
-    async def _find(self, line: Line, name: str, *, shared: bool) -> bool:
-        lane = self._lanes[line.api]
+    async def _find(self, line: Line, ref: ChunkRef, *, shared: bool) -> bool:
+        lane, name = self._lanes[line.api], ref.line
         if shared and not self._may_share(line, self._threads[name] - 1):
             return False
-        if lane.paced:
-            return self._open and lane.has_room(line.traffic)
-        async with self._doors[name]:
+        door = self._doors[name]
+        if lane.paced:  # one at a time: how much room a chunk takes is known once its jobs are in
+            await door.acquire()
+            if self._open and lane.has_room(line.traffic):
+                self._entering[ref] = door
+                return True
+            door.release()
+            return False
+        async with door:
             while self._open and not lane.has_room(line.traffic):  # noqa: ASYNC110 - an event per call would cost more
                 await asyncio.sleep(_POLL_S)
         return self._open
