@@ -27,11 +27,11 @@ class Group:
         """Reserve slots from now on."""
         self._task = asyncio.create_task(self.refill.run())
 
-    def use(self, layout: Layout, *, validity_s: float) -> None:
+    def use(self, layout: Layout) -> None:
         """Let other limits hold from now on; what waits goes on waiting, what is granted stays granted."""
         self.layout = layout
         self.refill.use(layout)
-        self.dispatcher.paced, self.dispatcher.validity_s = bool(layout.nodes), validity_s
+        self.dispatcher.paced = bool(layout.nodes)
         self.refill.sync(ask_again=True)
         self.dispatcher.dispatch()
 

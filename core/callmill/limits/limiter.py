@@ -26,7 +26,7 @@ from callmill.limits.overrides import Overrides
 from callmill.limits.pauses import WHOLE_API, Pauses
 from callmill.limits.permit_leases import PermitLeases
 from callmill.limits.refill import Refill
-from callmill.limits.rules import LimitRules, fixed_guard_s, validity_s
+from callmill.limits.rules import LimitRules, fixed_guard_s, shortest_window_s, validity_s
 from callmill.limits.slots import Dispatcher, Slot
 from callmill.limits.status import KeyStatus, LimiterStatus
 from callmill.limits.store import LimitStore
@@ -45,7 +45,7 @@ class Limiter:
 
     def __init__(self, redis: Redis, name: str, rules: LimitRules, *, worker: str) -> None:
         self._configured = self._rules = rules
-        self._timing = Timing(validity_s(rules), fixed_guard_s(rules))
+        self._timing = Timing(validity_s(rules), fixed_guard_s(rules), window_s=shortest_window_s(rules))
         self._clock = RedisClock()
         self._store = LimitStore(redis, name, worker)
         self._ring = KeyRing([key.name for key in rules.keys])
@@ -277,13 +277,11 @@ class Limiter:
     def reconfigure(self, rules: LimitRules) -> None:
         """Let other limits hold from now on; the credentials stay the same."""
         self._rules = rules
-        self._timing.adopt(validity_s(rules), fixed_guard_s(rules))
+        self._timing.adopt(validity_s(rules), fixed_guard_s(rules), window_s=shortest_window_s(rules))
         self._leases.adopt(rules)
         for group in self._groups.values():
             group.dispatcher.permits = self._leases.of(group.layout.model)
-            group.use(
-                layout(rules, self._store.keys, group.layout.model, group.layout.traffic), validity_s=validity_s(rules)
-            )
+            group.use(layout(rules, self._store.keys, group.layout.model, group.layout.traffic))
             self._expect_in(group)
         self._leases.demand()
 
@@ -304,7 +302,6 @@ class Limiter:
             self._timing,
             self._leases.of(model),
             self._ring,
-            validity_s=validity_s(self._rules),
             paced=bool(limits.nodes),
         )
         refill = Refill(self._store, dispatcher, self._timing, self._clock, self._pauses)

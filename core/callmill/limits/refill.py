@@ -210,7 +210,7 @@ class Refill:
     def _take(self, grant: Grant, costs: list[Cost], sent: float, *, usable: bool) -> None:
         now = monotonic()
         self.round_trips += 1
-        self._timing.round_trip(now - sent, now)
+        self._timing.round_trip(now - sent, now, grant.guard_us / 1e6)
         if grant.boot != self._boot:
             self._clock.forget()
             self._ask_at = 0.0

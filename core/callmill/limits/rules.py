@@ -150,8 +150,7 @@ def concurrency(specs: Iterable[LimitSpec]) -> int | None:
 def validity_s(rules: LimitRules) -> float:
     """How late a slot may still be fired; a later one is dropped: the server would see it beside its successors."""
     specs = list(_rates(rules.all()))
-    windows = [rules.quantum_s or spec.window_s for spec in specs]
-    strict = SHORT_WINDOW_VALIDITY_S if not windows or min(windows) <= 1 else LONG_WINDOW_VALIDITY_S
+    strict = SHORT_WINDOW_VALIDITY_S if shortest_window_s(rules) <= 1 else LONG_WINDOW_VALIDITY_S
     if rules.enforcer is Enforcer.BUCKET:
         paced = (spec for spec in specs if spec.unit is Unit.REQUESTS and spec != AUTO and not _is_quota(spec))
         rates = [spec.amount / spec.window_s for spec in paced]
@@ -160,6 +159,12 @@ def validity_s(rules: LimitRules) -> float:
     if rules.guard_s is not None:  # what is fired late must fit in the guard, with room for the way to the server
         return min(strict, max(SHORTEST_VALIDITY_S, 0.625 * rules.guard_s))
     return strict
+
+
+def shortest_window_s(rules: LimitRules) -> float:
+    """The shortest window that the server counts in."""
+    windows = (spec.window_s for spec in _rates(rules.all()) if not _is_quota(spec))
+    return min((min(window, rules.quantum_s or window) for window in windows), default=1.0)
 
 
 def fixed_guard_s(rules: LimitRules) -> float | None:

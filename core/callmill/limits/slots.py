@@ -68,9 +68,8 @@ class Dispatcher:
     the slot reserved is settled. A slot later than its validity is dropped, never fired in a bunch with others.
     """
 
-    def __init__(self, timing: Timing, permits: PermitSet, keys: KeyRing, *, validity_s: float, paced: bool) -> None:
+    def __init__(self, timing: Timing, permits: PermitSet, keys: KeyRing, *, paced: bool) -> None:
         self.permits = permits
-        self.validity_s = validity_s
         self.paced = paced
         self._timing = timing
         self._keys = keys
@@ -161,10 +160,12 @@ class Dispatcher:
         """Whether the slot still holds now that its call runs; if not, slot and permit are gone."""
         now = monotonic()
         held_back = slot.start < self.paused_until or self._keys.aside(slot.key, now) is not None
-        if not held_back and (now - slot.start <= self.validity_s or not self.paced):
+        if not held_back and (now - slot.start <= self._timing.validity_s or not self.paced):
             self._count(slot, now)
             return True
         self.permits.give(slot.key)
+        if not held_back:
+            self._timing.dropped(now - slot.start)
         self._waste(slot, missed=not held_back)
         return False
 
@@ -226,9 +227,12 @@ class Dispatcher:
         return None
 
     def _drop_late(self, now: float) -> None:
-        before = len(self._held)
-        while self._held and self._held[0].start < now - self.validity_s:
-            self._waste(self._held.popleft(), missed=bool(self._queue))
+        before, validity_s = len(self._held), self._timing.validity_s
+        while self._held and self._held[0].start < now - validity_s:
+            slot = self._held.popleft()
+            if self._queue:
+                self._timing.dropped(now - slot.start)
+            self._waste(slot, missed=bool(self._queue))
         if len(self._held) < before:
             self.accounts.demand()
 

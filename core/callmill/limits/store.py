@@ -48,7 +48,7 @@ class Request(Struct, frozen=True, kw_only=True):
         latest_us: From now to the latest start it was granted.
         lead_us: It can use no start sooner than this.
         guard_us: Timing uncertainty it needs to be allowed for.
-        doubt: Why the state may not be what it was: it saw the clock of Redis jump ahead, or this may be another server.
+        doubt: Why the state may be another one: it saw the clock of Redis jump ahead, or the server may be another.
         settlements: What is to be settled.
         allowances: How many of the calls may use each credential.
         calls: How many calls wait.

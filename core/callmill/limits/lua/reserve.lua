@@ -52,10 +52,10 @@ local function field(i) return tonumber(meta[i] or 0) end
 local boot, seq, floor, last, pause = meta[1], field(2), field(3), field(4), field(5)
 local function scope_pause(i) return field(scopes_at + 1 + 2 * i) end
 
--- The guard in force is the greatest that any worker asked for in the last 30 to 60 s, and what refusals taught (which fades).
+-- The guard in force is the greatest that any worker asked for in the last 10 to 20 s, and what refusals taught (which fades).
 local guard, before, since = field(7), field(8), field(9)
-if now - since > 30000000 then
-  before = (now - since > 60000000) and 0 or guard
+if now - since > 10000000 then
+  before = (now - since > 20000000) and 0 or guard
   guard, since = 0, now
 end
 guard = math.max(guard, number(6))
