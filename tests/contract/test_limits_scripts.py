@@ -67,7 +67,7 @@ def test_survivors_bring_what_they_hold_into_a_new_life(redis_url):
     fleet = Fleet(redis_url, rules("1/minute"))
     survivor, other = fleet.warm(), Worker("b")
     fleet.reserve(survivor, 1)
-    fleet.set_time(fleet.us + 31_000_000)
+    fleet.set_time(fleet.us + 11_000_000)
     held = fleet.reserve(survivor, 1).starts_us[0]
     assert held > fleet.us
     fleet.wipe()
@@ -271,14 +271,14 @@ def test_nothing_is_left_unused_when_a_worker_leaves(redis_url):
 
 
 def test_the_greatest_guard_is_in_force_for_all_and_forgotten(redis_url):
-    """Starts are paced with the greatest guard that any worker asked for lately; a minute later it is forgotten."""
+    """Starts are paced with the greatest guard that any worker asked for lately; half a minute later it is forgotten."""
     fleet = Fleet(redis_url, rules("1000/second"))
     worker = fleet.warm()
     fleet.reserve(worker, 1, guard_us=30_000)
     assert gaps(fleet.reserve(worker, 10).starts_us) == {1030}
-    fleet.set_time(fleet.us + 31_000_000)
+    fleet.set_time(fleet.us + 11_000_000)
     assert fleet.reserve(worker, 0).guard_us == 30_000
-    fleet.set_time(fleet.us + 31_000_000)
+    fleet.set_time(fleet.us + 11_000_000)
     assert fleet.reserve(worker, 0).guard_us == GUARD_US
 
 

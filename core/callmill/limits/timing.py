@@ -10,8 +10,8 @@ UNMEASURED_S = 0.001
 UNMEASURED_LATENESS_S = 0.040
 ENOUGH_SAMPLES = (10, 100)
 ENOUGH_S = 20.0
-"""A process that has just started is late in ways it cannot know yet: first connections, first runs of its code. It knows
-after many calls, or after some calls and a while."""
+"""A process that has just started is late in ways it cannot know yet: first connections, first runs of its code. It
+knows after many calls, or after some calls and a while."""
 
 LONGEST_PART_S = 0.020
 LEAD_FLOOR_S, SHORTEST_LEAD_S = 0.002, 0.0005
