@@ -276,7 +276,7 @@ def test_the_greatest_guard_is_in_force_for_all_and_forgotten(redis_url):
     worker = fleet.warm()
     fleet.reserve(worker, 1, guard_us=30_000)
     assert gaps(fleet.reserve(worker, 10).starts_us) == {1030}
-    fleet.set_time(fleet.us + 11_000_000)
+    fleet.set_time(fleet.us + 9_000_000)
     assert fleet.reserve(worker, 0).guard_us == 30_000
     fleet.set_time(fleet.us + 11_000_000)
     assert fleet.reserve(worker, 0).guard_us == GUARD_US
