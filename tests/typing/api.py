@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import assert_type
 
-from callmill.errors import CallmillError, JobError, UsageError
+from callmill.errors import CallmillError, JobError, UsageError, WaitTimeoutError
+from callmill.limits import BlockingLimiter, Limiter, LimiterStatus, Slot, open_limiter
 from callmill.producer import AsyncBatch, AsyncClient, Batch, Client, Job, Outcome, OutcomeError, Progress
 
 
@@ -82,6 +83,36 @@ async def asynchronous() -> None:
         assert_type(await client.call(Job("GET", "/x", api="crm")), Outcome)
 
 
+async def limited() -> None:
+    """A limiter for asyncio."""
+    async with open_limiter("redis://localhost", "crm", ["100/second"], enforcer="bucket", burst=20) as limiter:
+        assert_type(limiter, Limiter)
+        assert_type(limiter.try_acquire(), Slot | None)
+        async with limiter.slot(1200, output_tokens=200, weight=2, model="large") as slot:
+            assert_type(slot, Slot)
+            assert_type(slot.key, int)
+            limiter.settle(slot, 900, 150)
+        limiter.refused(await limiter.acquire(), None, "429")
+        await limiter.pause(10, "asked to")
+        assert_type(limiter.status(), LimiterStatus)
+
+
+def limited_threads() -> None:
+    """A limiter for threads."""
+    with BlockingLimiter("redis://localhost", "crm", ["60/minute per key"], keys=["a", "b"], guard=0.02) as limiter:
+        assert_type(limiter, BlockingLimiter)
+        try:
+            assert_type(limiter.acquire(1200, timeout=1.5), Slot)
+        except WaitTimeoutError as error:
+            late: TimeoutError = error
+            raise late from None
+        with limiter.slot(model="large") as slot:
+            limiter.refused(slot, 2.0, "429", learn=False)
+            limiter.accepted(slot)
+        limiter.pause(10, "asked to")
+        assert_type(limiter.status(), LimiterStatus)
+
+
 def mistakes(client: Client) -> None:
     """What the type checkers refuse; an ignore that is not needed is an error of its own."""
     Job("GET", "/x")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
@@ -89,6 +120,7 @@ def mistakes(client: Client) -> None:
     client.submit(jobs(), priority="urgent")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     client.submit(jobs(), start="later")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     client.submit(more_jobs())  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    BlockingLimiter("redis://localhost", "crm")  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]
     client.submit(["GET /x"])  # type: ignore[list-item] # pyright: ignore[reportArgumentType]
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from uuid import uuid4
 
-from callmill.config.limit_spec import Enforcer, parse_limit
+from callmill.config.limit_spec import Enforcer
 from callmill.config.redis_connections import connect
 from callmill.errors import UsageError
+from callmill.limits.control import checked
 from callmill.limits.limiter import Limiter
-from callmill.limits.rules import LimitRules
+from callmill.limits.rules import KeyRules, LimitRules
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_SHORTEST_QUANTUM_S, _LONGEST_QUANTUM_S = 0.1, 3600.0
 
 
 @asynccontextmanager
@@ -24,8 +30,12 @@ async def open_limiter(
     enforcer: str = "unknown",
     burst: int = 1,
     quantum: float | None = None,
+    guard: float | None = None,
+    keys: Sequence[str] = (),
 ) -> AsyncIterator[Limiter]:
     """A running limiter; every process that names the same Redis and API shares its limits.
+
+    Without Redis it is there all the same, and calls wait until Redis is. Whoever waits at its end is cancelled.
 
     Args:
         url: Where Redis is.
@@ -34,35 +44,63 @@ async def open_limiter(
         enforcer: How the API's server counts: bucket, sliding, fixed or unknown.
         burst: Calls that a bucket server takes at once.
         quantum: Seconds of the parts in which the server counts longer windows.
+        guard: Seconds by which calls may miss their plan on the way to the server; None: as measured.
+        keys: What people call the credentials of a pool; ``Slot.key`` is the place of the one to use.
 
     Raises:
-        UsageError: A limit or an enforcer is none.
+        UsageError: The name, a limit or an option is none.
         ConfigurationError: The URL is none of Redis.
     """
-    rules = read_rules(limits, enforcer, burst, quantum)
-    redis = connect(url)
-    limiter = Limiter(redis, name, rules, worker=_worker_name())
-    try:
-        await limiter.start()
-        yield limiter
-    finally:
-        await limiter.aclose()
-        await redis.aclose()
+    rules = read_rules(limits, enforcer=enforcer, burst=burst, quantum=quantum, guard=guard, keys=keys)
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is no name of an API: letters, digits, '-' and '_'")
+    async with aclosing(connect(url)) as redis:
+        limiter = Limiter(redis, name, rules, worker=_worker_name())
+        try:
+            await limiter.start()
+            yield limiter
+        finally:
+            await limiter.aclose()
 
 
-def read_rules(limits: Sequence[str], enforcer: str, burst: int, quantum: float | None) -> LimitRules:
-    """The rules that texts describe.
+def read_rules(
+    limits: Sequence[str],
+    *,
+    enforcer: str = "unknown",
+    burst: int = 1,
+    quantum: float | None = None,
+    guard: float | None = None,
+    keys: Sequence[str] = (),
+) -> LimitRules:
+    """The rules that texts and numbers describe; see ``open_limiter``.
 
     Raises:
-        UsageError: A limit or an enforcer is none.
+        UsageError: A limit or an option is none.
     """
-    try:
-        specs = tuple(parse_limit(text) for text in limits)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    if isinstance(limits, str) or not limits:
+        raise UsageError(f"limits: {limits!r}; write a list of one or more, such as ['500/minute', '64 concurrent']")
     if enforcer not in list(Enforcer):
         raise UsageError(f"{enforcer!r} is no enforcer; one of {', '.join(Enforcer)}")
-    return LimitRules(limits=specs, enforcer=Enforcer(enforcer), burst=burst, quantum_s=quantum)
+    if burst < 1 or (burst > 1 and enforcer != Enforcer.BUCKET):
+        raise UsageError(f"burst {burst}: at least 1, and above 1 only with enforcer 'bucket'")
+    if quantum is not None and not _SHORTEST_QUANTUM_S <= quantum <= _LONGEST_QUANTUM_S:
+        raise UsageError(f"quantum {quantum}: {_SHORTEST_QUANTUM_S:g} to {_LONGEST_QUANTUM_S:g} seconds")
+    if guard is not None and not 0 <= guard <= _LONGEST_QUANTUM_S:
+        raise UsageError(f"guard {guard}: 0 to {_LONGEST_QUANTUM_S:g} seconds")
+    return LimitRules(
+        limits=checked(limits),
+        enforcer=Enforcer(enforcer),
+        burst=burst,
+        guard_s=guard,
+        quantum_s=quantum,
+        keys=_credentials(keys) or (KeyRules(),),
+    )
+
+
+def _credentials(names: Sequence[str]) -> tuple[KeyRules, ...]:
+    if isinstance(names, str) or len(set(names)) < len(names) or not all(map(_KEY.fullmatch, names)):
+        raise UsageError(f"keys: {names!r}; write a list of names that differ: 1 to 64 letters, digits, '_', '.', '-'")
+    return tuple(KeyRules(name) for name in names)
 
 
 def _worker_name() -> str:
