@@ -74,8 +74,8 @@ def limits_site(
     with redis.Redis.from_url(redis_url, decode_responses=True) as connection, Client(redis_url) as client:
         connection.flushall()
         try:
-            for _ in range(workers):
-                nodes.append(LocalWorker(WorkerProcess(folder, redis_url, apis, settings or {}).start(), app))
+            processes = [WorkerProcess(folder, redis_url, apis, settings or {}).start() for _ in range(workers)]
+            nodes += [LocalWorker(process, app) for process in processes]
             for node in nodes:
                 node.ready()
             environment = {"CALLMILL_REDIS_URL": redis_url, "CALLMILL_APIS": str(apis), "COLUMNS": "200"}

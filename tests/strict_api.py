@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from faulty_server import Exchange, FaultyServer, faulty_server
+from faulty_server import Exchange, faulty_server
 
 from callmill.config.limit_spec import LimitSpec, Scope, parse_limit
 from callmill.simulator.enforcers import Enforcer, make_enforcer
@@ -50,14 +50,16 @@ class StrictApi:
     """One API. A call that breaks a limit is answered 429 and charged to none.
 
     Attributes:
+        url: Base URL.
+        arrivals: Every call that was answered, in the order of the answers.
         reply: What a test wants answered in place of 200, given the target and the credential; None: the usual. It is
             asked before the limits are.
         headers: Headers of the answers that keep the limits.
-        gate: While it is set, so many calls are held until all of them are there, and then answered as one.
+        storm_over: Set when the calls of the last storm were answered, at ``storm_at_s`` of the monotonic clock.
     """
 
-    def __init__(self, server: FaultyServer, enforcer: EnforcerKind, burst: int | None) -> None:
-        self._server = server
+    def __init__(self, enforcer: EnforcerKind, burst: int | None) -> None:
+        self.url = ""
         self._kind, self._burst = enforcer, burst
         self._limits: list[LimitSpec] = []
         self._enforcers: dict[tuple[LimitSpec, str], Enforcer] = {}
@@ -68,11 +70,6 @@ class StrictApi:
         self._storm: tuple[int, Reply] | None = None
         self.storm_over = threading.Event()
         self.storm_at_s = 0.0
-
-    @property
-    def url(self) -> str:
-        """Base URL."""
-        return self._server.url("").rstrip("/")
 
     def limit(self, *texts: str) -> None:
         """Enforce these limits from now on, on all calls, per key or per model."""
@@ -143,7 +140,7 @@ class StrictApi:
 @contextlib.contextmanager
 def strict_api(enforcer: EnforcerKind = EnforcerKind.BUCKET, burst: int | None = None) -> Iterator[StrictApi]:
     """Serve on 127.0.0.1 until the block ends."""
-    apis: list[StrictApi] = []
-    with faulty_server(lambda exchange: apis[0].answer(exchange)) as server:
-        apis.append(StrictApi(server, enforcer, burst))
-        yield apis[0]
+    api = StrictApi(enforcer, burst)
+    with faulty_server(api.answer) as server:
+        api.url = server.url("").rstrip("/")
+        yield api

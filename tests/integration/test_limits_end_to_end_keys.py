@@ -84,3 +84,14 @@ def test_job_that_every_key_is_forbidden(site, api):
         assert (outcome.status, str(outcome.error)) == (403, "http_403: 403 Forbidden")
     assert all(outcome.ok for outcome in site.outcomes(allowed))
     assert not any(key["paused_s"] for key in site.limits("show", "own")["keys"])
+
+
+def test_key_that_may_do_less_than_others_is_set_aside(site, api):
+    """A credential that is forbidden calls which others are allowed is set aside with that reason; no call fails."""
+    api.reply = lambda _target, key: Reply(403) if key == "secret-c" else None
+    outcomes = site.outcomes(site.submit("own", 40))
+    assert [(outcome.ok, outcome.attempts) for outcome in outcomes] == [(True, 1)] * 40
+    aside = {key["name"]: key["reason"] for key in site.limits("show", "own")["keys"] if key["paused_s"]}
+    assert list(aside) == ["c"]
+    assert aside["c"].startswith("403 Forbidden, and not so with ")
+    site.limits("resume", "own", "--key", "c")
