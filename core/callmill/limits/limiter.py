@@ -249,7 +249,7 @@ class Limiter:
         groups = list(self._groups.values())
         paused = self._pauses.of(WHOLE_API)
         by = next((group for group in groups if group.refill.by and group.dispatcher.waiting), None)
-        starts = [start for group in groups if (start := group.dispatcher.next_start) is not None]
+        starts = [start for group in groups if (start := group.next_start) is not None]
         return LimiterStatus(
             waiting=self._waiting(),
             held=sum(group.dispatcher.held for group in groups),

@@ -73,6 +73,7 @@ class Refill:
         self.granted = 0
         self.round_trips = 0
         self.by = 0
+        self.upcoming: float | None = None
         self.guard_s = timing.guard_s
         dispatcher.accounts = self
 
@@ -223,6 +224,7 @@ class Refill:
         self._pauses.heard(self.layout, grant, sent, here)
         if costs:
             self.by = grant.by
+            self.upcoming = here + grant.upcoming_us / 1e6 if grant.upcoming_us >= 0 else None
             self._ask_at = here + grant.again_us / 1e6 if usable else 0.0
         if grant.starts_us:
             slots = [

@@ -103,6 +103,7 @@ class Grant(Struct, frozen=True, kw_only=True):
         starts_us: When the calls may start.
         keys: The credential of each, from 1.
         scopes: Pause left and its reason, of the model and of each credential.
+        upcoming_us: The first start that was not granted; -1 when nobody knows.
     """
 
     now_us: int
@@ -116,6 +117,7 @@ class Grant(Struct, frozen=True, kw_only=True):
     starts_us: list[int]
     keys: list[int]
     scopes: list[tuple[int, str]]
+    upcoming_us: int
 
 
 class Fact(Struct, frozen=True):
@@ -164,7 +166,7 @@ class LimitStore:
             raw = await self._exchange(layout, request)
         if len(raw) == 1:
             raise RedisUnavailableError("the limits that were just written to Redis are gone again")
-        now_us, boot, seq, again_us, by, pause_us, reason, guard_us, starts_us, keys, scopes = raw
+        now_us, boot, seq, again_us, by, pause_us, reason, guard_us, starts_us, keys, scopes, upcoming_us = raw
         return Grant(
             now_us=now_us,
             boot=_text(boot),
@@ -177,6 +179,7 @@ class LimitStore:
             starts_us=starts_us,
             keys=keys,
             scopes=[(left, _text(why)) for left, why in zip(scopes[::2], scopes[1::2], strict=True)],
+            upcoming_us=upcoming_us,
         )
 
     async def pause(self, layouts: Iterable[Layout], seconds: float, reason: str, scope: str = "") -> None:
