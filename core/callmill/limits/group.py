@@ -37,6 +37,7 @@ class Group:
         """Let other limits hold from now on; what waits goes on waiting, what is granted stays granted."""
         self.layout = layout
         self.refill.use(layout)
+        self.refill.forget_guard()
         self.dispatcher.paced, self.dispatcher.validity_s = bool(layout.nodes), validity_s
         self.refill.sync(ask_again=True)
         self.dispatcher.dispatch()

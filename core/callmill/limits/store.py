@@ -22,6 +22,8 @@ HORIZON_US = 250_000
 LONGEST_COLD_WAIT_US = 5_000_000
 SCRIPTS = ("reserve", "pause", "throttled", "feed", "restore", "permits")
 
+Doubt = Literal["", "stepped", "rules", "look"]
+
 
 class Settlement(Struct, frozen=True):
     """What calls used that was not reserved, and the reverse.
@@ -48,7 +50,8 @@ class Request(Struct, frozen=True, kw_only=True):
         latest_us: From now to the latest start it was granted.
         lead_us: It can use no start sooner than this.
         guard_us: Timing uncertainty it needs to be allowed for.
-        doubt: Why the state may not be what it was: it saw the clock of Redis jump ahead, or this may be another server.
+        doubt: Why the state may not be what it seems: it saw the clock of Redis jump ahead, other limits hold since its
+            last request, or this may be another server.
         settlements: What is to be settled.
         allowances: How many of the calls may use each credential.
         calls: How many calls wait.
@@ -60,7 +63,7 @@ class Request(Struct, frozen=True, kw_only=True):
     latest_us: int
     lead_us: int
     guard_us: int
-    doubt: Literal["", "stepped", "look"] = ""
+    doubt: Doubt = ""
     settlements: Sequence[Settlement] = ()
     allowances: Sequence[int]
     calls: int

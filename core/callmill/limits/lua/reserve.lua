@@ -6,8 +6,8 @@
 -- KEYS  1 meta hash   2 zset of classes seen lately   3 zset of the class's workers seen lately   4 zset of its workers that
 --       wait (FIFO)   5.. one hash per limit
 -- ARGV  1 worker   2 boot id it knows ('' none)   3 seq it knows   4 us from now to the latest start it was granted
---       5 lead us: no start sooner than this   6 guard us it needs   7 'stepped': it saw TIME jump ahead; 'look': this may be
---         another server; else ''   8 channel   9 horizon us
+--       5 lead us: no start sooner than this   6 guard us it needs   7 'stepped': it saw TIME jump ahead; 'rules': other
+--         limits hold since its last request; 'look': this may be another server; else ''   8 channel   9 horizon us
 --      10 longest cold wait us   11 class   12 its weight   13 number of keys   14 n: calls that wait (0: only settle and look)
 --      15 cost columns: 0 (each call costs 1 request) or 4 (requests, tokens, input tokens, output tokens)
 --      16 number of settlements
@@ -55,6 +55,7 @@ local function scope_pause(i) return field(scopes_at + 1 + 2 * i) end
 
 -- The guard in force is the greatest that any worker asked for in the last 30 to 60 s, and what refusals taught (which fades).
 local guard, before, since = field(7), field(8), field(9)
+if ARGV[7] == 'rules' then guard, before, since = 0, 0, now end -- what workers asked for was asked for other limits
 if now - since > 30000000 then
   before = (now - since > 60000000) and 0 or guard
   guard, since = 0, now
