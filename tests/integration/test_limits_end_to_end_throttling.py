@@ -56,7 +56,7 @@ def between(calls: list[Arrival], from_s: float, to_s: float) -> list[Arrival]:
 
 
 def test_storm_with_retry_after_is_one_pause_of_the_fleet(site, api):
-    """200 calls of two workers that get 429 with Retry-After at once make one pause of that length, no attempt spent."""
+    """200 calls of two workers refused at once with Retry-After make one pause of that length and spend no attempt."""
     api.storm(200, Reply(429, {"Retry-After": "1"}))
     batch = site.submit("free", 500)
     assert api.storm_over.wait(WAIT_S)
