@@ -167,7 +167,7 @@ class Fleet:
         if len(raw) == 1:
             self.publish(group)
             raw = self._scripts["reserve"](keys=keys, args=args)
-        now, boot, seq, again, by, pause, reason, guard, offsets, keys_used, _ = raw
+        now, boot, seq, again, by, pause, reason, guard, offsets, keys_used, *_ = raw
         worker.boot, worker.seq, worker.again_us = boot, seq, now + again
         worker.exchanges += 1
         starts = [now + offset for offset in offsets]

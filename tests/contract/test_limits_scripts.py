@@ -271,7 +271,7 @@ def test_nothing_is_left_unused_when_a_worker_leaves(redis_url):
 
 
 def test_the_greatest_guard_is_in_force_for_all_and_forgotten(redis_url):
-    """Starts are paced with the greatest guard that any worker asked for lately; half a minute later it is forgotten."""
+    """Starts are paced with the greatest guard that any worker asked for lately; soon after it is forgotten."""
     fleet = Fleet(redis_url, rules("1000/second"))
     worker = fleet.warm()
     fleet.reserve(worker, 1, guard_us=30_000)

@@ -20,6 +20,9 @@ _STATUS_TTL_MS = 5_000
 _SURELY_ENDLESS_S = 2 * 366 * 86_400
 """No pause that has an end is that long."""
 
+_WORTH_TELLING_S = 2.0
+_SPANS = ((86_400, "d"), (3600, "h"), (60, "min"))
+
 
 class KeyStatus(Struct, frozen=True, kw_only=True):
     """What one worker process does with one credential of an API.
@@ -85,6 +88,12 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
         """How long it stays paused."""
         return _pause_in_words(self.paused_s)
 
+    @property
+    def next_start_in_words(self) -> str:
+        """When the next call starts, where that is not soon; else empty."""
+        waits = self.next_start_s is not None and self.next_start_s >= _WORTH_TELLING_S
+        return f"the next call starts in {_span(self.next_start_s or 0.0)}" if waits else ""
+
 
 class WorkerStatus(Struct, frozen=True, kw_only=True):
     """What one worker process does now.
@@ -107,7 +116,13 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
 
 
 def _pause_in_words(seconds: float) -> str:
-    return "until resumed" if seconds > _SURELY_ENDLESS_S else f"for {seconds:.0f} s"
+    return "until resumed" if seconds > _SURELY_ENDLESS_S else f"for {_span(seconds)}"
+
+
+def _span(seconds: float) -> str:
+    """Write a time in the largest unit of which it has two."""
+    size_s, unit = next((span for span in _SPANS if seconds >= 2 * span[0]), (1, "s"))
+    return f"{seconds / size_s:.0f} {unit}"
 
 
 _status_decoder = msgspec.json.Decoder(WorkerStatus)

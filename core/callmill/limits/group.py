@@ -23,6 +23,12 @@ class Group:
         """Whether nothing waits, is held or is owed."""
         return not self.dispatcher.waiting and not self.dispatcher.held and self.refill.idle
 
+    @property
+    def next_start(self) -> float | None:
+        """When the next call that waits will start, as far as is known."""
+        held = self.dispatcher.next_start
+        return held if held is not None or not self.dispatcher.waiting else self.refill.upcoming
+
     def start(self) -> None:
         """Reserve slots from now on."""
         self._task = asyncio.create_task(self.refill.run())
@@ -31,6 +37,7 @@ class Group:
         """Let other limits hold from now on; what waits goes on waiting, what is granted stays granted."""
         self.layout = layout
         self.refill.use(layout)
+        self.refill.forget_guard()
         self.dispatcher.paced = bool(layout.nodes)
         self.refill.sync(ask_again=True)
         self.dispatcher.dispatch()

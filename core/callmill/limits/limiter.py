@@ -227,20 +227,21 @@ class Limiter:
         """The API took a call: refusals of earlier ones are over."""
         self._learning.accepted(slot)
 
-    def set_aside(self, slot: Slot, seconds: float, reason: str) -> None:
-        """Use the credential of a call no more for ``seconds``, in the whole fleet."""
-        self.hold(seconds, reason, f"key:{self.key_name(slot)}")
+    def set_aside(self, key: int, seconds: float, reason: str) -> None:
+        """Use a credential no more for ``seconds``, in the whole fleet."""
+        self.hold(seconds, reason, f"key:{self.key_names[key]}")
         self._learning.in_background(self._pauses.tell())
 
     @property
-    def usable_keys(self) -> int:
-        """How many credentials are not set aside."""
+    def usable_keys(self) -> frozenset[int]:
+        """The credentials that are not set aside, from 0."""
         now = monotonic()
-        return sum(self._ring.aside(key, now) is None for key in range(len(self._ring)))
+        return frozenset(key for key in range(len(self._ring)) if self._ring.aside(key, now) is None)
 
-    def key_name(self, slot: Slot) -> str:
-        """What people call the credential of a slot."""
-        return self._ring.names[slot.key]
+    @property
+    def key_names(self) -> Sequence[str]:
+        """What people call the credentials."""
+        return self._ring.names
 
     def status(self) -> LimiterStatus:
         """What this limiter does now."""
@@ -248,7 +249,7 @@ class Limiter:
         groups = list(self._groups.values())
         paused = self._pauses.of(WHOLE_API)
         by = next((group for group in groups if group.refill.by and group.dispatcher.waiting), None)
-        starts = [start for group in groups if (start := group.dispatcher.next_start) is not None]
+        starts = [start for group in groups if (start := group.next_start) is not None]
         return LimiterStatus(
             waiting=self._waiting(),
             held=sum(group.dispatcher.held for group in groups),

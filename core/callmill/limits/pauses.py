@@ -58,8 +58,8 @@ class Pauses:
 
     def resume(self, scope: str = WHOLE_API) -> None:
         """Start calls again here."""
-        if self._pauses.pop(scope, None) is None:
-            return
+        if self._pauses.pop(scope, None) is None and scope != WHOLE_API:
+            return  # of the whole API, what answers blocked without a pause is free now
         kind, _, name = scope.partition(":")
         if kind == "key":
             self._ring.take_back(self._ring.names.index(name))

@@ -7,7 +7,7 @@ import logging
 import math
 from collections import deque
 from time import monotonic
-from typing import Literal, Protocol
+from typing import Protocol
 
 from callmill.errors import RedisUnavailableError
 from callmill.limits.clock import RedisClock
@@ -17,7 +17,7 @@ from callmill.limits.layout import Layout
 from callmill.limits.quota_log import QuotaLog
 from callmill.limits.rules import COLUMNS
 from callmill.limits.slots import Dispatcher, Slot
-from callmill.limits.store import Grant, LimitStore, Request
+from callmill.limits.store import Doubt, Grant, LimitStore, Request
 from callmill.limits.timing import Timing
 
 MOST_CALLS = 512
@@ -60,7 +60,7 @@ class Refill:
         self._wake = asyncio.Event()
         self._asleep_until = 0.0
         self._boot, self._seq = "", 0
-        self._stepped = False
+        self._stepped = self._new_rules = False
         self._looked_s = -LONG_AGO_S
         self._latest_s = -LONG_AGO_S
         self._ask_at = 0.0
@@ -73,6 +73,7 @@ class Refill:
         self.granted = 0
         self.round_trips = 0
         self.by = 0
+        self.upcoming: float | None = None
         self.guard_s = timing.guard_s
         dispatcher.accounts = self
 
@@ -101,6 +102,10 @@ class Refill:
             self._asleep_until = 0.0
             if timer is not None:
                 timer.cancel()
+
+    def forget_guard(self) -> None:
+        """Other limits hold: let the guard be what workers ask for from now on."""
+        self._new_rules = True
 
     def demand(self) -> None:
         """A call waits: see whether it needs a slot."""
@@ -157,9 +162,10 @@ class Refill:
         try:
             if not self._published:
                 await self._store.publish_rules(layout)
-                self._published = True
+                self._published = layout is self.layout  # it may have been changed meanwhile
             sent = monotonic()
-            grant = await self._store.reserve(layout, self._request(costs, dues, sent))
+            request = self._request(costs, dues, sent)
+            grant = await self._store.reserve(layout, request)
             restored = await self._restore(grant.boot, sent)
             await self._pauses.tell()
         except RedisUnavailableError as error:
@@ -167,6 +173,7 @@ class Refill:
             self._back_off(error)
         else:
             self._backoff_s = 0.0
+            self._new_rules &= request.doubt != "rules" or layout is not self.layout
             self._take(grant, costs, sent, usable=not restored)
 
     def _owe(self, slot: Slot, dearer: Columns, unused: Columns) -> None:
@@ -191,10 +198,12 @@ class Refill:
             costs=() if plain else [cost.columns for cost in costs],
         )
 
-    def _doubt(self, now: float) -> Literal["", "stepped", "look"]:
-        """Why the state may not be what it was. A server that took over shows by a broken connection, as a rule."""
+    def _doubt(self, now: float) -> Doubt:
+        """Why the state may not be what it seems. A server that took over shows by a broken connection, as a rule."""
         if self._stepped:
             return "stepped"
+        if self._new_rules:
+            return "rules"
         if not self._backoff_s and now - self._looked_s < LOOK_EVERY_S:
             return ""
         self._looked_s = now
@@ -223,6 +232,7 @@ class Refill:
         self._pauses.heard(self.layout, grant, sent, here)
         if costs:
             self.by = grant.by
+            self.upcoming = here + grant.upcoming_us / 1e6 if grant.upcoming_us >= 0 else None
             self._ask_at = here + grant.again_us / 1e6 if usable else 0.0
         if grant.starts_us:
             slots = [

@@ -224,6 +224,7 @@ class Dispatcher:
             if self._keys.aside(slot.key, now) is None and self.permits.free_of(slot.key) > 0:
                 return slot
             self._waste(slot, missed=False)
+            self.accounts.demand()  # another credential may have a slot for the call that waits
         return None
 
     def _drop_late(self, now: float) -> None:

@@ -29,7 +29,7 @@ class LimiterStatus(Struct, frozen=True):
         fired: Slots given to calls since the start.
         slots_missed: Slots dropped because this process was late, though a call waited: host noise, lost rate.
         round_trips: Exchanges with Redis since the start.
-        next_start_in_s: Seconds until the next held slot; None without one.
+        next_start_in_s: Seconds until the next call starts; None when nothing waits, or nobody knows.
         paused_for_s: Seconds of pause left; 0 when not paused.
         pause_reason: Why it is paused; None when not paused.
         limited_by: The limit with the least slack at the last grant; None when no limit held a call back.

@@ -22,6 +22,8 @@ HORIZON_US = 250_000
 LONGEST_COLD_WAIT_US = 5_000_000
 SCRIPTS = ("reserve", "pause", "throttled", "feed", "restore", "permits")
 
+Doubt = Literal["", "stepped", "rules", "look"]
+
 
 class Settlement(Struct, frozen=True):
     """What calls used that was not reserved, and the reverse.
@@ -48,7 +50,8 @@ class Request(Struct, frozen=True, kw_only=True):
         latest_us: From now to the latest start it was granted.
         lead_us: It can use no start sooner than this.
         guard_us: Timing uncertainty it needs to be allowed for.
-        doubt: Why the state may be another one: it saw the clock of Redis jump ahead, or the server may be another.
+        doubt: Why the state may not be what it seems: it saw the clock of Redis jump ahead, other limits hold since its
+            last request, or this may be another server.
         settlements: What is to be settled.
         allowances: How many of the calls may use each credential.
         calls: How many calls wait.
@@ -60,7 +63,7 @@ class Request(Struct, frozen=True, kw_only=True):
     latest_us: int
     lead_us: int
     guard_us: int
-    doubt: Literal["", "stepped", "look"] = ""
+    doubt: Doubt = ""
     settlements: Sequence[Settlement] = ()
     allowances: Sequence[int]
     calls: int
@@ -103,6 +106,7 @@ class Grant(Struct, frozen=True, kw_only=True):
         starts_us: When the calls may start.
         keys: The credential of each, from 1.
         scopes: Pause left and its reason, of the model and of each credential.
+        upcoming_us: The first start that was not granted; -1 when nobody knows.
     """
 
     now_us: int
@@ -116,6 +120,7 @@ class Grant(Struct, frozen=True, kw_only=True):
     starts_us: list[int]
     keys: list[int]
     scopes: list[tuple[int, str]]
+    upcoming_us: int
 
 
 class Fact(Struct, frozen=True):
@@ -164,7 +169,7 @@ class LimitStore:
             raw = await self._exchange(layout, request)
         if len(raw) == 1:
             raise RedisUnavailableError("the limits that were just written to Redis are gone again")
-        now_us, boot, seq, again_us, by, pause_us, reason, guard_us, starts_us, keys, scopes = raw
+        now_us, boot, seq, again_us, by, pause_us, reason, guard_us, starts_us, keys, scopes, upcoming_us = raw
         return Grant(
             now_us=now_us,
             boot=_text(boot),
@@ -177,6 +182,7 @@ class LimitStore:
             starts_us=starts_us,
             keys=keys,
             scopes=[(left, _text(why)) for left, why in zip(scopes[::2], scopes[1::2], strict=True)],
+            upcoming_us=upcoming_us,
         )
 
     async def pause(self, layouts: Iterable[Layout], seconds: float, reason: str, scope: str = "") -> None:

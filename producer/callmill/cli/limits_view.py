@@ -136,7 +136,8 @@ def _calls(row: ApiNow) -> Iterator[str]:
     yield f"{row.waiting:,} waiting"
     yield f"{row.rate:,.1f} per second over the last seconds"
     if row.next_start_s is not None:
-        yield f"the next starts in {latency(row.next_start_s)}"
+        soon = row.next_start_s < 60
+        yield f"the next starts in {latency(row.next_start_s) if soon else seconds(row.next_start_s)}"
     if row.permits is not None:
         yield f"{row.permits:,} permits held"
 

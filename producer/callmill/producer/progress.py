@@ -108,9 +108,11 @@ def _what_limits_lanes(record: BatchRecord, lanes: Sequence[LaneStatus]) -> str:
     paused = max(lanes, key=lambda lane: lane.paused_s, default=None)
     if paused is not None and paused.paused_s > 0:
         return f"{paused.api} is paused {paused.paused_in_words}: {paused.pause_reason}"
-    limited = [f"{lane.api} {lane.limited_by}" for lane in lanes if lane.limited_by]
-    if limited:
-        return f"limit {max(set(limited), key=limited.count)}"
+    held_back = [lane for lane in lanes if lane.limited_by]
+    if held_back:
+        limited = [f"{lane.api} {lane.limited_by}" for lane in held_back]
+        soonest = min(held_back, key=lambda lane: lane.next_start_s or 0.0)
+        return ": ".join(filter(None, (f"limit {max(set(limited), key=limited.count)}", soonest.next_start_in_words)))
     if any(lane.in_flight for lane in lanes):
         return "the API's latency" if not any(lane.waiting for lane in lanes) else "workers: more would help"
     if record.total == record.recorded:

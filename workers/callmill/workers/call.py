@@ -88,7 +88,8 @@ class Call:
         deadline_s: Time on the event loop's clock after which it is not started any more; None: none.
         attempts: Attempts spent.
         redirects: Redirects followed since the job's own URL.
-        refusals: Credentials that the API did not accept for it.
+        refusals: Attempts refused because of their credential.
+        refused_keys: The credentials that these were made with.
         started_ms: Unix time in milliseconds at which the last attempt began.
         latency_us: How long it took.
         model: The model that the last estimate found.
@@ -107,6 +108,7 @@ class Call:
         "owner",
         "redirects",
         "refusals",
+        "refused_keys",
         "started_ms",
         "stated",
         "url",
@@ -123,6 +125,7 @@ class Call:
         self.attempts = 0
         self.redirects = 0
         self.refusals = 0
+        self.refused_keys: frozenset[int] = frozenset()
         self.started_ms = 0
         self.latency_us = 0
         self.model = ""

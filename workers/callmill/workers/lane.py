@@ -1,7 +1,7 @@
 """Lane: all calls of one API in one worker process.
 
 Calls wait in a line for each traffic class. Runners, as many as calls may be in flight, take one after the other:
-slot, exchange, verdict, and one small function per verdict. A call is bound to its slot late, so what was given back
+slot, exchange, verdict, ending. A call is bound to its slot late, so what was given back
 meanwhile costs nothing.
 
 Who goes first: where limits pace the calls, the limiter decides, and here every class is made to ask. Elsewhere a slot
@@ -13,11 +13,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 from http import HTTPStatus
-from urllib.parse import urljoin
 
 from callmill.config.profiles import ApiProfile
 from callmill.errors import InternalError
@@ -28,41 +26,21 @@ from callmill.limits import Limiter, Slot
 from callmill.limits.feedback import Feedback
 from callmill.limits.headers import read_feedback
 from callmill.workers.asking import Asking
-from callmill.workers.backoff import full_jitter_s
 from callmill.workers.call import Call, CallCost, CallOwner, Postponed
 from callmill.workers.call_cost import REFUNDED, CallCosts
+from callmill.workers.endings import Endings, outcome_without_answer
 from callmill.workers.fair_queue import ClassLine, FairQueue
 from callmill.workers.intake import Intake
 from callmill.workers.request_builder import ForbiddenUrlError, RequestBuilder
-from callmill.workers.throttling import Throttled, ThrottleKind
 from callmill.workers.transports.port import FaultKind, Response, Transport, TransportFault
-from callmill.workers.verdict import (
-    AnswerRules,
-    Failed,
-    KeyRefused,
-    Redirected,
-    Retryable,
-    Succeeded,
-    Verdict,
-    classify_fault,
-    classify_response,
-)
+from callmill.workers.verdict import AnswerRules, Failed, classify_fault, classify_response
 
 log = logging.getLogger(__name__)
 
 _ASKING_AT_ONCE = 256
 """Runners that wait for a slot at most, but for one of each class: what the limiter sees as demand."""
 
-_MAX_REDIRECTS = 5
-_SPENT_QUOTA_S = 3600.0
-"""When a quota is asked for again of which the API did not say when it is whole."""
-
-_REFUSED_KEY_S = 600.0
-"""When a credential that the API did not accept is tried again."""
-
 _READ_HEADERS_EVERY_S = 0.1
-_FORBIDDEN_CALLS, _TRIES_WITH_KEYS = 3, 2
-"""A credential is taken to be at fault after so many forbidden calls in a row; a call fails after so many tries."""
 
 _RESERVED_AHEAD_S = 0.2
 """Slots that are reserved before a runner asks for them, in seconds of the lane's pace."""
@@ -85,19 +63,17 @@ class Lane:
         self.in_flight = 0
         self.calls = 0
         self.gate_open = True
-        self._profile = profile
         self._requests = requests
         self._transport = transport
         self._limiter = limiter
         self._costs = costs
-        self._keep_headers = tuple(profile.keep_headers)
         self._max_in_flight = max_in_flight
         self._rules = AnswerRules(profile)
+        self._endings = Endings(profile, requests, limiter)
         self._queue = FairQueue(lambda traffic: traffic.priority.weight * profile.tenants.get(traffic.tenant, 1.0))
         self._runners: set[asyncio.Task[None]] = set()
         self._asking = Asking(self._queue)
         self._asking_for_any = 0
-        self._refusals_in_a_row: Counter[int] = Counter()
         self._read_headers_s = float("-inf")
         self._intake = Intake(limiter, self._queue, max_in_flight=max_in_flight)
         self._now = asyncio.get_running_loop().time
@@ -282,7 +258,9 @@ class Lane:
                 continue
             if call.deadline_s is None or now_s <= call.deadline_s:
                 return call
-            call.owner.refuse(call, _outcome(call, "deadline", "its deadline passed before it could start"))
+            call.owner.refuse(
+                call, outcome_without_answer(call, "deadline", "its deadline passed before it could start")
+            )
         return None
 
     async def _attempt(self, call: Call, slot: Slot) -> None:
@@ -297,7 +275,7 @@ class Lane:
             raise
         except Exception as error:  # the boundary of a job: a bug of ours must not take its neighbours along
             log.exception("a call met a bug", extra={"action": "call_bug", "api": self.api})
-            ending = _outcome(call, "internal", f"{InternalError.__doc__} ({error!r})")
+            ending = outcome_without_answer(call, "internal", f"{InternalError.__doc__} ({error!r})")
         finally:
             self.in_flight -= 1
         if isinstance(ending, Postponed):
@@ -324,108 +302,13 @@ class Lane:
         self._limiter.settle(slot, *(used or (None, None)))
         if feedback is not None and feedback.observations:
             self._limiter.feed(slot, feedback.observations)
-        return self._ending(call, slot, verdict, answer)
+        return self._endings.of(call, slot, verdict, answer)
 
     def _feedback(self, answer: Response) -> Feedback | None:
         """Read what headers say of limits: of good answers, often enough to follow them."""
-        if answer.status < HTTPStatus.MULTIPLE_CHOICES:
+        if answer.status < HTTPStatus.MULTIPLE_CHOICES and answer.status not in self._rules.throttle.statuses:
             now_s = self._now()
             if now_s < self._read_headers_s + _READ_HEADERS_EVERY_S:
                 return None
             self._read_headers_s = now_s
         return read_feedback(answer.headers)
-
-    def _ending(self, call: Call, slot: Slot, verdict: Verdict, answer: Response | None) -> WireOutcome | Postponed:
-        match verdict:
-            case Succeeded():
-                self._accepted(slot)
-                call.attempts += 1
-                return self._outcome(call, answer)
-            case Throttled():
-                return self._throttle(slot, verdict)
-            case Retryable():
-                return self._retry(call, verdict, answer)
-            case Redirected():
-                return self._follow(call, verdict, answer)
-            case KeyRefused():
-                return self._change_key(call, slot, verdict, answer)
-            case Failed():
-                return self._fail(call, verdict, answer)
-
-    def _accepted(self, slot: Slot) -> None:
-        self._limiter.accepted(slot)
-        if self._refusals_in_a_row:
-            self._refusals_in_a_row.pop(slot.key, None)
-
-    def _throttle(self, slot: Slot, verdict: Throttled) -> Postponed:
-        after_s = verdict.after_s
-        if after_s is None and verdict.kind is ThrottleKind.QUOTA:
-            after_s = _SPENT_QUOTA_S
-        self._limiter.refused(slot, after_s, verdict.reason, learn=verdict.kind is ThrottleKind.RATE)
-        return Postponed(verdict.code, verdict.reason, spends_attempt=False, throttled=True)
-
-    def _change_key(
-        self, call: Call, slot: Slot, verdict: KeyRefused, answer: Response | None
-    ) -> WireOutcome | Postponed:
-        """Try with another credential, and set this one aside where it is the one at fault, and not the call."""
-        call.refusals += 1
-        self._refusals_in_a_row[slot.key] += 1
-        unknown = verdict.status == HTTPStatus.UNAUTHORIZED
-        if unknown or (self._refusals_in_a_row[slot.key] >= _FORBIDDEN_CALLS and self._limiter.usable_keys > 1):
-            name = self._limiter.key_name(slot)
-            log.warning(
-                "credential %s is set aside: %s",
-                *(name, verdict.message),
-                extra={"action": "key_refused", "api": self.api, "key": name},
-            )
-            self._limiter.set_aside(slot, _REFUSED_KEY_S, verdict.message)
-        elif call.refusals >= _TRIES_WITH_KEYS:
-            return self._fail(call, Failed(f"http_{verdict.status}", verdict.message), answer)
-        return Postponed(f"http_{verdict.status}", verdict.message, spends_attempt=False)
-
-    def _retry(self, call: Call, verdict: Retryable, answer: Response | None) -> WireOutcome | Postponed:
-        policy = self._profile.retry
-        if call.attempts + 1 >= policy.attempts:
-            return self._fail(call, Failed(verdict.code, verdict.message), answer)
-        call.attempts += 1
-        delay_s = max(full_jitter_s(call.attempts, policy.base, policy.cap), verdict.after_s)
-        return Postponed(verdict.code, verdict.message, delay_s)
-
-    def _follow(self, call: Call, verdict: Redirected, answer: Response | None) -> WireOutcome | Postponed:
-        target = urljoin(self._requests.absolute(call.url), verdict.location)
-        if not self._requests.covers(target):
-            return self._fail(call, Failed("redirect", f"redirected away from the API, to {target}"), answer)
-        if call.redirects >= _MAX_REDIRECTS:
-            return self._fail(call, Failed("redirect", f"more than {_MAX_REDIRECTS} redirects"), answer)
-        call.redirects += 1
-        call.url = target
-        return Postponed("redirect", target, spends_attempt=False)
-
-    def _fail(self, call: Call, verdict: Failed, answer: Response | None) -> WireOutcome:
-        call.attempts += 1
-        return self._outcome(call, answer, verdict)
-
-    def _outcome(self, call: Call, answer: Response | None, failed: Failed | None = None) -> WireOutcome:
-        code, message = (None, None) if failed is None else (failed.code, failed.message)
-        if answer is None:
-            return _outcome(call, code, message)
-        find = answer.headers.get
-        return WireOutcome(
-            call.index,
-            call.job.id,
-            answer.status,
-            answer.body,
-            {name: value for name in self._keep_headers if (value := find(name)) is not None},
-            code,
-            message,
-            call.attempts,
-            call.started_ms,
-            call.latency_us,
-        )
-
-
-def _outcome(call: Call, code: str | None, message: str | None) -> WireOutcome:
-    """Return the outcome of a call that got no answer."""
-    return WireOutcome(
-        call.index, call.job.id, None, b"", {}, code, message, call.attempts, call.started_ms, call.latency_us
-    )

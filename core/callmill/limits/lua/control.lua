@@ -39,6 +39,7 @@ else
   before, after = shown(paused()), ''
   redis.call('HDEL', CONTROL, 'reason:' .. name, 'by:' .. name)
   redis.call('HDEL', META, 'pause' .. suffix, 'reason' .. suffix)
+  if name == '' then redis.call('HSET', META, 'resumed', whole(now)) end -- what answers blocked until now is free
   message = 'resume ' .. (name == '' and '-' or 'key:' .. name)
 end
 

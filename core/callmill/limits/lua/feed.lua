@@ -3,7 +3,7 @@
 -- KEYS  1 meta hash   2.. one hash per limit
 -- ARGV  for each fact: index of the limit (from 1), kind, two numbers:
 --         slow     emission us at least, us that it holds: others use the limit too
---         block    us in which no call may start, 0: the quota is used up until then
+--         block    us in which no call may start, unless somebody resumes the API; 0: the quota is used up until then
 --         aligned  us from now to a beginning of the server's window (may be negative), us by which that may be wrong
 --         most     factor by which the pace may grow at most, 0: the limit was found
 -- Returns the number of facts that changed something.
@@ -21,7 +21,7 @@ for at = 1, #ARGV, 4 do
       redis.call('HSET', key, 'slow', text(math.max(first, still)), 'slow_until', text(now + second))
       changed = changed + 1
     elseif kind == 'block' and now + first > tonumber(h[7] or 0) then
-      redis.call('HSET', key, 'block', text(now + first))
+      redis.call('HSET', key, 'block', text(now + first), 'blocked_at', text(now))
       changed = changed + 1
     elseif kind == 'aligned' then
       local aligned, known = now + first, tonumber(h[3] or nil)

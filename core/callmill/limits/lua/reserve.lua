@@ -6,8 +6,8 @@
 -- KEYS  1 meta hash   2 zset of classes seen lately   3 zset of the class's workers seen lately   4 zset of its workers that
 --       wait (FIFO)   5.. one hash per limit
 -- ARGV  1 worker   2 boot id it knows ('' none)   3 seq it knows   4 us from now to the latest start it was granted
---       5 lead us: no start sooner than this   6 guard us it needs   7 'stepped': it saw TIME jump ahead; 'look': this may be
---         another server; else ''   8 channel   9 horizon us
+--       5 lead us: no start sooner than this   6 guard us it needs   7 'stepped': it saw TIME jump ahead; 'rules': other
+--         limits hold since its last request; 'look': this may be another server; else ''   8 channel   9 horizon us
 --      10 longest cold wait us   11 class   12 its weight   13 number of keys   14 n: calls that wait (0: only settle and look)
 --      15 cost columns: 0 (each call costs 1 request) or 4 (requests, tokens, input tokens, output tokens)
 --      16 number of settlements
@@ -18,7 +18,8 @@
 --        the names of the model and of each key, as pauses know them ('' none); the costs of each of the n calls by column
 -- Returns {now, boot, seq, us until it may ask again, index of the limit that holds it back or 0, us of pause left, pause
 --          reason, guard in force us, {offsets of the granted starts from now}, {key of each}, {us of pause left, reason
---          of the model, then of each key}}; {'unconfigured'} where a limit is unknown.
+--          of the model, then of each key}, us until the first start that was not granted, or -1}; {'unconfigured'} where a
+--          limit is unknown.
 --
 -- Invariants: those of paces and quotas; nothing is charged unless a start is granted; after lost or regressed state the
 -- first start is a cold wait away; a class below its share may book twice as far ahead as the others, and a class above it
@@ -41,7 +42,7 @@ local function cost(x, k)
 end
 
 local wanted = { 'boot', 'seq', 'floor', 'last', 'pause', 'reason', 'guard', 'guard_before', 'guard_since', 'extra', 'extra_at',
-  'v:' .. class, 'server' }
+  'v:' .. class, 'server', 'resumed' }
 local scopes_at = #wanted
 for i = 0, key_count do
   wanted[#wanted + 1] = 'pause:' .. ARGV[at_scope + 1 + i]
@@ -54,6 +55,7 @@ local function scope_pause(i) return field(scopes_at + 1 + 2 * i) end
 
 -- The guard in force is the greatest that any worker asked for in the last 10 to 20 s, and what refusals taught (which fades).
 local guard, before, since = field(7), field(8), field(9)
+if ARGV[7] == 'rules' then guard, before, since = 0, 0, now end -- what workers asked for was asked for other limits
 if now - since > 10000000 then
   before = (now - since > 20000000) and 0 or guard
   guard, since = 0, now
@@ -67,11 +69,12 @@ for i = 1, key_count do of_key[i] = {} end
 for i = 1, #KEYS - FIRST + 1 do
   local key = KEYS[i + FIRST - 1]
   local h = redis.call('HMGET', key, 'window', 'amount', 'gain', 'slack', 'column', 'quota', 'block', 'aligned', 'blur', 'tat',
-    'credit', 'total', 'oldest', 'newest', 'turn', 'count', 'slow', 'slow_until', 'factor', 'mode', 'holes', 'latest')
+    'credit', 'total', 'oldest', 'newest', 'turn', 'count', 'slow', 'slow_until', 'factor', 'mode', 'holes', 'latest', 'blocked_at')
   if not h[1] then return { 'unconfigured' } end
   local x = { key = key, index = i, owner = number(at_owner + i), window = tonumber(h[1]), amount = tonumber(h[2]),
     column = tonumber(h[5]), quota = h[6] == '1', block = tonumber(h[7] or 0), aligned = tonumber(h[8] or nil),
     blur = tonumber(h[9] or 0), force = force }
+  if field(14) > tonumber(h[23] or 0) then x.block = 0 end -- somebody said since then that calls may go on
   limits[i] = x
   local owned = x.owner > 0 and of_key[x.owner] or shared
   owned[#owned + 1] = x
@@ -230,6 +233,7 @@ local function grant_alike(s, most, furthest)
   return s
 end
 
+local upcoming = -1
 if n > 0 then
   redis.call('ZADD', CLASSES, now, class .. '|' .. ARGV[12])
   redis.call('ZREMRANGEBYSCORE', CLASSES, '-inf', now - math.max(2000000, 4 * spacing))
@@ -293,6 +297,7 @@ if n > 0 then
   end
   -- Refunds and new numbers may free a quota hours sooner than it ages.
   if by > 0 and limits[by].quota then again = math.min(again, now + LOOK_US) end
+  upcoming = s and math.ceil(s - now) or -1
 end
 
 seq = seq + 1
@@ -308,4 +313,4 @@ for i = 0, key_count do
 end
 for k, s in ipairs(starts) do starts[k] = math.ceil(s - now) end
 return { now, boot, seq, math.ceil(again - now), by, math.ceil(math.max(0, pause - now)), meta[6] or '', math.ceil(force), starts,
-  keys_used, pauses }
+  keys_used, pauses, upcoming }

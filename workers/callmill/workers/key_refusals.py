@@ -1,0 +1,72 @@
+"""KeyRefusals: calls that the API refused because of their credential, one of several, and whose fault that was.
+
+401 tells that the API does not know the credential. 403 may be about the credential or about the call: the credential
+is at fault where another one may do the same call, and the call is where none may.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from http import HTTPStatus
+
+from callmill.limits import Limiter, Slot
+from callmill.workers.call import Call, Postponed
+from callmill.workers.verdict import Failed, KeyRefused
+
+log = logging.getLogger(__name__)
+
+_SET_ASIDE_S = 600.0
+"""When a credential that the API did not accept is tried again."""
+
+_CALLS_THAT_OTHERS_MADE = 3
+"""A credential is set aside when others were allowed so many calls in a row that it was forbidden."""
+
+_MOST_KEYS, _MOST_REFUSALS = 3, 12
+"""A forbidden call fails after so many credentials, or so often where its turn falls on the same ones again."""
+
+
+class KeyRefusals:
+    """Decides for one API which credentials to set aside and which calls to give up."""
+
+    def __init__(self, api: str, limiter: Limiter) -> None:
+        self._api = api
+        self._limiter = limiter
+        self._made_by_others: Counter[int] = Counter()
+
+    def accepted(self, call: Call, slot: Slot) -> None:
+        """The API took a call: its credential is good, and those that it was refused with before may not be."""
+        if self._made_by_others:
+            self._made_by_others.pop(slot.key, None)
+        for key in call.refused_keys:
+            if key != slot.key:
+                self._blame(slot, key)
+
+    def refused(self, call: Call, slot: Slot, verdict: KeyRefused) -> Postponed | Failed:
+        """Try with another credential, or give the call up where it is at fault and not its credential."""
+        failed = Failed(f"http_{verdict.status}", verdict.message)
+        call.refusals += 1
+        call.refused_keys |= {slot.key}
+        if verdict.status == HTTPStatus.UNAUTHORIZED:
+            self._set_aside(slot.key, verdict.message)
+        elif self._is_forbidden(call):
+            return failed
+        return Postponed(failed.code, failed.message, spends_attempt=False)
+
+    def _is_forbidden(self, call: Call) -> bool:
+        untried = self._limiter.usable_keys - call.refused_keys
+        return not untried or len(call.refused_keys) >= _MOST_KEYS or call.refusals >= _MOST_REFUSALS
+
+    def _blame(self, slot: Slot, key: int) -> None:
+        self._made_by_others[key] += 1
+        if self._made_by_others[key] >= _CALLS_THAT_OTHERS_MADE and key in self._limiter.usable_keys:
+            self._set_aside(key, f"403 Forbidden, and not so with {self._limiter.key_names[slot.key]}")
+
+    def _set_aside(self, key: int, reason: str) -> None:
+        name = self._limiter.key_names[key]
+        log.warning(
+            "credential %s is set aside: %s",
+            *(name, reason),
+            extra={"action": "key_refused", "api": self._api, "key": name},
+        )
+        self._limiter.set_aside(key, _SET_ASIDE_S, reason)
