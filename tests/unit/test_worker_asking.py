@@ -32,7 +32,7 @@ async def asking(runners: int) -> tuple[Asking, FairQueue, list[asyncio.Task[Slo
         await asyncio.shield(never)
         raise AssertionError
 
-    tasks = [asyncio.create_task(asks.wait(queue.line(BULK), forever())) for _ in range(runners)]
+    tasks = [asyncio.create_task(asks.wait(cast("Any", Owner()), queue.line(BULK), forever())) for _ in range(runners)]
     await asyncio.sleep(0)
     return asks, queue, tasks
 
