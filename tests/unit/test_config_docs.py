@@ -43,8 +43,19 @@ def test_documented_defaults_are_the_real_ones(model):
 def test_examples_load(tmp_path):
     """Every TOML example on the page is a file that loads."""
     examples = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
-    assert len(examples) == 3
+    assert len(examples) == 4
     for number, example in enumerate(examples):
         path = tmp_path / f"{number}.toml"
         path.write_text(example)
         assert load_profiles(path)
+
+
+def test_the_file_of_examples_loads(tmp_path):
+    """With its comments taken away, every table of config/apis.toml is a profile that loads."""
+    lines = (Path(__file__).parents[2] / "config/apis.toml").read_text().splitlines()
+    path = tmp_path / "apis.toml"
+    path.write_text("\n".join(re.sub(r"^# (?=\[apis|\w[\w-]* *= |  )", "", line) for line in lines))
+    assert set(load_profiles(path)) >= {
+        *("anthropic", "aws", "azure", "discord", "example", "github", "groq", "local"),
+        *("openai", "shopify", "stripe", "unknown"),
+    }
