@@ -363,9 +363,14 @@ def test_shipped_profiles_load_as_they_are():
 def test_shipped_profiles_load_when_uncommented(load):
     """Every commented-out profile is right: taking the comment signs away gives a file that loads."""
     text = (ROOT / "config/apis.toml").read_text()
-    live = load(re.sub(r"^# (?=\[apis\.|[a-z_]+ *= )", "", text, flags=re.MULTILINE))
-    assert set(live) == {"local", "openai", "anthropic", "github", "stripe", "shopify", "example"}
-    assert all(profile.limits and profile.auth for name, profile in live.items() if name != "local")
+    live = load(re.sub(r"^# (?=\[apis\.|[a-z_][\w-]* *= )", "", text, flags=re.MULTILINE))
+    assert set(live) == {
+        *("local", "openai", "azure", "anthropic", "groq", "github", "stripe", "shopify", "discord", "aws"),
+        *("unknown", "example"),
+    }
+    assert all(profile.limits or profile.models for name, profile in live.items() if name != "local")
+    assert all(profile.auth or profile.session_factory for name, profile in live.items() if name != "local")
+    assert set(live["openai"].models) == {"gpt-4o", "gpt-4o-mini"}
 
 
 def test_weights_of_tenants(load, problems):
