@@ -85,7 +85,7 @@ def _used_by_others(node: Node, seen: Observation, enforcer: Enforcer, in_flight
         return
     emission_s = node.clock.window_us / 1e6 / node.clock.amount
     reset_s, remaining = seen.reset_s or 0.0, seen.remaining
-    if _refills(reset_s, seen.limit - remaining, emission_s, seen.reset_step_s):
+    if enforcer is not Enforcer.FIXED and _refills(reset_s, seen.limit - remaining, emission_s, seen.reset_step_s):
         enough = NEARLY_EMPTY * seen.limit - in_flight - 1 if enforcer is Enforcer.BUCKET else 1
         if remaining < enough:
             yield Fact(node, "slow", BUCKET_CAUTION * emission_s * 1e6, BUCKET_CAUTION_S * 1e6)
