@@ -362,6 +362,7 @@ class ApiProfile(_Table):
             limits=tuple(str(spec) for spec in self.limit_specs),
             enforcer=self.enforcer.value,
             burst=self.burst,
+            quantum=self.quantum,
             usage=None if self.usage is None else self.usage.total,
             model=self.model,
             models={model: tuple(map(str, specs)) for model, specs in self.model_limit_specs.items()},

@@ -21,6 +21,7 @@ class PublicApi(Struct, frozen=True, kw_only=True):
         limits: Its limits as texts that ``parse_limit`` reads.
         enforcer: How its server counts.
         burst: Calls that a bucket server takes at once.
+        quantum: Seconds of the parts in which the server counts longer windows.
         usage: JSON pointer to the real cost in an answer.
         model: JSON pointer to the model in a request's body.
         models: Limits of single models, besides those of the API.
@@ -32,6 +33,7 @@ class PublicApi(Struct, frozen=True, kw_only=True):
     limits: tuple[str, ...] = ()
     enforcer: str = "unknown"
     burst: int = 1
+    quantum: float | None = None
     usage: str | None = None
     model: str | None = None
     models: dict[str, tuple[str, ...]] = {}

@@ -71,7 +71,7 @@ def _bound(spec: LimitSpec, rules: LimitRules, guard: Guard, quantum_s: float | 
         return Bound(spec, None, None, "not known yet: found by trying, from the answers")
     if spec.unit is Unit.CONCURRENT:
         return Bound(spec, None, 1.0)
-    clock = clocks(LimitRules((spec,), rules.enforcer, rules.burst, rules.guard_s))[0]
+    clock = clocks(LimitRules((), rules.enforcer, rules.burst, rules.guard_s), (spec,))[0]
     if clock.quota:
         usable = spec.window_s / (spec.window_s * (1 + 1 / QUOTA_STEPS) + guard.total_s)
         return _of(spec, usable, _quota_words(spec, usable))

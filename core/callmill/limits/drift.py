@@ -15,10 +15,13 @@ from callmill.limits.layout import OF_API, Layout, Node
 from callmill.limits.rules import FIRST_GUESS_PER_S
 from callmill.limits.store import Fact
 
-TOLERANCE = 0.05
-"""What is left may be less than our pace explains by this part of the limit: servers count calls at other moments."""
+TOLERANCE, TOLERANCE_LEFT = 0.05, 0.5
+"""What is left may be less than our pace explains by this part of the limit: servers count calls at other moments. But
+by no more than this part of what is left: else others would use up the last of a limit unseen."""
 
 NEARLY_EMPTY = 0.1
+"""Of a bucket. A log of the latest window looks the same, and our own pace leaves little of it: it has to be empty."""
+
 BUCKET_CAUTION, BUCKET_CAUTION_S = 1.25, 2.0
 """A bucket that is nearly empty though calls are paced: for so long, so much slower, until it has refilled."""
 
@@ -73,19 +76,24 @@ def _facts(node: Node, seen: Observation, enforcer: Enforcer, took_s: float, in_
     if node.clock.quota:
         if seen.remaining == 0:
             yield Fact(node, "block", (seen.reset_s + seen.reset_step_s) * 1e6)
-    elif seen.remaining is not None and seen.limit is not None:
-        yield from _used_by_others(node, seen, seen.limit, seen.remaining, in_flight)
+    else:
+        yield from _used_by_others(node, seen, enforcer, in_flight)
 
 
-def _used_by_others(node: Node, seen: Observation, limit: int, remaining: int, in_flight: int) -> Iterator[Fact]:
+def _used_by_others(node: Node, seen: Observation, enforcer: Enforcer, in_flight: int) -> Iterator[Fact]:
+    if seen.remaining is None or seen.limit is None:
+        return
     emission_s = node.clock.window_us / 1e6 / node.clock.amount
-    reset_s = seen.reset_s or 0.0
-    if _refills(reset_s, limit - remaining, emission_s, seen.reset_step_s):
-        if remaining < NEARLY_EMPTY * limit - in_flight - 1:
+    reset_s, remaining = seen.reset_s or 0.0, seen.remaining
+    if enforcer is not Enforcer.FIXED and _refills(reset_s, seen.limit - remaining, emission_s, seen.reset_step_s):
+        enough = NEARLY_EMPTY * seen.limit - in_flight - 1 if enforcer is Enforcer.BUCKET else 1
+        if remaining < enough:
             yield Fact(node, "slow", BUCKET_CAUTION * emission_s * 1e6, BUCKET_CAUTION_S * 1e6)
         return
-    slack = 1 + in_flight + TOLERANCE * limit + seen.reset_step_s / emission_s
-    if reset_s / emission_s > remaining + slack:
+    # In windows that we know, we are ahead of the even pace, by the guard.
+    aligned = ALIGNED_WITHIN * seen.limit if enforcer is Enforcer.FIXED else None
+    ahead = min(TOLERANCE * seen.limit, TOLERANCE_LEFT * remaining) if aligned is None else aligned
+    if (reset_s - seen.reset_step_s) / emission_s > remaining + 1 + in_flight + ahead:
         yield Fact(node, "slow", reset_s / max(remaining, 0.5) * 1e6, reset_s * 1e6)
 
 

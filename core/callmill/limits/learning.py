@@ -9,6 +9,8 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
+from msgspec.structs import replace
+
 from callmill.errors import RedisUnavailableError
 from callmill.limits.group import Group, end
 from callmill.limits.pauses import WHOLE_API, Pauses
@@ -30,7 +32,7 @@ class Learning:
         self._store = store
         self._pauses = pauses
         self._tasks: set[asyncio.Task[None]] = set()
-        self._facts: dict[tuple[str, str], Fact] = {}
+        self._facts: dict[tuple[str, str], tuple[float, Fact]] = {}
         self._refused_at = 0.0
         self._in_a_row = 0
 
@@ -58,9 +60,9 @@ class Learning:
 
     def take(self, facts: list[Fact]) -> None:
         """Pass on facts about limits soon; of two about the same the later one counts."""
-        begin = not self._facts
+        begin, now = not self._facts, monotonic()
         for fact in facts:
-            self._facts[fact.node.key, fact.kind] = fact
+            self._facts[fact.node.key, fact.kind] = now, fact
         if begin and facts:
             self.in_background(self._tell_facts())
 
@@ -78,12 +80,21 @@ class Learning:
     async def _tell_facts(self) -> None:
         await asyncio.sleep(TELL_EVERY_S)
         facts, self._facts = list(self._facts.values()), {}
-        await self._store.feed(facts)
+        now = monotonic()
+        aged = [_aged(fact, (now - since) * 1e6) for since, fact in facts]
+        await self._store.feed([fact for fact in aged if fact.kind != "slow" or fact.second > 0])
 
 
 async def _unless_away(work: Coroutine[Any, Any, None]) -> None:
     with suppress(RedisUnavailableError):
         await work
+
+
+def _aged(fact: Fact, age_us: float) -> Fact:
+    """The same fact, told later: its times count from when it is told."""
+    if fact.kind == "slow":
+        return replace(fact, second=fact.second - age_us)
+    return replace(fact, first=fact.first - age_us) if fact.kind in {"block", "aligned"} else fact
 
 
 def _whom(group: Group, slot: Slot) -> str:

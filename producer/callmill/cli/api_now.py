@@ -99,7 +99,8 @@ def summed_up(api: PublicApi, state: ControlState, workers: Sequence[WorkerStatu
     lanes = [lane for worker in workers for lane in worker.lanes if lane.api == api.name]
     specs = tuple(map(parse_limit, api.limits)) if state.limits is None else state.limits
     known = api.enforcer in set(Enforcer)
-    rules = LimitRules(specs, Enforcer(api.enforcer) if known else Enforcer.UNKNOWN, api.burst)
+    enforcer = Enforcer(api.enforcer) if known else Enforcer.UNKNOWN
+    rules = LimitRules(specs, enforcer, api.burst, quantum_s=api.quantum)
     guard, rate = _guard(rules, lanes), sum(lane.rate for lane in lanes)
     pause = state.pause or _told_pause(lanes) or Pause(0.0, "", None)
     return ApiNow(
@@ -140,7 +141,7 @@ def _guard(rules: LimitRules, lanes: Sequence[LaneStatus]) -> Guard | None:
 
 def _bounds(rules: LimitRules, guard: Guard | None) -> tuple[Bound, ...]:
     if guard is not None:
-        return bounds(rules, guard)
+        return bounds(rules, guard, quantum_s=rules.quantum_s)
     unmeasured = bounds(rules, Guard(0.0))
     return tuple(bound if _is_whole(bound.limit) else Bound(bound.limit, None, None, bound.why) for bound in unmeasured)
 
