@@ -154,7 +154,7 @@ def validity_s(rules: LimitRules) -> float:
     if rules.enforcer is Enforcer.BUCKET:
         paced = (spec for spec in specs if spec.unit is Unit.REQUESTS and spec != AUTO and not _is_quota(spec))
         rates = [spec.amount / spec.window_s for spec in paced]
-        forgiven = (rules.burst - 1) / (2 * max(rates)) if rates else strict
+        forgiven = (rules.burst - 1) / (4 * max(rates)) if rates else strict
         return min(LONGEST_VALIDITY_S, max(SHORTEST_VALIDITY_S, forgiven))
     if rules.guard_s is not None:  # what is fired late must fit in the guard, with room for the way to the server
         return min(strict, max(SHORTEST_VALIDITY_S, 0.625 * rules.guard_s))
@@ -170,7 +170,8 @@ def shortest_window_s(rules: LimitRules) -> float:
 def fixed_guard_s(rules: LimitRules) -> float | None:
     """The guard where it is not derived from measurements: as configured, or what a bucket server's burst is for."""
     if rules.guard_s is None and rules.enforcer is Enforcer.BUCKET:
-        # Half for late slots, half for the way to the server: below the burst's slack, but where burst / rate is tiny.
+        # As much for the way as for late slots: below the burst's slack, but where burst / rate is tiny. What is left is
+        # for stalls, after which late calls meet those that are on time.
         return 2 * validity_s(rules)
     return rules.guard_s
 
