@@ -10,6 +10,7 @@ import redis
 
 from callmill.config.limit_spec import Enforcer, parse_limit
 from callmill.jobs.traffic import NORMAL, TrafficClass
+from callmill.limits.cost import Columns
 from callmill.limits.keys import Keys
 from callmill.limits.layout import Layout, layout
 from callmill.limits.permits import Lease
@@ -53,6 +54,7 @@ class Worker:
     traffic: TrafficClass = NORMAL
     model: str = ""
     stepped: bool = False
+    ahead_us: int | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Reply:
     guard_us: int
     starts_us: list[int]
     keys: list[int]
+    scopes: list[tuple[int, str]]
 
 
 class Fleet:
@@ -81,6 +84,7 @@ class Fleet:
             for name in ("reserve", "pause", "permits", "throttled", "feed", "restore")
         }
         self.jumped_us = 0
+        self.watchful = False
         self.set_time(BEGIN_US)
         self.use(limits)
 
@@ -149,6 +153,20 @@ class Fleet:
         )
         return self.exchange(worker, request)
 
+    def reserve_weighted(self, worker: Worker, costs: Sequence[Columns]) -> list[int]:
+        """Ask for starts of calls with these costs, by column; return them."""
+        request = Request(
+            boot=worker.boot,
+            seq=worker.seq,
+            latest_us=worker.latest_us - (self.us - self.jumped_us),
+            lead_us=LEAD_US,
+            guard_us=GUARD_US,
+            allowances=[len(costs)] * len(self.rules.keys),
+            calls=len(costs),
+            costs=costs,
+        )
+        return self.exchange(worker, request).starts_us
+
     def exchange(self, worker: Worker, request: Request) -> Reply:
         """Make one exchange for a worker as the request says."""
         group = self.layout
@@ -167,14 +185,31 @@ class Fleet:
         if len(raw) == 1:
             self.publish(group)
             raw = self._scripts["reserve"](keys=keys, args=args)
-        now, boot, seq, again, by, pause, reason, guard, offsets, keys_used, *_ = raw
+        known, (now, boot, seq, again, by, pause, reason, guard, offsets, keys_used, pauses, *_) = worker.boot, raw
         worker.boot, worker.seq, worker.again_us = boot, seq, now + again
         worker.exchanges += 1
         starts = [now + offset for offset in offsets]
+        self._watch(worker, now, known)
+        if worker.stepped and self.watchful:
+            starts, keys_used = [], []  # nobody knows when they lie: they are discarded
         if starts:
             worker.latest_us = max(worker.latest_us, self.us - self.jumped_us + offsets[-1])
             worker.starts_us += starts
-        return Reply(now, boot, by, again, pause, reason, guard, starts, keys_used)
+        scopes = list(zip(pauses[::2], pauses[1::2], strict=True))
+        return Reply(now, boot, by, again, pause, reason, guard, starts, keys_used, scopes)
+
+    @property
+    def real_us(self) -> int:
+        """The time that has really passed, whatever TIME shows."""
+        return self.us - self.jumped_us
+
+    def _watch(self, worker: Worker, now: int, known_boot: str) -> None:
+        """Let a worker see a clock that was set ahead, as ``RedisClock`` does."""
+        ahead, before = now - self.real_us, worker.ahead_us
+        if worker.boot != known_boot:
+            before = None
+        worker.stepped = self.watchful and before is not None and ahead > before
+        worker.ahead_us = ahead
 
     def used(self, index: int = 0) -> int:
         """Return what the quota at this place in the limits has counted."""
@@ -183,11 +218,27 @@ class Fleet:
         assert counted == int(fields.get("total", 0)), "the sum that is kept differs from what the buckets hold"
         return counted
 
-    def pause(self, us: int, reason: str = "429") -> int:
-        """Pause the API; return what is left of the pause."""
-        args = [us, reason, self.keys.channel, ""]
+    def pause(self, us: int, reason: str = "429", scope: str = "") -> int:
+        """Pause the API, or one of its keys or models; return what is left of the pause."""
+        args = [us, reason, self.keys.channel, scope]
         left: int = self._scripts["pause"](keys=[self.keys.meta, *self.limit_keys], args=args)
         return left
+
+    def throttled(self, age_us: int = 0) -> int:
+        """Tell of a refusal of a call that started so long ago; return whether something was changed."""
+        changed: int = self._scripts["throttled"](keys=[self.keys.meta, *self.limit_keys], args=[age_us])
+        return changed
+
+    def restore(self, keys: Sequence[str], args: Sequence[str | int]) -> int:
+        """Bring back what was granted of quotas; return whether it was counted."""
+        counted: int = self._scripts["restore"](keys=[self.keys.meta, *keys], args=args)
+        return counted
+
+    def feed(self, index: int, kind: str, first: float, second: float = 0.0) -> int:
+        """Tell a fact about the limit at this place; return whether something was changed."""
+        keys = [self.keys.meta, self.limit_keys[index]]
+        changed: int = self._scripts["feed"](keys=keys, args=[1, kind, first, second])
+        return changed
 
     def permits(self, worker: str, want: int, used: int, had: int, *, limit: int, lease_us: int) -> Lease:
         """Renew a lease of permits."""

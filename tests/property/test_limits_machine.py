@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,10 +18,13 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from limits_kit import GUARD_US, LEAD_US, Fleet, Worker, heaviest_window, rules, worst_window
+from limits_kit import GUARD_US, LEAD_US, Fleet, Reply, Worker, heaviest_window, rules
+from msgspec.structs import replace
 
 from callmill.config.limit_spec import Unit
-from callmill.limits.store import LONGEST_COLD_WAIT_US
+from callmill.jobs.traffic import NORMAL, Priority, TrafficClass
+from callmill.limits.layout import OF_API, OF_MODEL, Node, layout
+from callmill.limits.rules import KeyRules
 
 LIMITS = (
     ("20/second",),
@@ -29,73 +34,107 @@ LIMITS = (
     ("1000/second",),
     ("50/hour",),
     ("5/second", "30/hour", "400 tokens/hour"),
+    ("100/second", "20/second per key"),
+    ("60/second per key", "2000 tokens/minute per key"),
+    ("100/second", "10/second per model"),
+    ("30/second", "400/minute per model", "50/hour per key"),
 )
+GROUPS = [(model, traffic) for model in ("", "m") for traffic in (NORMAL, TrafficClass(Priority.BULK, "b"))]
 ROUNDING_US = 1
 
 
+class Booked(NamedTuple):
+    """A slot that was fired or may be: when it really starts, and for what."""
+
+    start: int
+    tokens: int
+    group: int
+    key: int
+
+
 class LimitsMachine(RuleBasedStateMachine):
-    """Workers that reserve, in a world that pauses, forgets, and whose clock goes back."""
+    """Workers that reserve, in a world that pauses, forgets, and whose clock jumps; times are those that pass."""
 
     def __init__(self, redis_url: str) -> None:
         super().__init__()
         self.redis_url = redis_url
-        self.booked: list[
-            tuple[int, int]
-        ] = []  # start and tokens of every slot that is fired or may be, in order of granting
-        self.workers = [Worker(name) for name in "abc"]
+        self.booked: list[Booked] = []  # in order of granting
+        self.workers: list[Worker] = []
         self.paused_until = 0
         self.logical_us = 0
+        self.boot = ""
         self.not_before = 0
         self.forgotten = 0  # slots of former lives: their tokens are forgotten
+        self.ahead_us = 0  # by how much jumps made the state age
 
-    @initialize(limits=st.sampled_from(LIMITS), warm=st.booleans())
-    def begin(self, *, limits: tuple[str, ...], warm: bool) -> None:
-        """Begin with empty state, or past the cold wait."""
-        self.fleet = Fleet(self.redis_url, rules(*limits))
+    @initialize(limits=st.sampled_from(LIMITS), keys=st.integers(1, 2), groups=st.tuples(*[st.integers(0, 3)] * 3))
+    def begin(self, *, limits: tuple[str, ...], keys: int, groups: tuple[int, ...]) -> None:
+        """Begin with empty state; every worker has looked once, so that it will see the clock jump."""
+        names = tuple(KeyRules(name) for name in "ab"[:keys])
+        self.fleet = Fleet(self.redis_url, replace(rules(*limits), keys=names))
         self.fleet.wipe()
-        self.not_before = self.fleet.us + LEAD_US
-        if warm:
-            self.fleet.reserve(self.workers[0], 0)
-            self.fleet.set_time(self.fleet.us + LONGEST_COLD_WAIT_US)
+        self.fleet.watchful = True
+        self.groups = groups
+        self.not_before = self.fleet.real_us + LEAD_US
+        for index, group in enumerate(groups):
+            model, traffic = GROUPS[group]
+            self.workers.append(Worker(f"w{index}|{model}", model=model, traffic=traffic))
+            self._look(index)
+        self.pass_time(us=5_000_000)
+
+    @rule(rounds=st.integers(1, 10), step_us=st.integers(1_000, 300_000), calls=st.integers(1, 30))
+    def work(self, *, rounds: int, step_us: int, calls: int) -> None:
+        """All workers ask in turn for some time."""
+        for index in range(3 * rounds):
+            self.reserve(who=index % 3, costs=[(7 * index + call) % 60 for call in range(calls)])
+            self.pass_time(us=step_us // 3)
 
     @rule(who=st.integers(0, 2), costs=st.lists(st.integers(0, 60), min_size=1, max_size=40))
     def reserve(self, *, who: int, costs: list[int]) -> None:
         """A worker asks for its waiting calls, whether or not it was told to come later."""
         worker = self.workers[who]
-        clocks, used = self._clocks(), self._used()
-        reply = self.fleet.reserve(worker, len(costs), costs)
-        assert reply.now_us >= self.logical_us, "the clock went back"
-        self.logical_us = reply.now_us
-        if not reply.starts_us:
-            assert self._clocks() == [max(clock, reply.now_us) for clock in clocks] or not clocks
-            assert all(after <= before for before, after in zip(used, self._used(), strict=True))
+        before, boot = self._counts(worker), worker.boot
+        reply = self._exchange(who, costs)
+        if not reply.starts_us and not worker.stepped:
             assert reply.again_in_us > 0
-        for start, cost in zip(reply.starts_us, costs, strict=False):
+            if worker.boot == boot:
+                assert self._moved(before, self._counts(worker)) == []
+        for start, cost, key in zip(reply.starts_us, costs, reply.keys, strict=False):
             assert start >= reply.now_us + LEAD_US
-            assert start >= self.paused_until - ROUNDING_US
-            assert start >= self.not_before
-            self.booked.append((start, cost))
+            real = self.fleet.real_us + start - reply.now_us
+            assert real >= self.paused_until - ROUNDING_US
+            assert real >= self.not_before - ROUNDING_US
+            self.booked.append(Booked(real, cost, self.groups[who], key))
 
     @rule(us=st.one_of(st.integers(0, 20_000), st.integers(20_000, 3_000_000), st.just(70_000_000)))
     def pass_time(self, us: int) -> None:
         """Time passes."""
         self.fleet.set_time(self.fleet.us + us)
 
-    @rule(us=st.integers(1, 10_000_000))
-    def set_clock_back(self, us: int) -> None:
-        """Redis's clock is set back."""
+    @rule(us=st.one_of(st.integers(-10_000_000, -1), st.integers(10_000, 10_000_000)))
+    def set_clock(self, us: int) -> None:
+        """Redis's clock is set back, or ahead: then what is kept for a time ages by as much."""
+        if us > 0:
+            self.fleet.jump(us)
+            self.paused_until -= us
+            self.not_before -= us
+            self.ahead_us += us
+            return
         self._look()
-        self.fleet.jump(-us)
+        self.fleet.jump(us)
         self._look()
 
     @rule(us=st.integers(1, 3_000_000))
     def pause(self, us: int) -> None:
         """A 429 pauses the API; holders drop the slots of that time."""
-        now = self._look()
+        self._look()
         left = self.fleet.pause(us)
         assert left >= us
+        now = self.fleet.real_us
         self.paused_until = max(self.paused_until, now + left)
-        self.booked = [slot for slot in self.booked if slot[0] <= now or slot[0] >= self.paused_until]
+        kept = [slot for slot in self.booked if slot.start <= now or slot.start >= self.paused_until]
+        self.forgotten -= sum(slot not in kept for slot in self.booked[: self.forgotten])
+        self.booked = kept
 
     @precondition(lambda self: self.booked)
     @rule()
@@ -104,63 +143,80 @@ class LimitsMachine(RuleBasedStateMachine):
         self._look()
         self.fleet.wipe()
         self.paused_until = 0
-        for worker in self.workers:
-            self.logical_us = self.fleet.reserve(worker, 0).now_us
-        self.not_before = self.logical_us + 500_000
+        self.logical_us = 0
+        for index in range(len(self.workers)):
+            self._look(index)
+        self.not_before = self.fleet.real_us + 500_000
         self.forgotten = len(self.booked)
 
     @invariant()
-    def starts_are_paced(self) -> None:
-        """Neighbouring starts are in order, and an emission of what the earlier costs apart on every pace."""
-        assert all(after >= before for (before, _), (after, _) in pairwise(self.booked))
-        for clock in self.fleet.clocks if self.booked else ():
-            if clock.quota:
-                continue
-            emission = (clock.window_us + GUARD_US) / clock.amount
-            tokens = clock.spec.unit is Unit.TOKENS
-            slots = self.booked[self.forgotten :] if tokens else self.booked
-            for (before, cost), (after, _) in pairwise(slots):
-                assert after - before >= emission * (cost if tokens else 1) - ROUNDING_US
+    def starts_of_a_group_are_in_order(self) -> None:
+        """Where calls cost the same, each group's starts are granted in order; else a cheap one may fill a gap."""
+        if self.booked and not self.fleet.layout.counts_tokens and len(self.fleet.rules.keys) == 1:
+            for group in set(self.groups):
+                starts = [slot.start for slot in self.booked if slot.group == group]
+                assert all(after >= before - ROUNDING_US for before, after in pairwise(starts))
 
     @invariant()
     def no_window_holds_too_much(self) -> None:
-        """No window, widened by the guard, holds more than the limit; of paced tokens, one call more."""
-        for clock in self.fleet.clocks if self.booked else ():
-            if clock.quota:
-                tokens = clock.spec.unit is Unit.TOKENS
-                life = [(start, cost if tokens else 1) for start, cost in self.booked[self.forgotten :]]
-                assert heaviest_window(life, clock.window_us + GUARD_US) <= clock.spec.amount
-            elif clock.spec.unit is Unit.REQUESTS:
-                starts = [start for start, _ in self.booked]
-                assert worst_window(starts, clock.window_us + GUARD_US - clock.spec.amount) <= clock.spec.amount
-            else:
-                self._check_tokens(clock.window_us + GUARD_US, clock.spec.amount)
+        """No window, widened by the guard, holds more than any limit; of paced tokens, one call more."""
+        for model in {GROUPS[group][0] for group in self.groups} if self.booked else ():
+            for node in layout(self.fleet.rules, self.fleet.keys, model, NORMAL).nodes:
+                self._check(node, model)
 
     def teardown(self) -> None:
         """Close the connection."""
         if hasattr(self, "fleet"):
             self.fleet.redis.close()
 
-    def _check_tokens(self, window_us: int, amount: int) -> None:
-        slots = self.booked[self.forgotten :]
-        first, total = 0, 0
-        for start, cost in slots:
-            while slots[first][0] <= start - window_us:
-                total -= slots[first][1]
-                first += 1
-            assert total <= amount + max(cost for _, cost in slots)
-            total += cost
+    def _check(self, node: Node, model: str) -> None:
+        clock, amount = node.clock, node.clock.spec.amount
+        tokens = clock.spec.unit is Unit.TOKENS
+        met = [
+            (slot.start, slot.tokens if tokens else 1)
+            for slot in (self.booked[self.forgotten :] if tokens or clock.quota else self.booked)
+            if node.owner == OF_API
+            or (node.owner == OF_MODEL and GROUPS[slot.group][0] == model)
+            or node.owner == slot.key
+        ]
+        if clock.quota:
+            assert heaviest_window(met, clock.window_us + GUARD_US - self.ahead_us) <= amount
+            return
+        most = amount + (max((cost for _, cost in met), default=0) if tokens else 0)
+        assert heaviest_window(met, clock.window_us + GUARD_US - 2 * amount) <= most
+        if not tokens:
+            emission = (clock.window_us + GUARD_US) / clock.amount
+            starts = sorted(start for start, _ in met)
+            assert all(after - before >= emission - 2 * ROUNDING_US for before, after in pairwise(starts))
 
-    def _look(self) -> int:
-        self.logical_us = self.fleet.reserve(self.workers[0], 0).now_us
-        return self.logical_us
+    def _look(self, who: int = 0) -> None:
+        self._exchange(who)
 
-    def _clocks(self) -> list[float]:
-        keys = zip(self.fleet.limit_keys, self.fleet.clocks, strict=True)
-        return [float(self.fleet.redis.hget(key, "tat") or 0) for key, clock in keys if not clock.quota]
+    def _exchange(self, who: int, costs: Sequence[int] = ()) -> Reply:
+        reply = self.fleet.reserve(self.workers[who], len(costs), costs)
+        assert reply.now_us >= self.logical_us, "the clock went back"
+        self.logical_us = reply.now_us
+        if reply.boot != self.boot:  # all workers hear of a new life at once, and look
+            self.boot = reply.boot
+            for other in set(range(len(self.workers))) - {who}:
+                self._look(other)
+        return reply
 
-    def _used(self) -> list[int]:
-        return [self.fleet.used(index) for index, clock in enumerate(self.fleet.clocks) if clock.quota]
+    def _counts(self, worker: Worker) -> list[tuple[bool, float]]:
+        """What every limit of a worker has counted: when a pace is free, or how many units of a quota are used."""
+        nodes = layout(self.fleet.rules, self.fleet.keys, worker.model, worker.traffic).nodes
+        return [
+            (node.clock.quota, float(self.fleet.redis.hget(node.key, "total" if node.clock.quota else "tat") or 0))
+            for node in nodes
+        ]
+
+    def _moved(self, before: list[tuple[bool, float]], after: list[tuple[bool, float]]) -> list[tuple[float, float]]:
+        """The limits that were charged; time alone brings a pace up to now, and a quota down."""
+        return [
+            (was, now)
+            for (quota, was), (_, now) in zip(before, after, strict=True)
+            if (now > was if quota else now != max(was, self.logical_us))
+        ]
 
 
 @pytest.mark.parametrize("steps", [40])

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from callmill.config.limit_spec import AUTO, Enforcer
 from callmill.limits.feedback import Observation
 from callmill.limits.layout import OF_API, Layout, Node
-from callmill.limits.rules import FIRST_GUESS_PER_S
+from callmill.limits.rules import FIRST_GUESS_PER_S, SHORTEST_QUOTA_S
 from callmill.limits.store import Fact
 
 TOLERANCE, TOLERANCE_LEFT = 0.05, 0.5
@@ -20,7 +20,13 @@ TOLERANCE, TOLERANCE_LEFT = 0.05, 0.5
 by no more than this part of what is left: else others would use up the last of a limit unseen."""
 
 NEARLY_EMPTY = 0.1
-"""Of a bucket. A log of the latest window looks the same, and our own pace leaves little of it: it has to be empty."""
+"""Of a bucket. A log of the latest window looks the same, but our own pace leaves nothing of it where it is small."""
+
+TELLING = 0.25
+"""A reset tells how a server counts where its rounding is less than this part of it."""
+
+WHOLE = 0.98
+"""A reset this part of a window away is that of a window that has just begun, or of a log, and tells nothing."""
 
 BUCKET_CAUTION, BUCKET_CAUTION_S = 1.25, 2.0
 """A bucket that is nearly empty though calls are paced: for so long, so much slower, until it has refilled."""
@@ -42,19 +48,33 @@ def facts(
         took_s: Seconds from the call's start to the answer.
         in_flight: Calls under way in this process, which the server may have counted or not.
     """
+    observations = list(observations)
     return [
-        fact
-        for seen in observations
-        for node in _meant(layout, key, seen)
-        for fact in _facts(node, seen, enforcer, took_s, in_flight)
+        *_found(layout, observations),
+        *(
+            fact
+            for seen in observations
+            for node in _meant(layout, key, seen)
+            for fact in _facts(node, seen, enforcer, took_s, in_flight)
+        ),
     ]
+
+
+def _found(layout: Layout, observations: Iterable[Observation]) -> Iterator[Fact]:
+    """The pace of an unknown limit, where the server tells it: the slowest of its policies that is no quota."""
+    rates = [
+        seen.limit / seen.window_s
+        for seen in observations
+        if seen.unit is AUTO.unit and seen.limit and seen.window_s and seen.window_s < SHORTEST_QUOTA_S
+    ]
+    for node in layout.nodes if rates else ():
+        if node.clock.spec == AUTO:
+            yield Fact(node, "most", min(rates) / FIRST_GUESS_PER_S)
 
 
 def _meant(layout: Layout, key: int, seen: Observation) -> Iterator[Node]:
     """The limit that an observation is about, where that is certain."""
     own = [node for node in layout.nodes if node.owner <= OF_API or node.owner == key]
-    if seen.window_s is not None and seen.limit is not None:
-        yield from (node for node in own if node.clock.spec == AUTO and seen.unit == AUTO.unit)
     alike = [node for node in own if node.clock.spec.unit is seen.unit and node.clock.spec != AUTO]
     if seen.limit is not None:
         alike = [node for node in alike if node.clock.spec.amount == seen.limit] or alike
@@ -65,9 +85,6 @@ def _meant(layout: Layout, key: int, seen: Observation) -> Iterator[Node]:
 
 
 def _facts(node: Node, seen: Observation, enforcer: Enforcer, took_s: float, in_flight: int) -> Iterator[Fact]:
-    if node.clock.spec == AUTO:
-        yield Fact(node, "most", (seen.limit or 1) / (seen.window_s or 1) / FIRST_GUESS_PER_S)
-        return
     if seen.reset_s is None or seen.reset_s <= 0:
         return
     blur_s = seen.reset_step_s + took_s / 2
@@ -86,9 +103,11 @@ def _used_by_others(node: Node, seen: Observation, enforcer: Enforcer, in_flight
     emission_s = node.clock.window_us / 1e6 / node.clock.amount
     reset_s, remaining = seen.reset_s or 0.0, seen.remaining
     if enforcer is not Enforcer.FIXED and _refills(reset_s, seen.limit - remaining, emission_s, seen.reset_step_s):
-        enough = NEARLY_EMPTY * seen.limit - in_flight - 1 if enforcer is Enforcer.BUCKET else 1
-        if remaining < enough:
+        told = enforcer is Enforcer.BUCKET and seen.reset_step_s <= TELLING * reset_s
+        if told and remaining < NEARLY_EMPTY * seen.limit - in_flight - 1:
             yield Fact(node, "slow", BUCKET_CAUTION * emission_s * 1e6, BUCKET_CAUTION_S * 1e6)
+        return
+    if enforcer is not Enforcer.FIXED and reset_s + seen.reset_step_s >= WHOLE * node.clock.spec.window_s:
         return
     # In windows that we know, we are ahead of the even pace, by the guard.
     aligned = ALIGNED_WITHIN * seen.limit if enforcer is Enforcer.FIXED else None

@@ -61,7 +61,7 @@ class Pauses:
         if self._pauses.pop(scope, None) is None and scope != WHOLE_API:
             return  # of the whole API, what answers blocked without a pause is free now
         kind, _, name = scope.partition(":")
-        if kind == "key":
+        if kind == "key" and name in self._ring.names:
             self._ring.take_back(self._ring.names.index(name))
         for group in self._groups():
             if scope == WHOLE_API or scope == group.layout.scopes[0]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from time import monotonic
 from typing import Protocol
@@ -117,9 +117,12 @@ class Dispatcher:
         known = list(islice(self._queue.values(), held, held + count))
         return known + [ONE_REQUEST] * (count - len(known))
 
-    def add(self, slots: Iterable[Slot]) -> None:
-        """Take granted slots, in order of their starts."""
+    def add(self, slots: Sequence[Slot]) -> None:
+        """Take granted slots, in order of their starts; a credential that came back may start some before held ones."""
+        latest = self._held[-1].start if self._held else -math.inf
         self._held.extend(slots)
+        if len(self._held) > 1 and any(slot.start < latest for slot in slots):
+            self._held = deque(sorted(self._held, key=_start))
         self._drop_paused()
         self.dispatch()
 
@@ -289,6 +292,10 @@ class _NoAccounts:
     def settle(self, slot: Slot, used: Cost) -> None: ...
 
     def demand(self) -> None: ...
+
+
+def _start(slot: Slot) -> float:
+    return slot.start
 
 
 def _none() -> int:

@@ -8,12 +8,15 @@
 --         most     factor by which the pace may grow at most, 0: the limit was found
 -- Returns the number of facts that changed something.
 --
--- Invariant: facts slow down at once, and never make a pace faster than it is configured. A window that is known for the
--- first time counts as used up.
+-- Invariant: facts slow down at once, and never make a pace faster than it is configured. When it is learnt
+-- where windows begin, the current one counts as used up. What is learnt of them holds for this life of the state only.
+local DRIFT = 1e-4 -- clocks drift apart by less
+local boot = redis.call('HGET', M, 'boot') or ''
 local changed = 0
 for at = 1, #ARGV, 4 do
   local key, kind, first, second = KEYS[tonumber(ARGV[at]) + 1], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
-  local h = redis.call('HMGET', key, 'window', 'amount', 'aligned', 'blur', 'slow', 'slow_until', 'block', 'mode', 'factor')
+  local h = redis.call('HMGET', key, 'window', 'amount', 'aligned', 'blur', 'slow', 'slow_until', 'block', 'mode', 'most', 'tat',
+    'life', 'aligned_at')
   if h[1] then
     local window = tonumber(h[1])
     if kind == 'slow' then
@@ -24,19 +27,25 @@ for at = 1, #ARGV, 4 do
       redis.call('HSET', key, 'block', text(now + first), 'blocked_at', text(now))
       changed = changed + 1
     elseif kind == 'aligned' then
-      local aligned, known = now + first, tonumber(h[3] or nil)
-      local apart = known and math.abs((aligned - known + window / 2) % window - window / 2)
-      if not known or second < tonumber(h[4]) or apart > second + tonumber(h[4]) then
-        redis.call('HSET', key, 'aligned', text(aligned), 'blur', text(second))
-        if not known then
-          redis.call('HSET', key, 'turn', math.floor((now - aligned) / window), 'count', h[2])
-        else
-          redis.call('HSET', key, 'turn', math.floor((now - aligned) / window) + 1, 'count', 0)
-        end
+      local aligned, known = now + first, h[11] == boot and tonumber(h[3] or nil)
+      local blur = known and tonumber(h[4]) + DRIFT * (now - tonumber(h[12]))
+      local apart = known and (aligned - known + window / 2) % window - window / 2
+      if not known or math.abs(apart) > second + blur then
+        -- What is booked already was spaced for windows that begin elsewhere: the last one it may lie in is full too.
+        local turn = math.floor((math.max(now, tonumber(h[10] or 0)) + second - aligned) / window)
+        redis.call('HSET', key, 'turn', turn, 'count', h[2])
+      elseif second < blur then -- the same windows, better known
+        aligned = known + apart
+      else
+        aligned = nil
+      end
+      if aligned then
+        redis.call('HSET', key, 'aligned', text(aligned), 'aligned_at', text(now), 'blur', text(second), 'life', boot)
         changed = changed + 1
       end
-    elseif kind == 'most' and h[8] and h[8] ~= '' then
-      redis.call('HSET', key, 'most', first, 'mode', 'hold', 'factor', first, 'good', first, 'since', text(now))
+    elseif kind == 'most' and h[8] and math.abs(first - tonumber(h[9] or 0)) > first / 1e6 then
+      redis.call('HSET', key, 'most', first, 'mode', 'hold', 'factor', first, 'good', first, 'sure', first,
+        'top', first, 'since', text(now), 'drop', 0.02, 'reach', 1)
       changed = changed + 1
     end
   end

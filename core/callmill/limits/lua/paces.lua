@@ -12,7 +12,7 @@ local MOST_HOLES, ROUNDING_US = 24, 1
 
 function pace.refresh(x) -- idle time is no credit, and it eats the credit of refunds
   if x.tat < now then
-    x.credit, x.tat = math.max(0, x.credit - (now - x.tat)), now
+    x.credit, x.tat, x.charge, x.busy = math.max(0, x.credit - (now - x.tat)), now, 0, now
   end
 end
 
@@ -64,13 +64,16 @@ function pace.spend(x, s, units, free_from) -- free_from: since when the shared 
     x.holes[#x.holes + 1] = { math.max(free_from, x.tat), s }
     x.dug = true
   end
+  x.charge = math.max(x.charge, charge)
   local paid = math.min(x.credit, charge)
   x.credit = x.credit - paid
   x.tat, x.latest = math.max(x.tat, s) + charge - paid, math.max(x.latest, s)
   return charge
 end
 
-function pace.settle(x, units)
+function pace.settle(x, units, start)
+  if x.usable and math.floor((start - x.aligned) / x.window) == x.turn then x.count = math.max(0, x.count + units) end
+  x.charge = x.charge + math.max(0, units * x.emission)
   local owed = units * x.emission - x.credit
   if owed >= 0 then
     x.tat, x.credit = x.tat + owed, 0
@@ -91,7 +94,8 @@ function pace.read_holes(x, packed)
 end
 
 function pace.write(x)
-  local fields = { 'tat', text(x.tat), 'credit', text(x.credit), 'emission', text(x.emission), 'latest', text(x.latest) }
+  local fields = { 'tat', text(x.tat), 'credit', text(x.credit), 'charge', text(x.charge), 'busy', text(x.busy),
+    'latest', text(x.latest) }
   local function add(name, value)
     fields[#fields + 1] = name
     fields[#fields + 1] = value

@@ -16,10 +16,11 @@ local until_us = now + tonumber(ARGV[1])
 if until_us <= current then return math.ceil(current - now) end
 
 -- The clock is kept with the pause: were TIME set back before it is next looked at, the pause would last longer by as much.
-redis.call('HSET', M, pause_field, text(until_us), reason_field, ARGV[2], 'now', text(now), 'skew', text(skew))
+-- The skew is not: reserve has to see that TIME was set back.
+redis.call('HSET', M, pause_field, text(until_us), reason_field, ARGV[2], 'now', text(now))
 if scope == '' and tonumber(meta[1] or 0) < until_us then -- no slot outlives the pause
   for i = 2, #KEYS do
-    local h = redis.call('HMGET', KEYS[i], 'tat', 'emission', 'column')
+    local h = redis.call('HMGET', KEYS[i], 'tat', 'charge', 'column')
     if h[1] and h[2] and h[3] == '1' then
       -- 10 ms: the message needs a moment, and what fires until then counts.
       local tat = math.min(tonumber(h[1]), math.max(until_us, now + tonumber(h[2]) + 10000))

@@ -34,6 +34,7 @@ local at_owner = at_allow + key_count
 local at_scope = at_owner + #KEYS - FIRST + 1
 local at_cost = at_scope + key_count + 1
 local LOOK_US = 5000000 -- what may end sooner than it seems is looked at so often
+local DRIFT = 1e-4 -- how fast what is known of the server's windows blurs
 local NEAR_US = 60000 -- how far ahead a class may book that has more than its share
 
 local function cost(x, k)
@@ -64,17 +65,30 @@ guard = math.max(guard, number(6))
 local extra = field(10) * math.exp((field(11) - now) / 1e9)
 local force = math.max(guard, before) + extra
 
+-- Lost or regressed state: nobody knows what was granted, so wait until survivors have told and old slots are over.
+-- A life that did not begin empty says so in its id. A server that took over, or came back with its files, may have missed
+-- the latest grants, and who asks it first need not know of them.
+local empty, server = not boot, meta[13] or ''
+if empty or ARGV[7] ~= '' then
+  local info = redis.pcall('INFO', 'server') -- where it is not allowed, the sequence numbers must do
+  server = type(info) == 'string' and info:match('run_id:(%w+)') or ''
+end
+local lost = empty or meta[13] ~= server or (known_boot == boot and (seq < number(3) or ARGV[7] == 'stepped'))
+local same_life = not (lost or stepped_back) -- else nobody knows where the server's windows begin on this clock
+
 local limits, paces, quotas, common, shared, of_key, spacing = {}, {}, {}, {}, {}, {}, 1
 for i = 1, key_count do of_key[i] = {} end
 for i = 1, #KEYS - FIRST + 1 do
   local key = KEYS[i + FIRST - 1]
   local h = redis.call('HMGET', key, 'window', 'amount', 'gain', 'slack', 'column', 'quota', 'block', 'aligned', 'blur', 'tat',
-    'credit', 'total', 'oldest', 'newest', 'turn', 'count', 'slow', 'slow_until', 'factor', 'mode', 'holes', 'latest', 'blocked_at')
+    'credit', 'total', 'oldest', 'newest', 'turn', 'count', 'slow', 'slow_until', 'factor', 'mode', 'holes', 'charge', 'busy',
+    'life', 'aligned_at', 'latest', 'blocked_at')
   if not h[1] then return { 'unconfigured' } end
   local x = { key = key, index = i, owner = number(at_owner + i), window = tonumber(h[1]), amount = tonumber(h[2]),
-    column = tonumber(h[5]), quota = h[6] == '1', block = tonumber(h[7] or 0), aligned = tonumber(h[8] or nil),
-    blur = tonumber(h[9] or 0), force = force }
-  if field(14) > tonumber(h[23] or 0) then x.block = 0 end -- somebody said since then that calls may go on
+    column = tonumber(h[5]), quota = h[6] == '1', block = tonumber(h[7] or 0),
+    aligned = same_life and h[24] == boot and tonumber(h[8] or nil),
+    blur = tonumber(h[9] or 0) + DRIFT * (now - tonumber(h[25] or now)), force = force }
+  if field(14) > tonumber(h[27] or 0) then x.block = 0 end -- somebody said since then that calls may go on
   limits[i] = x
   local owned = x.owner > 0 and of_key[x.owner] or shared
   owned[#owned + 1] = x
@@ -88,8 +102,8 @@ for i = 1, #KEYS - FIRST + 1 do
   else
     paces[#paces + 1] = x
     x.tat, x.credit, x.turn, x.count = tonumber(h[10] or 0), tonumber(h[11] or 0), tonumber(h[15] or 0), tonumber(h[16] or 0)
+    x.charge, x.busy = tonumber(h[22] or 0), tonumber(h[23] or 0)
     adapt.read(x, h[19], h[20])
-    if x.mode ~= '' then adapt.read(x, h[19], h[20], unpack(redis.call('HMGET', key, 'good', 'hold', 'since', 'drop', 'most'))) end
     local usable = x.aligned and x.window - force - 2 * x.blur or 0
     if usable > x.window / 2 then
       x.usable, x.emission = usable, usable / (x.amount * x.factor)
@@ -98,7 +112,7 @@ for i = 1, #KEYS - FIRST + 1 do
     end
     if tonumber(h[18] or 0) > now then x.emission = math.max(x.emission, tonumber(h[17])) end
     pace.read_holes(x, h[21])
-    x.latest = tonumber(h[22] or 0)
+    x.latest = tonumber(h[26] or 0)
     pace.refresh(x)
     x.earliest, x.spend = function(t, units) return pace.due(x, t, units) end, pace.spend
     spacing = math.max(spacing, x.emission * (n > 0 and cost(x, 1) or 1) / (x.owner > 0 and key_count or 1))
@@ -106,15 +120,6 @@ for i = 1, #KEYS - FIRST + 1 do
 end
 local H = math.max(horizon, 1.5 * spacing) -- shorter than one emission, it would leave the limit unused
 
--- Lost or regressed state: nobody knows what was granted, so wait until survivors have told and old slots are over.
--- A life that did not begin empty says so in its id. A server that took over, or came back with its files, may have missed
--- the latest grants, and who asks it first need not know of them.
-local empty, server = not boot, meta[13] or ''
-if empty or ARGV[7] ~= '' then
-  local info = redis.pcall('INFO', 'server') -- where it is not allowed, the sequence numbers must do
-  server = type(info) == 'string' and info:match('run_id:(%w+)') or ''
-end
-local lost = empty or meta[13] ~= server or (known_boot == boot and (seq < number(3) or ARGV[7] == 'stepped'))
 if lost or stepped_back then
   boot, seq = text(now) .. '/' .. me .. '/' .. ARGV[3] .. (empty and '' or '/kept'), math.max(seq, number(3))
   if lost then floor = math.max(floor, now + math.max(lead, math.min(2 * H + horizon + spacing, number(10)))) end
@@ -134,7 +139,7 @@ for d = 0, settlements - 1 do
     if x.owner <= 0 or x.owner == key then
       if not x.quota then
         if x.column == 1 then unused = 0 end -- a moment that has passed is of no use to a pace
-        if dearer ~= unused then pace.settle(x, dearer - unused) end
+        if dearer ~= unused then pace.settle(x, dearer - unused, dearer > 0 and now or now + from) end
       else
         -- What was granted in a former life is not counted here. The guard covers the error of the worker's clock map.
         if unused > 0 and known_boot == boot then quota.give_back(x, now + from - force, unused) end
@@ -229,6 +234,7 @@ local function grant_alike(s, most, furthest)
     end
     s = nearest
   until k >= most or s - now > furthest
+  for i = 1, count do paces[i].charge = math.max(paces[i].charge, charges[i]) end
   last, v = math.max(last, starts[k]), v + k * dominant / share
   return s
 end
