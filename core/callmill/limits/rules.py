@@ -170,8 +170,8 @@ def shortest_window_s(rules: LimitRules) -> float:
 def fixed_guard_s(rules: LimitRules) -> float | None:
     """The guard where it is not derived from measurements: as configured, or what a bucket server's burst is for."""
     if rules.guard_s is None and rules.enforcer is Enforcer.BUCKET:
-        # As much for the way as for late slots: below the burst's slack, but where burst / rate is tiny. What is left is
-        # for stalls, after which late calls meet those that are on time.
+        # As much for the way as for late slots: below the burst's slack, but where burst / rate is tiny. The rest of it
+        # is for stalls, after which late calls meet those that are on time.
         return 2 * validity_s(rules)
     return rules.guard_s
 
