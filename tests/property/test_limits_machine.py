@@ -183,7 +183,8 @@ class LimitsMachine(RuleBasedStateMachine):
             assert heaviest_window(met, clock.window_us + GUARD_US - self.ahead_us) <= amount
             return
         most = amount + (max((cost for _, cost in met), default=0) if tokens else 0)
-        assert heaviest_window(met, clock.window_us + GUARD_US - 2 * amount) <= most
+        aged_us = self.ahead_us if tokens else 0  # a debt of tokens is kept for a time, as quotas are
+        assert heaviest_window(met, max(1, clock.window_us + GUARD_US - 2 * amount - aged_us)) <= most
         if not tokens:
             emission = (clock.window_us + GUARD_US) / clock.amount
             starts = sorted(start for start, _ in met)
