@@ -83,7 +83,7 @@ class Timing:
         if self._configured_s is None:
             self.lead_s = LEAD_FLOOR_S + min(_quantile(trips, 0.99), LONGEST_LEAD_S)
         else:  # who allows for a fixed guard loses nothing by a slot that is a little late
-            self.lead_s = SHORTEST_LEAD_S + min(_quantile(trips, 0.95), LONGEST_LEAD_S)
+            self.lead_s = SHORTEST_LEAD_S + min(_quantile(trips, 0.75), LONGEST_LEAD_S)
         lateness = min(_quantile(sorted(self._lateness), 0.999), LONGEST_PART_S)
         known = self._known_from_s is not None and now_s >= self._known_from_s
         self.lateness_s = lateness if known or len(self._lateness) >= ENOUGH_SAMPLES[1] else UNMEASURED_LATENESS_S
