@@ -181,6 +181,24 @@ def test_a_pause_outlives_the_process_that_told_it(redis_url):
     asyncio.run(scenario())
 
 
+def test_calls_begun_under_other_limits_free_no_permits_of_the_new_ones(redis_url):
+    """A concurrency limit set while calls are under way is kept when these end, and for good."""
+
+    async def scenario() -> None:
+        async with started(redis_url, rules("5 concurrent")) as limiter:
+            before = [await limiter.acquire() for _ in range(3)]
+            limiter.reconfigure(rules("2 concurrent per key"))
+            for slot in before:
+                limiter.settle(slot, None)
+            held = [await limiter.acquire() for _ in range(2)]
+            await until(lambda: limiter.status().round_trips > 8)
+            assert limiter.try_acquire() is None
+            for slot in held:
+                limiter.settle(slot, None)
+
+    asyncio.run(scenario())
+
+
 def test_without_limits_calls_start_at_once_but_for_pauses(redis_url):
     """An API without limits costs no exchange per call and still obeys a pause."""
 

@@ -55,7 +55,7 @@ class Limiter:
         self._learning = Learning(self._store, self._pauses)
         self._backlog: Callable[[TrafficClass, str], int] | None = None
         self._channel = Channel(redis, self._store.keys.channel, on_message=self._on_message, on_subscribed=self._sync)
-        self._overrides = Overrides(redis, name, on_change=self._override, on_resume=self._sync)
+        self._overrides = Overrides(redis, name, on_change=self._override, on_news=self._sync)
         self._tasks: list[asyncio.Task[None]] = []
         self._default = self._add_group("", NORMAL)
 
@@ -173,7 +173,7 @@ class Limiter:
         if not slot.open or slot.line is None:
             return
         slot.open = False
-        slot.line.permits.give(slot.key)
+        slot.give_permits()
         if tokens_used is not None:
             output = slot.cost.output_tokens if output_tokens_used is None else output_tokens_used
             slot.line.accounts.settle(slot, Cost(tokens_used, min(output, tokens_used), slot.cost.weight))

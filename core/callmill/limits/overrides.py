@@ -20,7 +20,10 @@ log = logging.getLogger(__name__)
 
 
 class Overrides:
-    """Tells of every change; ``on_change`` gets the limits that hold instead of the profile's, or None for those."""
+    """Tells of every change: ``on_change`` of limits, ``on_news`` of whatever else, such as a pause that was ended.
+
+    ``on_change`` gets the limits that hold instead of the profile's, or None for those.
+    """
 
     def __init__(
         self,
@@ -28,12 +31,12 @@ class Overrides:
         api: str,
         *,
         on_change: Callable[[tuple[LimitSpec, ...] | None], None],
-        on_resume: Callable[[], None],
+        on_news: Callable[[], None],
     ) -> None:
         self._redis = redis
         self._api = api
         self._on_change = on_change
-        self._on_resume = on_resume
+        self._on_news = on_news
         self._limits: tuple[LimitSpec, ...] | None = None
         self._wake = asyncio.Event()
         self.generation = 0
@@ -71,4 +74,4 @@ class Overrides:
                 extra={"action": "limits_changed", "api": self._api},
             )
             self._on_change(limits)
-        self._on_resume()
+        self._on_news()

@@ -27,6 +27,7 @@ class Slot(Struct):
         key: Which of the API's credentials it is for, from 0.
         open: False once it is settled.
         line: Where it comes from.
+        permits: What the call took of concurrency limits: given back there, whatever limits hold by then.
     """
 
     start: float
@@ -34,6 +35,13 @@ class Slot(Struct):
     key: int = 0
     open: bool = True
     line: Dispatcher | None = None
+    permits: PermitSet | None = None
+
+    def give_permits(self) -> None:
+        """The call is over, or never started; repeats are ignored."""
+        permits, self.permits = self.permits, None
+        if permits is not None:
+            permits.give(self.key)
 
     @property
     def tokens(self) -> int:
@@ -143,7 +151,7 @@ class Dispatcher:
             slot = future.result()
             if self.paced:
                 self._held.appendleft(slot)
-            self.permits.give(slot.key)
+            slot.give_permits()
             self.dispatch()
 
     def take(self, cost: Cost) -> Slot | None:
@@ -166,7 +174,7 @@ class Dispatcher:
         if not held_back and (now - slot.start <= self._timing.validity_s or not self.paced):
             self._count(slot, now)
             return True
-        self.permits.give(slot.key)
+        slot.give_permits()
         if not held_back:
             self._timing.dropped(now - slot.start)
         self._waste(slot, missed=not held_back)
@@ -203,11 +211,6 @@ class Dispatcher:
             future.set_result(slot)
         self._arm(now)
 
-    def void_held(self) -> None:
-        """Drop every slot that is not due yet: its time is not what it was thought to be."""
-        while self._held:
-            self._waste(self._held.popleft(), missed=False)
-
     def close(self) -> None:
         """Cancel whatever waits; what is held is void, and no more is wanted."""
         self.backlog = _none
@@ -215,7 +218,8 @@ class Dispatcher:
             self._timer.cancel()
         while self._queue:
             self._queue.popitem()[0].cancel()
-        self.void_held()
+        while self._held:
+            self._waste(self._held.popleft(), missed=False)
 
     def _due(self, now: float) -> Slot | None:
         if not self.paced:
@@ -246,6 +250,7 @@ class Dispatcher:
 
     def _bind(self, slot: Slot, cost: Cost) -> None:
         self.permits.take(slot.key)
+        slot.permits = self.permits
         if cost is not slot.cost and cost != slot.cost:
             self.accounts.rebind(slot, cost)
             slot.cost = cost

@@ -4,8 +4,8 @@
 -- knows finds it in the same way, without an upper end. Modes: start (x 1.25 a second until the first refusal), hold (wait),
 -- probe (+ 1 % every 3 s until the next refusal). A server's bucket hides for a while that a probe went too far: a
 -- refused probe falls back to what seemed good, and if that is refused too, to what held all through a wait (sure); then the
--- next one falls back to half as far above that (reach). Each refused probe doubles the wait, up to 10 minutes; one that gets beyond the last refused one (top) makes it short again, and
--- well beyond it goes on by 5 %.
+-- next one falls back to half as far above that (reach). Each refused probe doubles the wait, up to 10 minutes; one that gets
+-- beyond the last refused one (top) makes it short again, and well beyond it goes on by 5 %.
 --
 -- Invariants: one change per refusal that counts; no increase while something else limits the calls, or while there have
 -- been too few of them to show what the API takes; never above the most.

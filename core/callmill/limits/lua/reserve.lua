@@ -278,7 +278,9 @@ if n > 0 then
     again = now + LOOK_US -- no key may be used: a permit brings it back sooner
   elseif s - now > ahead then
     again = math.max(now + 1000, s - base + rank * turn)
-    if share < 0.999 and base < 2 * H then again = math.max(now + 1000, math.min(again, math.max(green_at, s - 2 * H + rank * turn))) end
+    if share < 0.999 and base < 2 * H then
+      again = math.max(now + 1000, math.min(again, math.max(green_at, s - 2 * H + rank * turn)))
+    end
     if paused_until > now then again = math.min(again, now + LOOK_US) end
     redis.call('ZADD', QUEUE, 'NX', now, me)
     redis.call('PEXPIRE', QUEUE, 3600000)
