@@ -35,7 +35,8 @@ class RedisClock:
             self._keep(bound, trip_s, arrived_s)
             return False
         aged = self._aged(arrived_s)
-        jumped = bound < aged - self._trip_s - AHEAD_S
+        # Aged both ways: since the kept bound was seen, the other clock may have drifted ahead as well.
+        jumped = bound < aged - 2 * DRIFT * (arrived_s - self._seen_s) - self._trip_s - AHEAD_S
         self._recent.append((bound, trip_s))
         if bound <= aged:
             self._keep(bound, trip_s, arrived_s)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from callmill.limits.layout import Layout
 from callmill.limits.refill import Refill
 from callmill.limits.slots import Dispatcher
+
+log = logging.getLogger(__name__)
 
 
 class Group:
@@ -32,6 +35,7 @@ class Group:
     def start(self) -> None:
         """Reserve slots from now on."""
         self._task = asyncio.create_task(self.refill.run())
+        self._task.add_done_callback(tell_if_died)
 
     def use(self, layout: Layout) -> None:
         """Let other limits hold from now on; what waits goes on waiting, what is granted stays granted."""
@@ -50,6 +54,12 @@ class Group:
         self.dispatcher.close()
         if task is not None:
             await self.refill.exchange()
+
+
+def tell_if_died(task: asyncio.Task[None]) -> None:
+    """Log the bug that ended a task that nobody awaits: its calls would wait without anybody knowing why."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("a part of the limiter died", exc_info=error, extra={"action": "limiter_died"})
 
 
 async def end(task: asyncio.Task[None]) -> None:

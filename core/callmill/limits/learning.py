@@ -12,7 +12,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from callmill.errors import RedisUnavailableError
-from callmill.limits.group import Group, end
+from callmill.limits.group import Group, end, tell_if_died
 from callmill.limits.pauses import WHOLE_API, Pauses
 from callmill.limits.slots import Slot
 from callmill.limits.store import Fact, LimitStore
@@ -71,6 +71,7 @@ class Learning:
         task = asyncio.ensure_future(_unless_away(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(tell_if_died)
 
     async def aclose(self) -> None:
         """Stop."""
