@@ -118,7 +118,7 @@ def test_late_slots_are_dropped_not_fired_in_a_bunch(redis_url):
                 slot = await limiter.acquire()
                 lateness.append(monotonic() - slot.start)
 
-        async with started(redis_url, rules("1000/second")) as limiter:
+        async with started(redis_url, rules("1000/second", guard_s=0.008)) as limiter:
             tasks = [asyncio.create_task(call()) for _ in range(300)]
             await until(lambda: len(lateness) >= 100)
             missed, fired = limiter.status().slots_missed, len(lateness)
