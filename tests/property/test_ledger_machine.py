@@ -33,6 +33,8 @@ CONTROLS = ("paused", "paused", "paused", "run", "run", "cancelled")
 SIZES = st.sampled_from([1, 2, 3, 8, 9])
 FINISHED = (Place.GONE, Place.DONE_WITH_FAILURES)
 SELDOM = st.integers(0, 9).map(lambda number: number == 7)
+LOOKED_AT = 2 + len(keys.BatchKeys("").all())
+"""Answers per batch: its stream, what is parked, and the lifetime of each key."""
 
 
 def payload(api: str, first: int, count: int) -> bytes:
@@ -388,7 +390,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert sum(map(len, seen[:2])) == len(queued), "a chunk is queued for two APIs"
         due = {member.decode() for member in seen[2]}
         for at, batch in enumerate(self.batches):
-            entries, parked, *ttls = seen[3 + 12 * at : 15 + 12 * at]
+            entries, parked, *ttls = seen[3 + LOOKED_AT * at : 3 + LOOKED_AT * (at + 1)]
             self.check_stream(batch, entries)
             if batch.deleted:
                 assert set(ttls) == {-2}, "a key of a deleted batch is there"

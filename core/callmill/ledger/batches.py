@@ -43,7 +43,7 @@ class Batches:
         batch_id = batch_id or secrets.token_hex(6)
         if not await self._session.run(
             "create",
-            [*_batch_keys(batch_id), keys.BATCHES],
+            [*keys.shared(batch_id), keys.BATCHES],
             [batch_id, name, retention_ms, traffic.priority.value, traffic.tenant],
         ):
             raise BatchStateError(f"there is a batch {batch_id!r} already; attach to it, or choose another id")
@@ -67,7 +67,7 @@ class Batches:
         for number, (line, payload) in enumerate(chunks, first):
             queued.append(keys.queued(line))
             arguments += [ChunkRef(batch_id, number, line).member, payload]
-        answer = await self._session.run("add", [*_batch_keys(batch_id), *queued], arguments)
+        answer = await self._session.run("add", [*keys.shared(batch_id), *queued], arguments)
         _raise_unless_open(batch_id, answer)
         if answer[0] == b"conflict":
             raise BatchStateError(f"batch {batch_id}: another producer appended to it; only one may submit at a time")
@@ -76,7 +76,7 @@ class Batches:
 
     async def seal(self, batch_id: str) -> int:
         """Close the batch for new jobs and return how many it has. Safe to repeat."""
-        answer = await self._session.run("seal", [*_batch_keys(batch_id), keys.RESUMED], [batch_id])
+        answer = await self._session.run("seal", keys.shared(batch_id), [batch_id])
         _raise_unless_open(batch_id, answer)
         total: int = answer[1]
         return total
@@ -86,9 +86,7 @@ class Batches:
 
         None comes while the batch is paused, or waits for its seal.
         """
-        members = await self._session.run(
-            "unpark", [*_batch_keys(batch_id), keys.RESUMED], [batch_id, _UNPARK_AT_ONCE, keys.queued("")]
-        )
+        members = await self._session.run("unpark", keys.shared(batch_id), [batch_id, _UNPARK_AT_ONCE, keys.queued("")])
         return [ChunkRef.parse(member.decode()) for member in members]
 
     async def resumed(self) -> list[str]:
@@ -101,7 +99,7 @@ class Batches:
         Raises:
             BatchNotFoundError: There is no such batch.
         """
-        answer = await self._session.run("control", [*_batch_keys(batch_id), keys.RESUMED], [control, batch_id])
+        answer = await self._session.run("control", keys.shared(batch_id), [control, batch_id])
         _raise_if_missing(batch_id, answer)
         return bool(answer[0] == b"ok")
 
@@ -122,7 +120,7 @@ class Batches:
                 continue
             ref = ChunkRef(batch_id, number, str(Line(api, record.traffic)))
             again = await self._session.run(
-                "retry_failed", [*_batch_keys(batch_id), keys.queued(ref.line)], [number, ref.member]
+                "retry_failed", [*keys.shared(batch_id), keys.queued(ref.line)], [number, ref.member]
             )
             if again:
                 jobs += again
@@ -215,10 +213,6 @@ class Batches:
 
     async def _has_more(self, stream: str, after: str) -> bool:
         return bool(await self._session.answer(self._redis.xrange(stream, min=f"({after}", count=1)))
-
-
-def _batch_keys(batch_id: str) -> list[str]:
-    return [*BatchKeys(batch_id).all(), keys.DUE, keys.LINES]
 
 
 def _raise_if_missing(batch_id: str, answer: list[Any]) -> None:

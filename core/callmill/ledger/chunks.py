@@ -202,7 +202,7 @@ def commit_result(claim: Claim, answer: list[bytes]) -> CommitResult:
 
 
 def _chunk_keys(ref: ChunkRef) -> list[str]:
-    return [*BatchKeys(ref.batch_id).all(), keys.DUE, keys.LINES, keys.queued(ref.line)]
+    return [*keys.shared(ref.batch_id), keys.queued(ref.line)]
 
 
 def _offsets(bitmap: bytes) -> Iterable[int]:

@@ -24,6 +24,8 @@ WORKERS = f"{PREFIX}workers"
 """ZSET: worker id -> when it last reported (ms)."""
 LINES = f"{PREFIX}lines"
 """ZSET: line -> when a chunk of it was queued last (ms); an API's own line is not in it, it is always served."""
+CONTROLS = f"{PREFIX}controls"
+"""STRING: how often batches were paused, resumed, cancelled or deleted; workers look again when it changes."""
 RECONCILER_LOCK = f"{PREFIX}reconciler"
 """STRING with expiry: the worker that reconciles now."""
 
@@ -41,7 +43,20 @@ def worker_status(worker: str) -> str:
 class BatchKeys:
     """The keys of one batch."""
 
-    __slots__ = ("chunks", "done", "failed", "latency", "meta", "outcomes", "parked", "rate", "rest", "state")
+    __slots__ = (
+        "chunks",
+        "done",
+        "failed",
+        "failures",
+        "latency",
+        "meta",
+        "outcomes",
+        "parked",
+        "rate",
+        "rest",
+        "state",
+        "suspects",
+    )
 
     def __init__(self, batch_id: str) -> None:
         prefix = f"{PREFIX}b:{batch_id}:"
@@ -65,6 +80,10 @@ class BatchKeys:
         """HASH: latency bucket -> calls."""
         self.rate = prefix + "rate"
         """HASH: second modulo 64 -> "second count" of recorded outcomes."""
+        self.failures = prefix + "failures"
+        """HASH: chunk number/offset -> what each of the job's failed outcomes was."""
+        self.suspects = prefix + "suspects"
+        """HASH: chunk number -> the job that runs alone, because its chunk's workers died."""
 
     def all(self) -> list[str]:
         """Return every key of the batch, in the order that the scripts take them."""
@@ -79,7 +98,14 @@ class BatchKeys:
             self.outcomes,
             self.latency,
             self.rate,
+            self.failures,
+            self.suspects,
         ]
+
+
+def shared(batch_id: str) -> list[str]:
+    """Return the keys that every script of a batch takes first."""
+    return [*BatchKeys(batch_id).all(), DUE, LINES, RESUMED, CONTROLS]
 
 
 class ChunkRef(Struct, frozen=True, order=True):

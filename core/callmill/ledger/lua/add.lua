@@ -1,10 +1,10 @@
 -- Appends chunks to an open batch: all of them or none.
--- KEYS  BATCH_KEYS, DUE, LINES, then queued(line) of each chunk
+-- KEYS  SHARED, then queued(line) of each chunk
 -- ARGV  1 number that the first chunk gets  2 'park' | 'queue'  then per chunk: member, payload
 -- Returns {'ok', total jobs, chunks} | {'conflict', total jobs, chunks} | {'closed'} | {'missing'}
 -- Notes which APIs the batch uses, and whether it is held back until its seal.
 -- Invariant: what is written is a prefix of what was submitted; the same call twice appends once.
-local first, n = tonumber(ARGV[1]), #KEYS - 12
+local first, n = tonumber(ARGV[1]), #KEYS - OWN + 1
 local m = redis.call('HMGET', META, 'phase', 'control', 'chunks', 'total')
 if not m[1] then return {'missing'} end
 if m[1] ~= 'open' or m[2] == 'cancelled' then return {'closed'} end
@@ -16,7 +16,7 @@ for i = 1, n do
   local number, member, payload = first + i - 1, ARGV[1 + 2 * i], ARGV[2 + 2 * i]
   local _, count = struct.unpack('>BI4', payload)
   redis.call('HSET', CHUNKS, int(number), payload)
-  if park then redis.call('ZADD', PARKED, int(now_ms), member) else enqueue(KEYS[12 + i], member) end
+  if park then redis.call('ZADD', PARKED, int(now_ms), member) else enqueue(KEYS[OWN - 1 + i], member) end
   redis.call('HSET', META, 'api:' .. string.match(line_of(member), '^[^@]*'), 1)
   total = total + count
 end

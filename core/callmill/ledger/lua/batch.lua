@@ -1,8 +1,10 @@
 -- Shared by every script of the ledger: the keys of one batch, the clock, a chunk's state, the end of a batch.
--- KEYS of every script begin with BATCH_KEYS, in the order of BatchKeys.all(), then DUE, LINES, then what the script names.
+-- KEYS of every script begin with SHARED, as keys.shared() has it: those of BatchKeys.all(), then DUE, LINES, RESUMED,
+-- CONTROLS. From OWN on come those that the script names.
 local META, CHUNKS, STATE, DONE, FAILED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local REST, PARKED, OUT, LATENCY, RATE = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
-local DUE, LINES = KEYS[11], KEYS[12]
+local FAILURES, SUSPECTS, BATCH_KEYS = KEYS[11], KEYS[12], 12
+local DUE, LINES, RESUMED, CONTROLS, OWN = KEYS[13], KEYS[14], KEYS[15], KEYS[16], 17
 
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -49,7 +51,7 @@ local function end_if_over()
   if not complete and m[2] ~= 'cancelled' then return false end
   redis.call('HSET', META, 'ended_ms', int(now_ms))
   redis.call('XADD', OUT, '*', 'end', complete and 'complete' or 'cancelled')
-  for i = 1, 10 do redis.call('PEXPIRE', KEYS[i], m[8]) end
+  for i = 1, BATCH_KEYS do redis.call('PEXPIRE', KEYS[i], m[8]) end
   return true
 end
 

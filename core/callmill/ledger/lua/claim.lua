@@ -1,5 +1,5 @@
 -- Gives a worker the time-limited right to execute a chunk.
--- KEYS  BATCH_KEYS, DUE, LINES, queued(line)
+-- KEYS  SHARED, queued(line)
 -- ARGV  1 chunk number  2 member  3 worker  4 lease (ms)
 -- Returns {'ok', fence, payload, bitmap of recorded jobs or '', what the remainder must know or '', earlier claims,
 --          now (ms)}
@@ -9,13 +9,13 @@ local number, member = ARGV[1], ARGV[2]
 local payload = redis.call('HGET', CHUNKS, number)
 local s = read_state(number)
 if not payload or (s and s.status == 'D') then
-  redis.call('ZREM', KEYS[13], member)
+  redis.call('ZREM', KEYS[OWN], member)
   return {'gone'}
 end
 local due = tonumber(redis.call('ZSCORE', DUE, member) or 0)
 if s and s.status == 'L' and due > now_ms then return {'leased'} end
 if s and s.status == 'W' and due > now_ms then return {'waiting'} end
-redis.call('ZREM', KEYS[13], member)
+redis.call('ZREM', KEYS[OWN], member)
 if not s then
   local _, count = struct.unpack('>BI4', payload)
   s = {fence = 0, status = 'Q', worker = '', count = count, done = 0, failed = 0, claims = 0}
@@ -23,7 +23,7 @@ end
 local paused = control() ~= 'run'
 if paused or s.done == s.count then  -- the latter: its worker died between recording the last job and giving it up
   if s.status == 'L' then redis.call('HINCRBY', META, 'leased', -1) end
-  put_back(number, s, member, KEYS[13])
+  put_back(number, s, member, KEYS[OWN])
   end_if_over()
   return {paused and 'paused' or 'gone'}
 end

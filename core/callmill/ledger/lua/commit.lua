@@ -1,5 +1,5 @@
 -- Records a bundle of outcomes of one chunk, and finishes the chunk when asked.
--- KEYS  BATCH_KEYS, DUE, LINES, queued(line)
+-- KEYS  SHARED, queued(line)
 -- ARGV  1 chunk number  2 member  3 fence  4 bundle ('' = none)  5 offsets of the recorded jobs, 4 bytes each, big-endian
 --       6 offsets of the failed ones among them  7 retries  8 calls  9 throttled calls (429)
 --       10 'keep' | 'finish'  11 delay of the remainder (ms)  12 what the remainder must know when it runs again ('' = nothing)
@@ -65,6 +65,6 @@ if tonumber(ARGV[11]) > 0 and control() == 'run' then
   redis.call('ZADD', DUE, int(now_ms + tonumber(ARGV[11])), member)
   return {'waiting', control()}
 end
-local queued = put_back(number, s, member, KEYS[13])
+local queued = put_back(number, s, member, KEYS[OWN])
 end_if_over()
 return {queued == 1 and 'queued' or 'waiting', control()}

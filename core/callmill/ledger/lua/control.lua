@@ -1,5 +1,5 @@
 -- Pauses, resumes or cancels a batch.
--- KEYS  BATCH_KEYS, DUE, LINES, RESUMED
+-- KEYS  SHARED
 -- ARGV  1 'run' | 'paused' | 'cancelled'  2 batch id
 -- Returns {'ok'} | {'ended'}: the batch is over, nothing changed | {'missing'}
 -- Invariant: cancelled is final; each is the same when done twice.
@@ -12,6 +12,6 @@ if ARGV[1] == 'cancelled' then
   redis.call('UNLINK', CHUNKS, REST, PARKED)  -- leased chunks finish from their worker's memory
   end_if_over()
 elseif ARGV[1] == 'run' and redis.call('EXISTS', PARKED) == 1 then
-  redis.call('SADD', KEYS[13], ARGV[2])
+  redis.call('SADD', RESUMED, ARGV[2])
 end
 return {'ok'}

@@ -1,5 +1,5 @@
 -- Puts a chunk back whose lease has ended or whose due time has come.
--- KEYS  BATCH_KEYS, DUE, LINES, queued(line)
+-- KEYS  SHARED, queued(line)
 -- ARGV  1 chunk number  2 member
 -- Returns 1: queued now, publish its hint | 0: nothing to do
 -- Invariant: a chunk whose lease still runs is left alone.
@@ -12,6 +12,6 @@ if not s or (s.status ~= 'L' and s.status ~= 'W') then
   return 0
 end
 if s.status == 'L' then redis.call('HINCRBY', META, 'leased', -1) end
-local queued = put_back(number, s, member, KEYS[13])
+local queued = put_back(number, s, member, KEYS[OWN])
 end_if_over()
 return queued

@@ -1,5 +1,5 @@
 -- Queues the failed jobs of a finished chunk again.
--- KEYS  BATCH_KEYS, DUE, LINES, queued(line)
+-- KEYS  SHARED, queued(line)
 -- ARGV  1 chunk number  2 member
 -- Returns the number of jobs that run again
 -- Invariant: a chunk is taken back once; counters fall by exactly what is queued again.
@@ -17,7 +17,7 @@ redis.call('HDEL', FAILED, number)
 local again = s.failed
 redis.call('HINCRBY', META, 'failed', -again)
 redis.call('HDEL', META, 'ended_ms')
-for i = 1, 10 do redis.call('PERSIST', KEYS[i]) end
+for i = 1, BATCH_KEYS do redis.call('PERSIST', KEYS[i]) end
 s.done, s.failed = s.done - again, 0
-put_back(number, s, member, KEYS[13])
+put_back(number, s, member, KEYS[OWN])
 return again

@@ -1,5 +1,5 @@
 -- Closes a batch for new jobs; from here on it can become complete.
--- KEYS  BATCH_KEYS, DUE, LINES, RESUMED
+-- KEYS  SHARED
 -- ARGV  1 batch id
 -- Returns {'ok', total jobs} | {'closed'} (cancelled) | {'missing'}
 -- Invariant: sealing twice changes nothing.
@@ -8,7 +8,7 @@ if not m[1] then return {'missing'} end
 if m[2] == 'cancelled' then return {'closed'} end
 if m[1] == 'open' then
   redis.call('HSET', META, 'phase', 'sealed', 'sealed_ms', int(now_ms))
-  if m[2] == 'run' and redis.call('EXISTS', PARKED) == 1 then redis.call('SADD', KEYS[13], ARGV[1]) end
+  if m[2] == 'run' and redis.call('EXISTS', PARKED) == 1 then redis.call('SADD', RESUMED, ARGV[1]) end
   end_if_over()
 end
 return {'ok', tonumber(m[3])}

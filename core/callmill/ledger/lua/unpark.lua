@@ -1,5 +1,5 @@
 -- Queues chunks that were held back; the caller publishes their hints and calls again until none is left.
--- KEYS  BATCH_KEYS, DUE, LINES, RESUMED
+-- KEYS  SHARED
 -- ARGV  1 batch id  2 at most how many  3 prefix of the queued keys
 -- Returns the members that are queued now; none while the batch is paused, cancelled, or held back until its seal.
 -- Invariant: a batch that may run stays in RESUMED while chunks of it are parked, so that any worker can go on here.
@@ -19,5 +19,5 @@ for _, member in ipairs(members) do
   redis.call('ZREM', PARKED, member)
   enqueue(ARGV[3] .. line_of(member), member)
 end
-if #members == 0 or redis.call('EXISTS', PARKED) == 0 then redis.call('SREM', KEYS[13], ARGV[1]) end
+if #members == 0 or redis.call('EXISTS', PARKED) == 0 then redis.call('SREM', RESUMED, ARGV[1]) end
 return members
