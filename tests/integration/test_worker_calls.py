@@ -66,6 +66,11 @@ def fleet(redis_server, tmp_path_factory) -> Iterator[Fleet]:
             "script": [f'base_url = "{script.url}"', RETRY],
             "patient": [f'base_url = "{script.url}"', "retry = { attempts = 100, base = 60, cap = 60 }"],
             "echo": [f'base_url = "{echo.url}"', RETRY],
+            "unbroken": [
+                f'base_url = "http://127.0.0.1:{closed.getsockname()[1]}"',
+                RETRY.replace("4", "1000"),
+                "breaker = false",
+            ],
             "down": [f'base_url = "http://127.0.0.1:{closed.getsockname()[1]}"', RETRY.replace("4", "1000")],
         }
         apis = write_profiles(folder / "apis.toml", profiles)
@@ -194,7 +199,7 @@ def test_deadline_that_passed(fleet):
 def test_deadline_stops_retries(fleet):
     """No attempt starts after the deadline; the outcome says how many there were before it."""
     deadline = datetime.now(UTC) + timedelta(seconds=1)
-    outcomes = fleet.run(Job("GET", "/refused", api="down", id="a", deadline=deadline))
+    outcomes = fleet.run(Job("GET", "/refused", api="unbroken", id="a", deadline=deadline))
     assert outcomes["a"].error is not None
     assert outcomes["a"].error.code == "deadline"
     assert outcomes["a"].attempts > 1

@@ -7,6 +7,7 @@ import asyncio
 from limits_kit import rules
 from redis.asyncio import Redis
 
+from callmill.breaker import BreakerRules, BreakerStore
 from callmill.config.profiles import ApiProfile
 from callmill.jobs.wire import WireJob
 from callmill.limits import Limiter
@@ -46,7 +47,8 @@ def test_calls_given_back_take_no_slot(redis_url):
             await limiter.start()
             transport = CountingTransport()
             costs, requests = CallCosts(profile, lambda: limiter.rules), RequestBuilder(profile, [{}])
-            lane = Lane(profile, requests, transport, limiter, costs=costs, max_in_flight=50)
+            store = BreakerStore(connection, "api", BreakerRules(), worker="w")
+            lane = Lane(profile, requests, transport, limiter, store, costs=costs, max_in_flight=50)
             job = WireJob("GET", "/x")
             leaving, staying = SingleCall(job, lane, "leaving"), SingleCall(job, lane, "staying")
             try:

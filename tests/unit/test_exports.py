@@ -8,6 +8,7 @@ import inspect
 import pytest
 
 PACKAGES = [
+    "callmill.breaker",
     "callmill.jobs",
     "callmill.ledger",
     "callmill.limits",

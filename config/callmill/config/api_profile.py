@@ -11,11 +11,13 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from msgspec import structs
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
+from callmill.config.failure_policy import BreakerPolicy, RetryPolicy, breaker_or_none
 from callmill.config.limit_spec import AUTO, Enforcer, LimitSpec, Scope, Unit, parse_limit
 from callmill.config.public_api import PublicApi, covers, resolve
 from callmill.config.secret_refs import checked_reference, checked_schemed_reference, is_reference, split_reference
+from callmill.config.table import Seconds, Table
 from callmill.config.tenant import checked_tenant
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -113,10 +115,8 @@ HeaderValue = Annotated[str, AfterValidator(_header_value)]
 Reference = Annotated[str, AfterValidator(checked_reference)]
 Tenant = Annotated[str, AfterValidator(checked_tenant)]
 SchemedReference = Annotated[str, AfterValidator(checked_schemed_reference)]
-Status = Annotated[int, Field(ge=300, le=599)]
 AnswerStatus = Annotated[int, Field(ge=200, le=599)]
 Weight = Annotated[float, Field(ge=0.001, le=1000)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Pointer = Annotated[str, AfterValidator(_pointer)]
 CallableName = Annotated[str, AfterValidator(_callable)]
 
@@ -130,11 +130,7 @@ class Charge(StrEnum):
     """What the call asks for, when it arrives; nothing is given back."""
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
-
-
-class Credential(_Table):
+class Credential(Table):
     """One credential, by reference: exactly one of bearer, header, basic.
 
     Attributes:
@@ -172,7 +168,7 @@ class Credential(_Table):
 BodyTexts = dict[Pointer, Annotated[list[str], Field(min_length=1), AfterValidator(_texts)]]
 
 
-class ThrottlePolicy(_Table):
+class ThrottlePolicy(Table):
     """How the API says that it wants fewer calls, besides the status 429.
 
     Each of the three tables has JSON pointers into the body of an answer, and for each of them texts, of which one
@@ -200,23 +196,7 @@ class ThrottlePolicy(_Table):
         return self
 
 
-class RetryPolicy(_Table):
-    """How failed calls are repeated: exponential backoff with full jitter.
-
-    Attributes:
-        attempts: Calls made for a job at most.
-        base: Seconds that the first delay is drawn from.
-        cap: Seconds that a delay never exceeds.
-        statuses: Statuses that are worth another attempt. 429 needs no mention: it pauses the lane instead.
-    """
-
-    attempts: int = Field(default=5, ge=1)
-    base: Seconds = 0.5
-    cap: Seconds = 30
-    statuses: tuple[Status, ...] = Field(default=(408, 425, 500, 502, 503, 504, 529), strict=False)
-
-
-class Usage(_Table):
+class Usage(Table):
     """Where an answer says what the call cost: JSON pointers into its body.
 
     Attributes:
@@ -236,7 +216,7 @@ class Usage(_Table):
         return self
 
 
-class ApiProfile(_Table):
+class ApiProfile(Table):
     """A third-party API as configured.
 
     Attributes:
@@ -251,6 +231,8 @@ class ApiProfile(_Table):
         connect_timeout: Seconds for opening a connection.
         throttle: How it says that it wants fewer calls.
         retry: How failed calls are repeated.
+        breaker: When it counts as down; None (``false`` in TOML): never.
+        fallback: The API that gets its calls while it is down or paused for long.
         model: JSON pointer to the model in a request's body.
         models: Limits of single models, besides those of the API; ``model_limit_specs`` has them parsed.
         usage: Where the answer says what the call cost; a text is the pointer to the total.
@@ -281,6 +263,8 @@ class ApiProfile(_Table):
     connect_timeout: Seconds = 10
     throttle: ThrottlePolicy = Field(default_factory=ThrottlePolicy)
     retry: RetryPolicy = Field(default_factory=RetryPolicy)
+    breaker: Annotated[BreakerPolicy | None, BeforeValidator(breaker_or_none)] = Field(default_factory=BreakerPolicy)
+    fallback: str | None = None
     model: Pointer | None = None
     models: dict[str, Annotated[list[str], AfterValidator(_model_limits)]] = Field(default_factory=dict)
     usage: Annotated[Usage, BeforeValidator(_usage)] | None = None

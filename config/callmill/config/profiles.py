@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from callmill.config.api_profile import ApiProfile, Charge, Credential, RetryPolicy, ThrottlePolicy, Usage
+from callmill.config.api_profile import ApiProfile, Charge, Credential, ThrottlePolicy, Usage
+from callmill.config.failure_policy import BreakerPolicy, RetryPolicy
 from callmill.config.problems import describe, unknown_key
 from callmill.config.settings import Settings
 from callmill.errors import ConfigurationError
 
 __all__ = [
     "ApiProfile",
+    "BreakerPolicy",
     "Charge",
     "Credential",
     "RetryPolicy",
@@ -30,6 +33,7 @@ __all__ = [
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _SUB_TABLES: dict[str, type[BaseModel]] = {
     "auth": Credential,
+    "breaker": BreakerPolicy,
     "retry": RetryPolicy,
     "throttle": ThrottlePolicy,
     "usage": Usage,
@@ -72,9 +76,22 @@ def load_profiles(path: Path) -> dict[str, ApiProfile]:
         problems += [f"{path}: [apis.{name}]{problem}" for problem in wrong]
         if profile is not None:
             profiles[name] = profile
+    problems += [f"{path}: [apis.{name}] fallback: {wrong}" for name, wrong in _wrong_fallbacks(profiles, tables)]
     if problems:
         raise ConfigurationError("\n".join(problems))
     return profiles
+
+
+def _wrong_fallbacks(profiles: Mapping[str, ApiProfile], known: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for name, profile in profiles.items():
+        if profile.fallback is not None and profile.fallback not in known:
+            yield name, f"no table [apis.{profile.fallback}]; known: {', '.join(sorted(known))}"
+            continue
+        way = [name]
+        while (last := profiles.get(way[-1])) is not None and last.fallback is not None and way.count(way[-1]) < 2:
+            way.append(last.fallback)
+        if way[-1] == name and len(way) > 1:
+            yield name, f"goes in a circle: {' -> '.join(way)}; leave it out of one of them"
 
 
 def _document(path: Path) -> dict[str, Any]:

@@ -63,6 +63,11 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
         way_s: The part of it that is this process's way to the limiter's Redis.
         limits_generation: The change of limits at run time that this process has adopted; 0: none was made.
         keys: Its credentials, where the API has several.
+        breaker: Whether the API is up: closed, open or half-open.
+        breaker_reason: Why it counts as down.
+        next_probe_s: Seconds until it is tried again; None while it is up.
+        retries_held: Retries that wait for the retry budget.
+        diverted_to: The API that serves its calls now; None: itself.
     """
 
     api: str
@@ -82,6 +87,20 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
     way_s: float = 0.0
     limits_generation: int = 0
     keys: list[KeyStatus] = []
+    breaker: str = "closed"
+    breaker_reason: str | None = None
+    next_probe_s: float | None = None
+    retries_held: int = 0
+    diverted_to: str | None = None
+
+    @property
+    def down_in_words(self) -> str:
+        """That the API is down, why, and when it is tried again; empty while it is up."""
+        if self.breaker == "closed":
+            return ""
+        tried = f"tried again in {_span(self.next_probe_s)}" if self.next_probe_s else "tried again now"
+        served = f", its calls go to {self.diverted_to}" if self.diverted_to else ""
+        return f"{self.api} is down{served}, {tried}: {self.breaker_reason}"
 
     @property
     def paused_in_words(self) -> str:

@@ -105,6 +105,8 @@ def what_limits(record: BatchRecord, workers: Sequence[WorkerStatus]) -> str:
 
 
 def _what_limits_lanes(record: BatchRecord, lanes: Sequence[LaneStatus]) -> str:
+    if (down := next((lane for lane in lanes if lane.down_in_words or lane.diverted_to), None)) is not None:
+        return down.down_in_words or f"calls of {down.api} go to {down.diverted_to}, for it is paused"
     paused = max(lanes, key=lambda lane: lane.paused_s, default=None)
     if paused is not None and paused.paused_s > 0:
         return f"{paused.api} is paused {paused.paused_in_words}: {paused.pause_reason}"

@@ -48,6 +48,14 @@ class Asking:
             if asks_for is owner:
                 runner.cancel()
 
+    def give_way(self) -> None:
+        """Let nobody wait any more: the calls go elsewhere."""
+        for line in self._queue.lines():
+            runners, line.askers = list(line.askers), {}
+            for runner in runners:
+                self._giving_way.add(runner)
+                runner.cancel()
+
     def make_heard(self) -> None:
         """Where a class has calls of which none asks, let a runner give way of the class that asks most."""
         if not self._queue.unheard:

@@ -61,11 +61,12 @@ class ChunkRun:
 
     def begin(self) -> None:
         """Hand the calls to the lane, but for those that must wait for a retry."""
-        not_before_ms = self.claim.not_before_ms
-        for offset, time_ms in not_before_ms.items():
-            if offset in self._unrecorded:
-                self._wait(self._unrecorded[offset], max(0, time_ms - self.claim.now_ms) / 1000)
-        calls = (call for offset, call in self._unrecorded.items() if offset not in not_before_ms)
+        claim = self.claim
+        again = claim.not_before_ms.keys() | claim.attempts.keys()
+        for offset in sorted(again & self._unrecorded.keys()):
+            due_ms = claim.not_before_ms.get(offset, 0)
+            self._wait(self._unrecorded[offset], max(0, due_ms - claim.now_ms) / 1000)
+        calls = (call for offset, call in self._unrecorded.items() if offset not in again)
         self._lane.add(self, calls)
         self._end_if_over()
 
@@ -77,6 +78,7 @@ class ChunkRun:
         for offset, timer in self._backoffs.items():
             timer.cancel()
             self._due_s[offset] = timer.when()
+            self._lane.retries.withdraw(self._unrecorded[offset])
         self._backoffs.clear()
         self._lane.forget(self)
         self._end_if_over()
@@ -163,13 +165,24 @@ class ChunkRun:
         if not self._open or now_s + delay_s >= self._closes_s:
             self._due_s[call.offset] = now_s + delay_s
         elif delay_s < 0.001:  # what uvloop rounds to zero becomes a handle that does not know its time
-            self._lane.add_first(call)
+            self._again(call)
         else:
+            if call.attempts:
+                self._lane.retries.announce(call)
             self._backoffs[call.offset] = self._loop.call_later(delay_s, self._back_in_line, call)
 
     def _back_in_line(self, call: Call) -> None:
         del self._backoffs[call.offset]
-        self._lane.add_first(call)
+        self._again(call)
+        self._end_if_over()
+
+    def _again(self, call: Call) -> None:
+        """Let a call stand in line again, or wait for the retry budget."""
+        wait_s = self._lane.retry_wait_s(call)
+        if wait_s:
+            self._wait(call, wait_s)
+        else:
+            self._lane.add_first(call)
 
     def _attempt_ended(self) -> None:
         self._in_flight -= 1

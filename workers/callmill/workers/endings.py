@@ -8,6 +8,7 @@ from callmill.config.profiles import ApiProfile
 from callmill.jobs.wire import WireOutcome
 from callmill.limits import Limiter, Slot
 from callmill.workers.backoff import full_jitter_s
+from callmill.workers.breaker_gate import BreakerGate
 from callmill.workers.call import Call, Postponed
 from callmill.workers.key_refusals import KeyRefusals
 from callmill.workers.request_builder import RequestBuilder
@@ -23,15 +24,18 @@ _SPENT_QUOTA_S = 3600.0
 class Endings:
     """Ends the attempts of one API's calls; what they teach about limits and credentials goes to the limiter."""
 
-    def __init__(self, profile: ApiProfile, requests: RequestBuilder, limiter: Limiter) -> None:
+    def __init__(self, profile: ApiProfile, requests: RequestBuilder, limiter: Limiter, breaker: BreakerGate) -> None:
         self._retry_policy = profile.retry
         self._keep_headers = tuple(profile.keep_headers)
         self._requests = requests
         self._limiter = limiter
+        self._breaker = breaker
         self._keys = KeyRefusals(profile.name, limiter)
 
-    def of(self, call: Call, slot: Slot, verdict: Verdict, answer: Response | None) -> WireOutcome | Postponed:
-        """Return the outcome of a call that is over, or how it goes on."""
+    def of(
+        self, call: Call, slot: Slot, verdict: Verdict, answer: Response | None, ticket: int
+    ) -> WireOutcome | Postponed:
+        """Return the outcome of a call that is over, or how it goes on; ``ticket``: the breaker's."""
         match verdict:
             case Succeeded():
                 self._limiter.accepted(slot)
@@ -41,7 +45,7 @@ class Endings:
             case Throttled():
                 return self._throttle(slot, verdict)
             case Retryable():
-                ending = self._retry(call, verdict)
+                ending = self._retry(call, verdict, ticket)
             case Redirected():
                 ending = self._follow(call, verdict)
             case KeyRefused():
@@ -60,11 +64,15 @@ class Endings:
         self._limiter.refused(slot, after_s, verdict.reason, learn=verdict.kind is ThrottleKind.RATE)
         return Postponed(verdict.code, verdict.reason, spends_attempt=False, throttled=True)
 
-    def _retry(self, call: Call, verdict: Retryable) -> Postponed | Failed:
+    def _retry(self, call: Call, verdict: Retryable, ticket: int) -> Postponed | Failed:
         policy = self._retry_policy
+        if self._breaker.spares(ticket):
+            delay_s = max(self._breaker.wait_s(until_s=call.deadline_s), verdict.after_s)
+            return Postponed(verdict.code, verdict.message, delay_s, spends_attempt=False)
         if call.attempts + 1 >= policy.attempts:
             return Failed(verdict.code, verdict.message)
         call.attempts += 1
+        self._breaker.spent(call)
         delay_s = max(full_jitter_s(call.attempts, policy.base, policy.cap), verdict.after_s)
         return Postponed(verdict.code, verdict.message, delay_s)
 

@@ -17,20 +17,24 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from http import HTTPStatus
 
+from callmill.breaker import BreakerStore
 from callmill.config.profiles import ApiProfile
 from callmill.errors import InternalError
 from callmill.jobs.traffic import TrafficClass
 from callmill.jobs.wire import WireOutcome
-from callmill.ledger.fleet import KeyStatus, LaneStatus
+from callmill.ledger.fleet import LaneStatus
 from callmill.limits import Limiter, Slot
 from callmill.limits.feedback import Feedback
 from callmill.limits.headers import read_feedback
 from callmill.workers.asking import Asking
+from callmill.workers.breaker_gate import BreakerGate
 from callmill.workers.call import Call, CallCost, CallOwner, Postponed
 from callmill.workers.call_cost import REFUNDED, CallCosts
 from callmill.workers.endings import Endings, outcome_without_answer
 from callmill.workers.fair_queue import ClassLine, FairQueue
 from callmill.workers.intake import Intake
+from callmill.workers.lane_report import lane_report
+from callmill.workers.parking import is_parked
 from callmill.workers.request_builder import ForbiddenUrlError, RequestBuilder
 from callmill.workers.transports.port import FaultKind, Response, Transport, TransportFault
 from callmill.workers.verdict import AnswerRules, Failed, classify_fault, classify_response
@@ -46,8 +50,12 @@ _RESERVED_AHEAD_S = 0.2
 """Slots that are reserved before a runner asks for them, in seconds of the lane's pace."""
 
 
+_DIVERTED_LATELY_S = 5.0
+"""How long after the last call that went to the fallback this lane still counts as wanted."""
+
+
 class Lane:
-    """One API's waiting calls, limiter, transport and runners. Belongs to one event loop."""
+    """One API's waiting calls, limiter, breaker, transport and runners. Belongs to one event loop."""
 
     def __init__(
         self,
@@ -55,6 +63,7 @@ class Lane:
         requests: RequestBuilder,
         transport: Transport,
         limiter: Limiter,
+        breaker: BreakerStore,
         *,
         costs: CallCosts,
         max_in_flight: int,
@@ -69,7 +78,8 @@ class Lane:
         self._costs = costs
         self._max_in_flight = max_in_flight
         self._rules = AnswerRules(profile)
-        self._endings = Endings(profile, requests, limiter)
+        self._breaker = BreakerGate(profile.name, breaker, on_news=self._look, has_work=self._has_work)
+        self._endings = Endings(profile, requests, limiter, self._breaker)
         self._queue = FairQueue(lambda traffic: traffic.priority.weight * profile.tenants.get(traffic.tenant, 1.0))
         self._runners: set[asyncio.Task[None]] = set()
         self._asking = Asking(self._queue)
@@ -77,7 +87,26 @@ class Lane:
         self._read_headers_s = float("-inf")
         self._intake = Intake(limiter, self._queue, max_in_flight=max_in_flight)
         self._now = asyncio.get_running_loop().time
+        self.retries = self._breaker.retries
+        self._fallback: Lane | None = None
+        self._parked = False
+        self._serves: Lane = self
+        self._diverted_s = float("-inf")
         limiter.expect(self._about_to_ask)
+
+    async def start(self) -> None:
+        """Learn whether the API is up, and follow it."""
+        await self._breaker.start()
+
+    def fall_back_to(self, lane: Lane) -> None:
+        """Send calls through another lane while this one's API is down or paused for long."""
+        self._fallback = lane
+
+    def nearest_up(self) -> Lane | None:
+        """Return this lane, or the first of its fallbacks, that is neither down nor paused for long."""
+        if not self._parked and self._breaker.closed:
+            return self
+        return None if self._fallback is None else self._fallback.nearest_up()
 
     @property
     def waiting(self) -> int:
@@ -86,12 +115,17 @@ class Lane:
 
     @property
     def paced(self) -> bool:
-        """Whether limits decide when calls start."""
-        return self._intake.paced
+        """Whether limits decide when calls start, or none may start as the API is down."""
+        if self._serves is not self:
+            return self._serves.paced
+        return self._intake.paced or not self._breaker.closed
 
     def has_room(self, traffic: TrafficClass) -> bool:
-        """Say whether more work of a class should be taken in."""
-        return self._intake.has_room(self._queue.line(traffic))
+        """Say whether more work of a class should be taken in; while the API is down, what a probe needs."""
+        if self._serves is not self:
+            return self._serves.has_room(traffic)
+        line = self._queue.line(traffic)
+        return self._intake.has_room(line) if self._breaker.closed else not line.waiting
 
     def share(self, traffic: TrafficClass) -> float:
         """Return the part of this lane that a class gets while the classes that wait here want theirs."""
@@ -100,18 +134,31 @@ class Lane:
     def add(self, owner: CallOwner, calls: Iterable[Call]) -> None:
         """Take calls of one owner in."""
         self._queue.add(owner, calls)
+        self._breaker.woken()
         self.kick()
         self._make_heard()
 
     def add_first(self, call: Call) -> None:
-        """Take a call in before the others of its class: it has waited already."""
-        self._queue.add_first(call)
+        """Take a call in before the others of its class: it has waited already.
+
+        While the API fails, others go first: they show whether it is down, or the call itself is at fault.
+        """
+        if self._breaker.failing:
+            self._queue.add(call.owner, [call])
+        else:
+            self._queue.add_first(call)
         self.kick()
+
+    def retry_wait_s(self, call: Call) -> float:
+        """Return 0 where a call may stand in line again; where the retry budget is spent, seconds until it may ask."""
+        return self._breaker.retry_wait_s(call)
 
     def forget(self, owner: CallOwner) -> None:
         """Drop the waiting calls of an owner that gives them back; those that wait for a slot take none."""
         self._queue.forget(owner)
         self._asking.forget(owner)
+        if self._fallback is not None:
+            self._fallback.forget(owner)
 
     def drop(self, traffic: TrafficClass) -> None:
         """Forget a class that is not used any more."""
@@ -120,10 +167,12 @@ class Lane:
     def kick(self) -> None:
         """Start runners for what waits, if there is room."""
         self._intake.adopt_rules()
-        slot_first = self._intake.slot_first
+        if self._serves is not self:
+            self._divert(self._serves)
+        slot_first, startable = self._intake.slot_first, self._startable
         while (
             self._queue
-            and self.gate_open
+            and len(self._runners) - self.in_flight < startable
             and len(self._runners) < self._max_in_flight
             and len(self._runners) - self.in_flight - self._runners_asking < len(self._queue)
             and (self._runners_asking < _ASKING_AT_ONCE or (not slot_first and self._queue.unheard))
@@ -134,25 +183,14 @@ class Lane:
 
     def status(self) -> LaneStatus:
         """Return what the lane does now."""
-        limiter = self._limiter.status()
-        return LaneStatus(
-            api=self.api,
+        return lane_report(
+            self.api,
+            self._limiter.status(),
+            self._breaker,
             in_flight=self.in_flight,
             waiting=self.waiting,
-            next_start_s=limiter.next_start_in_s,
-            paused_s=limiter.paused_for_s,
-            pause_reason=limiter.pause_reason,
-            limited_by=limiter.limited_by if self._runners_asking else None,
-            rate=limiter.rate,
-            permits=limiter.permits,
-            granted=limiter.granted,
-            slots_missed=limiter.slots_missed,
-            round_trips=limiter.round_trips,
-            guard_s=limiter.guard_s,
-            lateness_s=limiter.lateness_s,
-            way_s=limiter.way_s,
-            limits_generation=limiter.generation,
-            keys=[KeyStatus(name=key.name, paused_s=key.paused_s, reason=key.reason) for key in limiter.keys],
+            asking=self._runners_asking,
+            served_by=self._serves.api,
         )
 
     async def cancel(self) -> None:
@@ -164,10 +202,46 @@ class Lane:
 
     async def aclose(self) -> None:
         """Cancel what is left and close the connections."""
+        await self._breaker.aclose()
         await self.cancel()
         await self._transport.aclose()
         await self._costs.aclose()
         await self._limiter.aclose()
+
+    @property
+    def _startable(self) -> float:
+        """Calls that may start now, as far as it is not for the limits to say."""
+        if not self.gate_open or (self._serves is not self and self._breaker.closed):
+            return 0
+        return self._breaker.startable
+
+    def _has_work(self) -> bool:
+        return self.waiting > 0 or self._now() - self._diverted_s < _DIVERTED_LATELY_S
+
+    def _look(self) -> None:
+        """Find out who serves the calls now, and go on."""
+        if self._fallback is not None:
+            self._parked = is_parked(self._limiter.status())
+            before, self._serves = self._serves, self.nearest_up() or self
+            if self._serves is not before:
+                words = "are its own again" if self._serves is self else f"go to {self._serves.api}"
+                log.warning("calls of %s %s", self.api, words, extra={"action": "diverted", "api": self.api})
+            if not self._startable:
+                self._asking.give_way()
+        if not self._breaker.closed:
+            for call in self._queue.take_late(self._now()):
+                _refuse_late(call)
+        self.kick()
+
+    def _divert(self, lane: Lane) -> None:
+        """Hand waiting calls to another lane, but for those that try whether the API is up."""
+        kept = self._startable
+        while len(self._queue) > kept and (call := self._queue.take()) is not None:
+            call.url = self._requests.relative(call.url)
+            call.refusals, call.refused_keys = 0, frozenset()
+            self._diverted_s = self._now()
+            lane._queue.add(call.owner, [call])
+        lane.kick()
 
     def _about_to_ask(self, traffic: TrafficClass, model: str) -> int:
         """Return how many calls of a class, beyond those that wait for a slot, can start here within a moment."""
@@ -206,6 +280,10 @@ class Lane:
                 if slot is None:
                     self._queue.add_first(call)
                     continue
+                if not self._startable:
+                    self._limiter.settle(slot, 0)
+                    self._queue.add_first(call)
+                    return
                 if not call.owner.may_start(self._now()):
                     other = self._next(partial(self._queue.take_from, line))
                     if other is None or self._costs.estimate(other) != cost:
@@ -218,7 +296,7 @@ class Lane:
             await self._attempt(call, slot)
 
     async def _run_slot_first(self) -> None:
-        while self._intake.slot_first and self._queue and self.gate_open:
+        while self._intake.slot_first and self._queue and self._startable:
             slot = self._limiter.try_acquire()
             if slot is None:
                 self._asking_for_any += 1
@@ -252,24 +330,23 @@ class Lane:
 
     def _next(self, take: Callable[[], Call | None]) -> Call | None:
         """Return the next call that may start; those given back meanwhile are dropped, those too late fail."""
-        while self.gate_open and (call := take()) is not None:
+        while self._startable and (call := take()) is not None:
             now_s = self._now()
             if not call.owner.may_start(now_s):
                 continue
             if call.deadline_s is None or now_s <= call.deadline_s:
                 return call
-            call.owner.refuse(
-                call, outcome_without_answer(call, "deadline", "its deadline passed before it could start")
-            )
+            _refuse_late(call)
         return None
 
     async def _attempt(self, call: Call, slot: Slot) -> None:
         call.owner.started()
+        ticket = self._breaker.started()
         self.in_flight += 1
         self.calls += 1
         self._queue.line(call.owner.traffic).started += 1
         try:
-            ending = await self._exchange(call, slot)
+            ending = await self._exchange(call, slot, ticket)
         except asyncio.CancelledError:
             call.owner.interrupted(call)
             raise
@@ -278,12 +355,13 @@ class Lane:
             ending = outcome_without_answer(call, "internal", f"{InternalError.__doc__} ({error!r})")
         finally:
             self.in_flight -= 1
+            self._breaker.over(ticket)
         if isinstance(ending, Postponed):
             call.owner.postpone(call, ending)
         else:
             call.owner.record(call, ending)
 
-    async def _exchange(self, call: Call, slot: Slot) -> WireOutcome | Postponed:
+    async def _exchange(self, call: Call, slot: Slot, ticket: int) -> WireOutcome | Postponed:
         started_ms, began_s = int(time.time() * 1000), time.perf_counter()
         answer: Response | None = None
         feedback: Feedback | None = None
@@ -298,11 +376,12 @@ class Lane:
             verdict, sent = Failed(FaultKind.FORBIDDEN_ADDRESS.value, str(error)), False
         call.started_ms = started_ms
         call.latency_us = int((time.perf_counter() - began_s) * 1e6)
+        self._breaker.judged(ticket, call, verdict, answer, sent=sent)
         used = self._costs.used(call, answer) if sent else REFUNDED
         self._limiter.settle(slot, *(used or (None, None)))
         if feedback is not None and feedback.observations:
             self._limiter.feed(slot, feedback.observations)
-        return self._endings.of(call, slot, verdict, answer)
+        return self._endings.of(call, slot, verdict, answer, ticket)
 
     def _feedback(self, answer: Response) -> Feedback | None:
         """Read what headers say of limits: of good answers, often enough to follow them."""
@@ -312,3 +391,7 @@ class Lane:
                 return None
             self._read_headers_s = now_s
         return read_feedback(answer.headers)
+
+
+def _refuse_late(call: Call) -> None:
+    call.owner.refuse(call, outcome_without_answer(call, "deadline", "its deadline passed before it could start"))

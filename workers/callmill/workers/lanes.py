@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from redis.asyncio import Redis
 
+from callmill.breaker import BreakerRules, BreakerStore
 from callmill.config.credentials import resolve_headers
 from callmill.config.profiles import ApiProfile
 from callmill.limits import KeyRules, Limiter, LimitRules
@@ -24,10 +25,14 @@ async def open_lanes(
     Raises:
         ConfigurationError: A credential is missing, or a session factory or hook cannot be loaded.
     """
-    return {
+    lanes = {
         name: await _open_lane(profile, limiter_redis, worker, min(profile.max_connections, calls_in_flight))
         for name, profile in profiles.items()
     }
+    for name, profile in profiles.items():
+        if profile.fallback is not None:
+            lanes[name].fall_back_to(lanes[profile.fallback])
+    return lanes
 
 
 async def _open_lane(profile: ApiProfile, limiter_redis: Redis, worker: str, max_in_flight: int) -> Lane:
@@ -55,4 +60,23 @@ async def _open_lane(profile: ApiProfile, limiter_redis: Redis, worker: str, max
     await transport.warm_up(profile.base_url)
     await limiter.start()
     await costs.share(limiter_redis)
-    return Lane(profile, requests, transport, limiter, costs=costs, max_in_flight=max_in_flight)
+    store = BreakerStore(limiter_redis, profile.name, breaker_rules(profile), worker=worker)
+    lane = Lane(profile, requests, transport, limiter, store, costs=costs, max_in_flight=max_in_flight)
+    await lane.start()
+    return lane
+
+
+def breaker_rules(profile: ApiProfile) -> BreakerRules:
+    """Return when an API's breaker opens, by its profile."""
+    policy = profile.breaker
+    if policy is None:
+        return BreakerRules(errors=2.0, streak=0, retry_share=profile.retry.budget)
+    return BreakerRules(
+        errors=policy.errors,
+        calls=policy.calls,
+        window_s=policy.window,
+        streak=policy.streak,
+        probe_s=policy.probe,
+        cap_s=policy.cap,
+        retry_share=profile.retry.budget,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 from callmill.config.profiles import ApiProfile
 from callmill.errors import UsageError
@@ -69,6 +70,14 @@ class RequestBuilder:
         if len(self._known_urls) < _KNOWN_URLS:
             self._known_urls[url] = absolute
         return absolute
+
+    def relative(self, url: str) -> str:
+        """Return a job's URL as the path under the base URL; one that is not the API's as it is."""
+        if url.startswith("/") or not self.covers(url):
+            return url
+        base, target = urlsplit(self._profile.base_url), urlsplit(url)
+        path = target.path.removeprefix(base.path) or "/"
+        return f"{path}?{target.query}" if target.query else path
 
     def covers(self, url: str) -> bool:
         """Say whether calls of this API may go to the URL."""

@@ -113,7 +113,9 @@ class Room:
             door.release()
             return False
         async with door:
-            while self._open and not lane.has_room(line.traffic):  # noqa: ASYNC110 - an event per call would cost more
+            while self._open and not lane.has_room(line.traffic):
+                if lane.paced:  # since a moment: its API is down
+                    return False
                 await asyncio.sleep(_POLL_S)
         return self._open
 

@@ -1,0 +1,255 @@
+"""BreakerGate: whether one API's calls may start in this process, by the breaker that the fleet shares.
+
+What happens to calls is summed up and told every half second, at once where it may change something. In between, the
+answer of the last exchange holds; without Redis it goes on holding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from time import monotonic
+
+from callmill.breaker import BreakerState, BreakerStore, BreakerView, Report
+from callmill.errors import RedisUnavailableError
+from callmill.workers.call import Call
+from callmill.workers.retry_tokens import RetryTokens
+from callmill.workers.transports.port import Response
+from callmill.workers.verdict import Retryable, Verdict
+
+log = logging.getLogger(__name__)
+
+EVERY_S = 0.5
+_IDLE_EVERY_S = 2.0
+_GAP_S = 0.02
+"""Between two exchanges: what happens in it is told together."""
+
+_PROBE_UNUSED_S = 5.0
+"""A probe that finds no call for so long is left to other processes."""
+
+_SPENT_KEPT = 10_000
+_BLAMELESS_STATUSES = frozenset({502, 503, 504, 529})
+"""Answers that speak of the API alone. Any other failure may be the call's own fault, and counts once for it."""
+
+_PROBE = -1
+
+
+class BreakerGate:
+    """The breaker of one API as this process knows it. Belongs to one event loop.
+
+    Attributes:
+        view: What the last exchange said.
+        retries: The retries that this process may make.
+        failing: Whether the last call failed.
+
+    Args:
+        api: The API.
+        store: The breaker in Redis.
+        on_news: Called after every exchange, and when calls may start no more.
+        has_work: Says whether a call waits that could be a probe.
+    """
+
+    def __init__(
+        self, api: str, store: BreakerStore, *, on_news: Callable[[], None], has_work: Callable[[], bool]
+    ) -> None:
+        self.view = BreakerView()
+        self.retries = RetryTokens()
+        self.failing = False
+        self._api = api
+        self._store = store
+        self._on_news = on_news
+        self._has_work = has_work
+        self._report = Report()
+        self._closed = True
+        self._streak_from_s = 0.0
+        self._probes = self._probing = 0
+        self._probes_until_s = self._heard_s = self._view_s = 0.0
+        self._spent: deque[tuple[float, Call]] = deque(maxlen=_SPENT_KEPT)
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether the API is up, as far as is known here."""
+        return self._closed
+
+    @property
+    def startable(self) -> float:
+        """Calls that may start now."""
+        return float("inf") if self._closed else self._probes
+
+    @property
+    def probe_in_s(self) -> float:
+        """Seconds until the next probe, as far as is known; 0 when closed."""
+        return max(0.0, self.view.probe_in_s - (monotonic() - self._view_s))
+
+    async def start(self) -> None:
+        """Learn what holds, and go on exchanging; without Redis, calls may start until it is back."""
+        await self._exchange()
+        self._task = asyncio.ensure_future(self._run())
+
+    async def aclose(self) -> None:
+        """Stop. Idempotent."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def woken(self) -> None:
+        """Take note that work has come in: what was heard long ago is heard anew at once."""
+        if monotonic() - self._heard_s > EVERY_S:
+            self._wake.set()
+
+    def started(self) -> int:
+        """Take note that a call starts, and return its ticket; only where ``startable``."""
+        self._report.calls += 1
+        if self._closed:
+            return self.view.epoch
+        self._probes -= 1
+        self._probing += 1
+        return _PROBE
+
+    def judged(self, ticket: int, call: Call, verdict: Verdict, answer: Response | None, *, sent: bool) -> None:
+        """Take note of what became of a call that started."""
+        bad = isinstance(verdict, Retryable) and (answer is None or answer.status >= 500)
+        if isinstance(verdict, Retryable):
+            self._report.failed += 1
+        if not bad and not sent:
+            return  # it was never made, and tells nothing
+        if ticket == _PROBE:
+            self._probed(verdict if isinstance(verdict, Retryable) and bad else None)
+        elif ticket == self.view.epoch:
+            if isinstance(verdict, Retryable) and bad:
+                self._failed(call, verdict, blameless=not sent or _is_blameless(answer))
+            else:
+                self.failing = False
+                self._report.ok += 1
+                self._report.streak = 0
+
+    def over(self, ticket: int) -> None:
+        """Take note that a call that started is over, whatever became of it."""
+        if ticket == _PROBE:
+            self._probing -= 1
+            self._wake.set()
+
+    def spares(self, ticket: int) -> bool:
+        """Say whether a failed attempt is not the call's fault, for the API is down."""
+        return not self._closed or ticket != self.view.epoch
+
+    def spent(self, call: Call) -> None:
+        """Take note that an attempt was spent; it is given back should it turn out that the API is down."""
+        self._spent.append((monotonic(), call))
+
+    def wait_s(self, *, until_s: float | None = None) -> float:
+        """Return seconds until a spared call should come again, not past a time on the event loop's clock."""
+        first_s = self._store.rules.probe_s
+        wait_s = max(self.probe_in_s, first_s / 2) + random.uniform(0, 0.1 * first_s)  # noqa: S311 - spread only
+        return wait_s if until_s is None else max(0.0, min(wait_s, until_s - asyncio.get_running_loop().time()))
+
+    def retry_wait_s(self, call: Call) -> float:
+        """Return 0 where a call may go on now; seconds after which to ask again where it lacks a token."""
+        if not call.attempts or self.retries.take(call):
+            return 0.0
+        self._wake.set()
+        return self.retries.wait_s()
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(_GAP_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._pause_s()):
+                    await self._wake.wait()
+            self._wake.clear()
+            await self._exchange()
+
+    def _pause_s(self) -> float:
+        if not self._has_work() and not self._probing and not self._report.calls:
+            return _IDLE_EVERY_S
+        return EVERY_S if self._closed else min(EVERY_S, max(self.probe_in_s, _GAP_S))
+
+    async def _exchange(self) -> None:
+        if self._probes and monotonic() > self._probes_until_s:
+            self._probes = 0
+        report, self._report = self._report, Report()
+        report.streak_s = monotonic() - self._streak_from_s if report.streak else 0.0
+        report.probing = bool(self._probes or self._probing)
+        report.would_probe = self._has_work()
+        report.retries_wanted = self.retries.wanted
+        try:
+            view = await self._store.exchange(report, self.view.epoch)
+        except RedisUnavailableError as error:
+            log.debug("breaker not heard of: %s", error, extra={"action": "breaker_unheard", "api": self._api})
+            self._set_closed(self.view.state is BreakerState.CLOSED)
+            return
+        self._adopt(view)
+
+    def _adopt(self, view: BreakerView) -> None:
+        now_s, former = monotonic(), self.view
+        self.retries.granted(view.retries, now_s - self._heard_s)
+        self.view, self._view_s, self._heard_s = view, now_s, now_s
+        if view.epoch != former.epoch:
+            self._report.ok = self._report.bad = self._report.streak = 0
+        if view.probes and not self._probes and not self._probing:
+            self._probes, self._probes_until_s = view.probes, now_s + _PROBE_UNUSED_S
+        if view.state is BreakerState.CLOSED:
+            self._probes = 0
+        if view.state is not former.state:
+            self._tell(view)
+        self._set_closed(view.state is BreakerState.CLOSED)
+        self._on_news()
+
+    def _set_closed(self, closed: bool) -> None:  # noqa: FBT001 - a setter
+        if closed == self._closed:
+            return
+        self._closed = closed
+        if not closed:
+            self._give_back()
+        self._on_news()
+
+    def _give_back(self) -> None:
+        """Give back the attempts that were spent on finding out that the API is down."""
+        since_s = monotonic() - self._store.rules.window_s
+        for spent_s, call in self._spent:
+            if spent_s >= since_s and call.attempts:
+                call.attempts -= 1
+        self._spent.clear()
+
+    def _failed(self, call: Call, failure: Retryable, *, blameless: bool) -> None:
+        self.failing = True
+        if call.attempts and not blameless:
+            return
+        report = self._report
+        report.bad += 1
+        report.streak += 1
+        report.why = f"{failure.code}: {failure.message}" if failure.code not in failure.message else failure.message
+        if report.streak == 1:
+            self._streak_from_s = monotonic()
+        view, streak, streak_s = self.view, report.streak, monotonic() - self._streak_from_s
+        if not report.ok and view.streak:
+            streak += view.streak
+            streak_s = view.streak_s + monotonic() - self._view_s
+        if self._store.rules.opens(view.ok + report.ok, view.bad + report.bad, streak, streak_s):
+            self._set_closed(False)  # for now: the exchange that follows at once decides
+            self._wake.set()
+
+    def _probed(self, failure: Retryable | None) -> None:
+        if failure is None:
+            self._report.probes_good += 1
+        else:
+            self._report.probes_bad += 1
+            self._report.why = failure.message
+
+    def _tell(self, view: BreakerView) -> None:
+        extra = {"action": "breaker", "api": self._api, "state": view.state.value}
+        if view.state is BreakerState.OPEN:
+            log.warning("%s is down: %s; tried again in %.1f s", self._api, view.reason, view.probe_in_s, extra=extra)
+        elif view.state is BreakerState.CLOSED:
+            log.warning("%s is up again", self._api, extra=extra)
+
+
+def _is_blameless(answer: Response | None) -> bool:
+    return answer is not None and answer.status in _BLAMELESS_STATUSES
