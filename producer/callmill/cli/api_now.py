@@ -53,6 +53,10 @@ class ApiNow(Struct, frozen=True, kw_only=True):
         permits: Concurrency permits held; None without such a limit.
         paused_s: Seconds that it stays paused; 0: it is not; None: until resumed.
         paused_by: Who paused it; None where an answer of the API did.
+        breaker: Whether it is up, as the workers know it: closed, open or half-open.
+        down: That it is down, why, and when it is tried again; empty while it is up.
+        retries_held: Retries that wait for the retry budget.
+        diverted_to: The API that serves its calls now; None: itself.
         guard: The timing uncertainty that is allowed for; None: nobody has measured.
     """
 
@@ -74,6 +78,10 @@ class ApiNow(Struct, frozen=True, kw_only=True):
     paused_s: float | None
     pause_reason: str | None
     paused_by: str | None
+    breaker: str
+    down: str
+    retries_held: int
+    diverted_to: str | None
     guard: Guard | None
     bounds: list[LimitNow]
     keys: list[KeyNow]
@@ -122,6 +130,10 @@ def summed_up(api: PublicApi, state: ControlState, workers: Sequence[WorkerStatu
         paused_s=pause.left_s,
         pause_reason=pause.reason or None,
         paused_by=pause.by,
+        breaker=next((lane.breaker for lane in lanes if lane.breaker != "closed"), "closed"),
+        down=next((lane.down_in_words for lane in lanes if lane.down_in_words), ""),
+        retries_held=sum(lane.retries_held for lane in lanes),
+        diverted_to=next((lane.diverted_to for lane in lanes if lane.diverted_to), None),
         guard=guard,
         bounds=[_limit_now(bound, rate, lanes) for bound in _bounds(rules, guard)],
         keys=_keys(lanes, state),

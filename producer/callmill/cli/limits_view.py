@@ -87,9 +87,12 @@ def _counted(row: ApiNow) -> str:
 
 def _now(row: ApiNow) -> str:
     if row.paused:
-        return f"paused {pause_in_words(row.paused_s, row.pause_reason, row.paused_by)}"
+        served = f", its calls go to {row.diverted_to}" if row.diverted_to else ""
+        return f"paused {pause_in_words(row.paused_s, row.pause_reason, row.paused_by)}{served}"
     if not row.workers:
         return "no worker serves it"
+    if row.down:
+        return row.down.removeprefix(f"{row.api} is ")
     aside = sum(key.paused_s != 0 for key in row.keys)
     if aside:
         return f"{aside} of {len(row.keys)} keys set aside"
@@ -138,6 +141,8 @@ def _calls(row: ApiNow) -> Iterator[str]:
     if row.next_start_s is not None:
         soon = row.next_start_s < 60
         yield f"the next starts in {latency(row.next_start_s) if soon else seconds(row.next_start_s)}"
+    if row.retries_held:
+        yield f"{row.retries_held:,} retries wait for the retry budget"
     if row.permits is not None:
         yield f"{row.permits:,} permits held"
 

@@ -65,7 +65,7 @@ class BreakerGate:
         self._has_work = has_work
         self._report = Report()
         self._closed = True
-        self._streak_from_s = 0.0
+        self._streak_from_s = self._failing_from_s = 0.0
         self._probes = self._probing = 0
         self._probes_until_s = self._heard_s = self._view_s = 0.0
         self._spent: deque[tuple[float, Call]] = deque(maxlen=_SPENT_KEPT)
@@ -144,18 +144,18 @@ class BreakerGate:
         """Take note that an attempt was spent; it is given back should it turn out that the API is down."""
         self._spent.append((monotonic(), call))
 
-    def wait_s(self, *, until_s: float | None = None) -> float:
-        """Return seconds until a spared call should come again, not past a time on the event loop's clock."""
+    def wait_s(self, call: Call) -> float:
+        """Return seconds until a spared call should come again."""
         first_s = self._store.rules.probe_s
         wait_s = max(self.probe_in_s, first_s / 2) + random.uniform(0, 0.1 * first_s)  # noqa: S311 - spread only
-        return wait_s if until_s is None else max(0.0, min(wait_s, until_s - asyncio.get_running_loop().time()))
+        return _not_past(call.deadline_s, wait_s)
 
     def retry_wait_s(self, call: Call) -> float:
         """Return 0 where a call may go on now; seconds after which to ask again where it lacks a token."""
         if not call.attempts or self.retries.take(call):
             return 0.0
         self._wake.set()
-        return self.retries.wait_s()
+        return _not_past(call.deadline_s, self.retries.wait_s())
 
     async def _run(self) -> None:
         while True:
@@ -198,7 +198,7 @@ class BreakerGate:
         if view.state is BreakerState.CLOSED:
             self._probes = 0
         if view.state is not former.state:
-            self._tell(view)
+            self._tell(view, former)
         self._set_closed(view.state is BreakerState.CLOSED)
         self._on_news()
 
@@ -213,13 +213,16 @@ class BreakerGate:
     def _give_back(self) -> None:
         """Give back the attempts that were spent on finding out that the API is down."""
         since_s = monotonic() - self._store.rules.window_s
+        if self.failing:
+            since_s = min(since_s, self._failing_from_s)
         for spent_s, call in self._spent:
             if spent_s >= since_s and call.attempts:
                 call.attempts -= 1
         self._spent.clear()
 
     def _failed(self, call: Call, failure: Retryable, *, blameless: bool) -> None:
-        self.failing = True
+        if not self.failing:
+            self.failing, self._failing_from_s = True, monotonic()
         if call.attempts and not blameless:
             return
         report = self._report
@@ -243,12 +246,19 @@ class BreakerGate:
             self._report.probes_bad += 1
             self._report.why = failure.message
 
-    def _tell(self, view: BreakerView) -> None:
+    def _tell(self, view: BreakerView, former: BreakerView) -> None:
         extra = {"action": "breaker", "api": self._api, "state": view.state.value}
-        if view.state is BreakerState.OPEN:
+        if former.state is BreakerState.CLOSED:
             log.warning("%s is down: %s; tried again in %.1f s", self._api, view.reason, view.probe_in_s, extra=extra)
+        elif view.state is BreakerState.OPEN:
+            log.info("%s is still down: %s", self._api, view.reason, extra=extra)
         elif view.state is BreakerState.CLOSED:
             log.warning("%s is up again", self._api, extra=extra)
+
+
+def _not_past(deadline_s: float | None, wait_s: float) -> float:
+    """Return seconds to wait, none of them after the deadline: a call that is late must not wait to be told."""
+    return wait_s if deadline_s is None else max(0.0, min(wait_s, deadline_s - asyncio.get_running_loop().time()))
 
 
 def _is_blameless(answer: Response | None) -> bool:

@@ -67,7 +67,7 @@ class Endings:
     def _retry(self, call: Call, verdict: Retryable, ticket: int) -> Postponed | Failed:
         policy = self._retry_policy
         if self._breaker.spares(ticket):
-            delay_s = max(self._breaker.wait_s(until_s=call.deadline_s), verdict.after_s)
+            delay_s = max(self._breaker.wait_s(call), verdict.after_s)
             return Postponed(verdict.code, verdict.message, delay_s, spends_attempt=False)
         if call.attempts + 1 >= policy.attempts:
             return Failed(verdict.code, verdict.message)

@@ -7,6 +7,9 @@ import random
 from callmill.workers.call import Call
 
 _SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.1, 20.0
+_LEAST_PER_S = 1.0
+"""What the budget gives even where hardly any calls are made."""
+
 _MOST_WANTED = 1000
 """Retries asked for in one exchange: a process that has many more must not take the whole budget."""
 
@@ -17,7 +20,8 @@ class RetryTokens:
     def __init__(self) -> None:
         self._announced: set[Call] = set()
         self._tokens = 0
-        self._per_s = 1.0
+        self._per_s = _LEAST_PER_S
+        self._short = False
 
     @property
     def wanted(self) -> int:
@@ -45,8 +49,9 @@ class RetryTokens:
         """Take tokens that were granted over so many seconds; those that no call wants any more are void."""
         self._per_s = 0.7 * self._per_s + 0.3 * tokens / max(over_s, 0.01)
         self._tokens = min(self._tokens + tokens, len(self._announced))
+        self._short = self.wanted > 0
 
     def wait_s(self) -> float:
         """Return seconds after which a call that got no token should come again: about when its turn is."""
-        expected_s = self.wanted / max(self._per_s, 0.01)
+        expected_s = self.wanted / max(self._per_s, _LEAST_PER_S) if self._short else 0.0
         return random.uniform(0.5, 1.5) * min(max(expected_s, _SHORTEST_WAIT_S), _LONGEST_WAIT_S)  # noqa: S311 - spread
