@@ -152,7 +152,10 @@ class BreakerGate:
 
     def retry_wait_s(self, call: Call) -> float:
         """Return 0 where a call may go on now; seconds after which to ask again where it lacks a token."""
-        if not call.attempts or self.retries.take(call):
+        if not call.attempts:
+            self.retries.withdraw(call)
+            return 0.0
+        if self.retries.take(call):
             return 0.0
         self._wake.set()
         return _not_past(call.deadline_s, self.retries.wait_s())
@@ -218,6 +221,7 @@ class BreakerGate:
         for spent_s, call in self._spent:
             if spent_s >= since_s and call.attempts:
                 call.attempts -= 1
+                self.retries.withdraw(call)
         self._spent.clear()
 
     def _failed(self, call: Call, failure: Retryable, *, blameless: bool) -> None:

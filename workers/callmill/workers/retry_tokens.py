@@ -6,7 +6,7 @@ import random
 
 from callmill.workers.call import Call
 
-_SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.1, 20.0
+_SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.1, 5.0
 _LEAST_PER_S = 1.0
 """What the budget gives even where hardly any calls are made."""
 
