@@ -20,6 +20,7 @@ from api_server import nginx_program
 from figure import Figure
 from figures import (
     enqueue,
+    isolation,
     kills,
     limit,
     producer_memory,
@@ -38,6 +39,7 @@ BENCHMARKS: dict[str, Callable[[Scale], list[Figure]]] = {
     "single-call": single_call.measure,
     "limit": limit.measure,
     "kills": kills.measure,
+    "isolation": isolation.measure,
     "worker-memory": worker_memory.measure,
 }
 RESULTS = Path(__file__).with_name("results.json")

@@ -43,12 +43,16 @@ class Stage:
         limits: Limits of the API's profile; none when left out.
         burst: Calls that the server takes at once, as the profile says; None: nothing is said of how it counts.
         server_rate: Calls a second that the server itself lets pass on its limited path.
+        more_profiles: TOML of further profiles; ``{url}`` in it is the API's.
     """
 
-    def __init__(self, limits: Sequence[str] = (), *, burst: int | None = None, server_rate: int = 100) -> None:
+    def __init__(
+        self, limits: Sequence[str] = (), *, burst: int | None = None, server_rate: int = 100, more_profiles: str = ""
+    ) -> None:
         self._limits = list(limits)
         self._burst = burst
         self._server_rate = server_rate
+        self._more_profiles = more_profiles
         self._numbers = itertools.count(1)
         self._open = ExitStack()
 
@@ -71,7 +75,8 @@ class Stage:
     def _profile(self) -> str:
         enforcer = "" if self._burst is None else f'enforcer = "bucket"\nburst = {self._burst}'
         limits = json.dumps(self._limits)
-        return _PROFILE.format(name=API, url=self.api.url, secret=_SECRET, limits=limits, enforcer=enforcer)
+        own = _PROFILE.format(name=API, url=self.api.url, secret=_SECRET, limits=limits, enforcer=enforcer)
+        return own + self._more_profiles.replace("{url}", self.api.url)
 
     def start_worker(self) -> Child:
         """Start a worker process; use it as a context."""

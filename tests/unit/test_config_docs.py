@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from callmill.config.api_profile import ApiProfile, RetryPolicy, ThrottlePolicy
+from callmill.config.api_profile import ApiProfile, ThrottlePolicy
+from callmill.config.failure_policy import BreakerPolicy, RetryPolicy
 from callmill.config.profiles import load_profiles
 from callmill.config.settings import Settings
 
@@ -21,13 +22,18 @@ def test_every_setting_and_key_is_documented():
     settings = {f"CALLMILL_{field.upper()}" for field in Settings.model_fields}
     retry = {f"retry.{field}" for field in RetryPolicy.model_fields}
     throttle = {f"throttle.{field}" for field in ThrottlePolicy.model_fields}
-    assert set(ROWS) == settings | retry | throttle | set(ApiProfile.model_fields) - {"name"}
+    breaker = {f"breaker.{field}" for field in BreakerPolicy.model_fields}
+    assert set(ROWS) == settings | retry | throttle | breaker | set(ApiProfile.model_fields) - {"name"}
 
 
-@pytest.mark.parametrize("model", [Settings, ApiProfile, RetryPolicy])
+@pytest.mark.parametrize("model", [Settings, ApiProfile, RetryPolicy, BreakerPolicy])
 def test_documented_defaults_are_the_real_ones(model):
     """Where a table states a number, a text or a list as the default, it is the default."""
-    prefix, spelt = {Settings: ("CALLMILL_", str.upper), RetryPolicy: ("retry.", str)}.get(model, ("", str))
+    prefix, spelt = {
+        Settings: ("CALLMILL_", str.upper),
+        RetryPolicy: ("retry.", str),
+        BreakerPolicy: ("breaker.", str),
+    }.get(model, ("", str))
     checked = 0
     for name, field in model.model_fields.items():
         if field.is_required() or name == "name":
@@ -43,7 +49,7 @@ def test_documented_defaults_are_the_real_ones(model):
 def test_examples_load(tmp_path):
     """Every TOML example on the page is a file that loads."""
     examples = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
-    assert len(examples) == 4
+    assert len(examples) == 5
     for number, example in enumerate(examples):
         path = tmp_path / f"{number}.toml"
         path.write_text(example)
