@@ -99,3 +99,18 @@ def test_each_call_has_the_credential_of_its_slot():
 def test_a_header_given_in_two_cases_is_sent_once():
     """Of a header that the job gives in two spellings, the last one is sent."""
     assert build(WireJob("GET", "/x", headers={"X-A": "1", "x-a": "2"}))[2] == {"x-a": "2"}
+
+
+@pytest.mark.parametrize(
+    ("url", "relative"),
+    [
+        ("/users?a=b", "/users?a=b"),
+        (f"{BASE}/users?a=b", "/users?a=b"),
+        (BASE, "/"),
+        ("https://API.example.com:443/root/x", "/x"),
+        ("https://evil.example/root/x", "https://evil.example/root/x"),
+    ],
+)
+def test_urls_for_another_base(url, relative):
+    """A URL of the API as a path under its base, for another API that serves it; what is not the API's stays."""
+    assert RequestBuilder(ApiProfile(name="api", base_url=BASE), []).relative(url) == relative

@@ -31,7 +31,10 @@ _GAP_S = 0.02
 _PROBE_UNUSED_S = 5.0
 """A probe that finds no call for so long is left to other processes."""
 
-_SPENT_KEPT = 10_000
+_SPENT_KEPT = 2000
+_LATE_S = 0.01
+"""A deadline that is as near has passed before anything else could happen."""
+
 _BLAMELESS_STATUSES = frozenset({502, 503, 504, 529})
 """Answers that speak of the API alone. Any other failure may be the call's own fault, and counts once for it."""
 
@@ -142,7 +145,11 @@ class BreakerGate:
 
     def spent(self, call: Call) -> None:
         """Take note that an attempt was spent; it is given back should it turn out that the API is down."""
-        self._spent.append((monotonic(), call))
+        now_s = monotonic()
+        since_s = self._given_back_since_s(now_s)
+        while self._spent and self._spent[0][0] < since_s:
+            self._spent.popleft()
+        self._spent.append((now_s, call))
 
     def wait_s(self, call: Call) -> float:
         """Return seconds until a spared call should come again."""
@@ -215,14 +222,16 @@ class BreakerGate:
 
     def _give_back(self) -> None:
         """Give back the attempts that were spent on finding out that the API is down."""
-        since_s = monotonic() - self._store.rules.window_s
-        if self.failing:
-            since_s = min(since_s, self._failing_from_s)
+        since_s = self._given_back_since_s(monotonic())
         for spent_s, call in self._spent:
             if spent_s >= since_s and call.attempts:
                 call.attempts -= 1
                 self.retries.withdraw(call)
         self._spent.clear()
+
+    def _given_back_since_s(self, now_s: float) -> float:
+        since_s = now_s - self._store.rules.window_s
+        return min(since_s, self._failing_from_s) if self.failing else since_s
 
     def _failed(self, call: Call, failure: Retryable, *, blameless: bool) -> None:
         if not self.failing:
@@ -262,7 +271,10 @@ class BreakerGate:
 
 def _not_past(deadline_s: float | None, wait_s: float) -> float:
     """Return seconds to wait, none of them after the deadline: a call that is late must not wait to be told."""
-    return wait_s if deadline_s is None else max(0.0, min(wait_s, deadline_s - asyncio.get_running_loop().time()))
+    if deadline_s is None:
+        return wait_s
+    left_s = deadline_s - asyncio.get_running_loop().time()
+    return min(wait_s, left_s) if left_s > _LATE_S else 0.0
 
 
 def _is_blameless(answer: Response | None) -> bool:

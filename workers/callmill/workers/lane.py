@@ -147,6 +147,7 @@ class Lane:
             self._queue.add(call.owner, [call])
         else:
             self._queue.add_first(call)
+        self._breaker.woken()
         self.kick()
 
     def retry_wait_s(self, call: Call) -> float:
@@ -220,8 +221,8 @@ class Lane:
 
     def _look(self) -> None:
         """Find out who serves the calls now, and go on."""
+        self._parked = is_parked(self._limiter.status())
         if self._fallback is not None:
-            self._parked = is_parked(self._limiter.status())
             before, self._serves = self._serves, self.nearest_up() or self
             if self._serves is not before:
                 words = "are its own again" if self._serves is self else f"go to {self._serves.api}"
