@@ -78,7 +78,7 @@ def _calls_per_s(stage: Stage, calls: int, other: str | None) -> float:
         stage.await_workers(worker)
         if other is not None:
             stage.client.submit(jobs(_OTHER_JOBS, "/ok", api=other), name=other)
-            time.sleep(_SETTLED_S)
+        time.sleep(_SETTLED_S)  # alone as well: a worker that has just started is slower
         return _rate(stage.client.submit(jobs(calls, "/ok", api=API), name="measured"), worker)
 
 
