@@ -103,6 +103,10 @@ class Batches:
         _raise_if_missing(batch_id, answer)
         return bool(answer[0] == b"ok")
 
+    async def controls(self) -> int:
+        """Return a number that grows whenever a batch is paused, resumed, cancelled or deleted."""
+        return int(await self._session.answer(self._redis.get(keys.CONTROLS)) or 0)
+
     async def retry_failed(self, batch_id: str) -> tuple[int, list[ChunkRef]]:
         """Queue every failed job again; return how many, and the chunks that need hints.
 
@@ -186,6 +190,7 @@ class Batches:
         pipeline.unlink(*BatchKeys(batch_id).all())
         pipeline.zrem(keys.BATCHES, batch_id)
         pipeline.srem(keys.RESUMED, batch_id)
+        pipeline.incr(keys.CONTROLS)
         await self._session.answer(pipeline.execute())
 
     async def latency_quantiles_s(self, batch_id: str, shares: Sequence[float]) -> list[float | None]:

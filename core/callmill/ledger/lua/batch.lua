@@ -8,6 +8,7 @@ local DUE, LINES, RESUMED, CONTROLS, OWN = KEYS[13], KEYS[14], KEYS[15], KEYS[16
 
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local now_us = time[1] * 1000000 + time[2]
 local now_s = tonumber(time[1])
 
 local function int(x) return string.format('%.0f', x) end  -- tostring() keeps 14 digits only

@@ -2,12 +2,13 @@
 -- KEYS  SHARED
 -- ARGV  1 'run' | 'paused' | 'cancelled'  2 batch id
 -- Returns {'ok'} | {'ended'}: the batch is over, nothing changed | {'missing'}
--- Invariant: cancelled is final; each is the same when done twice.
+-- Invariant: cancelled is final; each is the same when done twice. Workers are told by CONTROLS.
 local m = redis.call('HMGET', META, 'control', 'ended_ms')
 if not m[1] then return {'missing'} end
 if m[2] then return {m[1] == 'cancelled' and ARGV[1] == 'cancelled' and 'ok' or 'ended'} end
 if m[1] == 'cancelled' then return {ARGV[1] == 'cancelled' and 'ok' or 'ended'} end
 redis.call('HSET', META, 'control', ARGV[1])
+redis.call('INCR', CONTROLS)
 if ARGV[1] == 'cancelled' then
   redis.call('UNLINK', CHUNKS, REST, PARKED)  -- leased chunks finish from their worker's memory
   end_if_over()
