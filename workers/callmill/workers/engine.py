@@ -94,7 +94,14 @@ class Engine:
             every_s=options.lease_ms / 3000,
         )
         self._leases.start()
-        reconciler = Reconciler(session, self._broker, self._chunks, self._publish, worker=self.worker)
+        reconciler = Reconciler(
+            session,
+            self._broker,
+            self._chunks,
+            self._publish,
+            worker=self.worker,
+            open_batch_s=options.open_batch_s,
+        )
         for part in (
             self._committer.run(),
             reconciler.run(),

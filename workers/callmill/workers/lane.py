@@ -28,7 +28,7 @@ from callmill.limits.headers import read_feedback
 from callmill.workers.asking import Asking
 from callmill.workers.call import Call, CallCost, CallOwner, Postponed
 from callmill.workers.call_cost import REFUNDED, CallCosts
-from callmill.workers.endings import Endings, outcome_without_answer
+from callmill.workers.endings import Endings, outcome_too_late, outcome_without_answer
 from callmill.workers.fair_queue import ClassLine, FairQueue
 from callmill.workers.intake import Intake
 from callmill.workers.request_builder import ForbiddenUrlError, RequestBuilder
@@ -206,7 +206,7 @@ class Lane:
                 if slot is None:
                     self._queue.add_first(call)
                     continue
-                if not call.owner.may_start(self._now()):
+                if not call.owner.may_start(call, self._now()):
                     other = self._next(partial(self._queue.take_from, line))
                     if other is None or self._costs.estimate(other) != cost:
                         self._limiter.settle(slot, 0)
@@ -254,17 +254,15 @@ class Lane:
         """Return the next call that may start; those given back meanwhile are dropped, those too late fail."""
         while self.gate_open and (call := take()) is not None:
             now_s = self._now()
-            if not call.owner.may_start(now_s):
+            if not call.owner.may_start(call, now_s):
                 continue
             if call.deadline_s is None or now_s <= call.deadline_s:
                 return call
-            call.owner.refuse(
-                call, outcome_without_answer(call, "deadline", "its deadline passed before it could start")
-            )
+            call.owner.refuse(call, outcome_too_late(call))
         return None
 
     async def _attempt(self, call: Call, slot: Slot) -> None:
-        call.owner.started()
+        call.owner.started(call)
         self.in_flight += 1
         self.calls += 1
         self._queue.line(call.owner.traffic).started += 1

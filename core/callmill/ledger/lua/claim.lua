@@ -2,7 +2,7 @@
 -- KEYS  SHARED, queued(line)
 -- ARGV  1 chunk number  2 member  3 worker  4 lease (ms)
 -- Returns {'ok', fence, payload, bitmap of recorded jobs or '', what the remainder must know or '', earlier claims,
---          now (ms)}
+--          now (ms), the batch's deadline (ms; '0': none)}
 --       | {'gone'} done, cancelled or unknown | {'leased'} | {'waiting'} not due yet | {'paused'} held back now
 -- Invariant: every claim raises the fence, so at most one worker can record for a chunk. The fence follows the clock, so
 -- that a server which lost its last writes does not give the same one out twice.
@@ -35,5 +35,5 @@ write_state(number, s)
 redis.call('ZADD', DUE, int(now_ms + tonumber(ARGV[4])), member)
 return {
   'ok', s.fence, payload, redis.call('HGET', DONE, number) or '', redis.call('HGET', REST, number) or '', s.claims - 1,
-  now_ms,
+  now_ms, redis.call('HGET', META, 'deadline_ms') or '0',
 }
