@@ -165,7 +165,8 @@ class Lane:
         await asyncio.gather(*runners, return_exceptions=True)
 
     async def aclose(self) -> None:
-        """Cancel what is left and close the connections."""
+        """Start nothing any more, cancel what is left and close the connections."""
+        self.gate_open = False
         await self.cancel()
         await self._transport.aclose()
         await self._costs.aclose()
