@@ -22,7 +22,6 @@ from callmill.workers.request_builder import RequestBuilder
 from callmill.workers.single_call import SingleCall
 from callmill.workers.transports.port import Response
 
-
 TOOK_S = 0.01
 
 
@@ -50,11 +49,13 @@ JOB = WireJob("GET", "/x")
 
 
 class Tenant:
-    """Owns many calls."""
+    """Owns many calls. ``came_to`` is set when so many of them are over."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, calls: int) -> None:
         self.traffic = TrafficClass(tenant=name)
         self.done = 0
+        self.came_to = asyncio.Event()
+        self._calls = calls
 
     def may_start(self, now_s: float) -> bool:  # noqa: ARG002 - the port's signature
         """Want all."""
@@ -69,6 +70,8 @@ class Tenant:
     def record(self, call: Call, outcome: WireOutcome) -> None:  # noqa: ARG002 - the port's signature
         """Count."""
         self.done += 1
+        if self.done == self._calls:
+            self.came_to.set()
 
     def calls(self, count: int) -> Iterator[Call]:
         """Make new calls."""
@@ -114,16 +117,13 @@ def test_class_gets_its_share_of_few_connections(redis_url):
     """With few calls in flight at a time, a class that comes beside a busy one gets its part, not one slot a turn."""
 
     async def scenario() -> tuple[int, int]:
-        big, small = Tenant("big"), Tenant("small")
+        big, small = Tenant("big", 60), Tenant("small", 50)
         async with lane_of(redis_url, "200/second", 8, big=3) as (lane, _, _):
             lane.add(cast("Any", big), big.calls(2000))
-            while big.done < 60:
-                await asyncio.sleep(TOOK_S)
+            await big.came_to.wait()
             lane.add(cast("Any", small), small.calls(60))
-            before = big.done
-            while small.done < 50:
-                await asyncio.sleep(TOOK_S)
-            return big.done - before, small.done
+            await small.came_to.wait()
+            return big.done - 60, small.done
 
     big, small = asyncio.run(scenario())
     assert 2 * small <= big <= 4 * small  # by the weights: 3, but for what was granted before

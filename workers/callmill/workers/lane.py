@@ -179,7 +179,7 @@ class Lane:
             return 0
         now_s, share = self._now(), self._queue.share(line)
         free = int((self._max_in_flight - len(self._runners)) * share)
-        # Its pace alone would keep a class slow that is slow: asking for one slot at a time, each behind a turn of others.
+        # Its own pace alone would keep it slow: it would ask for one slot at a time, each behind a turn of the others.
         pace = max(line.pace.per_s(line.started, now_s), self._pace.per_s(self.calls, now_s) * share)
         return min(len(line.calls), max(free, round(pace * _RESERVED_AHEAD_S)))
 
