@@ -57,11 +57,11 @@ class Tenant:
         self.came_to = asyncio.Event()
         self._calls = calls
 
-    def may_start(self, now_s: float) -> bool:  # noqa: ARG002 - the port's signature
+    def may_start(self, call: Call, now_s: float) -> bool:  # noqa: ARG002 - the port's signature
         """Want all."""
         return True
 
-    def started(self) -> None:
+    def started(self, call: Call) -> None:
         """Note nothing."""
 
     def interrupted(self, call: Call) -> None:
