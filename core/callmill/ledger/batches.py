@@ -6,7 +6,7 @@ import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from callmill.errors import BatchNotFoundError, BatchStateError
+from callmill.errors import BatchNotFoundError, BatchStateError, CorruptChunkError
 from callmill.jobs.line import Line
 from callmill.jobs.outcome import Outcome
 from callmill.jobs.traffic import NORMAL, Priority, TrafficClass
@@ -272,7 +272,10 @@ class Batches:
 
     async def _api_of(self, batch: BatchKeys, number: int) -> str | None:
         payload = await self._session.answer(self._redis.hget(batch.chunks, str(number)))
-        return None if payload is None else decode_chunk(payload).api
+        try:
+            return None if payload is None else decode_chunk(payload).api
+        except CorruptChunkError:
+            return None  # its jobs cannot be run another time either
 
     async def _has_more(self, stream: str, after: str) -> bool:
         return bool(await self._session.answer(self._redis.xrange(stream, min=f"({after}", count=1)))
