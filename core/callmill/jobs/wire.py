@@ -127,7 +127,7 @@ def decode_chunk(data: bytes, jobs: int | None = None) -> Chunk:
         version, count = _PREFIX.unpack_from(data)
         if version < VERSION or count != (count if jobs is None else jobs):
             raise CorruptChunkError(
-                f"its {len(data):,} bytes do not begin like a chunk of {jobs or 'any number of'} jobs"
+                f"its {len(data):,} bytes do not begin like a chunk of {count if jobs is None else jobs} jobs"
             )
         if version != VERSION:
             raise UnknownFormatError(f"chunk format {version}, this worker knows {VERSION}: upgrade this worker")

@@ -84,7 +84,7 @@ class Chunks:
             return ClaimRefused(answer[0].decode())
         _, fence, payload, bitmap, rest, claims, now_ms, deadline_ms, *trouble = answer
         count, deaths, alone, alone_deaths = trouble
-        attempts, not_before_ms = _rest_decoder.decode(rest) if rest else ({}, {})
+        attempts, not_before_ms = _read_rest(rest)
         return Claim(
             ref=ref,
             fence=fence,
@@ -233,6 +233,13 @@ def commit_result(claim: Claim, answer: list[bytes]) -> CommitResult:
     if answer[0] == b"stale":
         raise _stale(claim)
     return CommitResult(hint_wanted=answer[0] == b"queued", proceed=answer[1] == b"run")
+
+
+def _read_rest(rest: bytes) -> tuple[dict[int, int], dict[int, int]]:
+    try:
+        return _rest_decoder.decode(rest) if rest else ({}, {})
+    except msgspec.MsgspecError:  # corrupt: better a few attempts too many than a chunk that nobody can claim
+        return {}, {}
 
 
 def _stale(claim: Claim) -> StaleLeaseError:

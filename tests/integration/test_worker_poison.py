@@ -1,0 +1,107 @@
+"""Jobs that kill the worker which runs them, in real processes: they alone fail, and the workers they cost are counted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import redis
+from local_nodes import LocalWorker, until, write_profiles
+
+from callmill.ledger import ChunkRef, keys
+from callmill.ledger.hints import HintPublisher
+from callmill.ledger.keys import RECONCILER_LOCK, BatchKeys
+from callmill.producer import Batch, Client, Job
+from callmill.simulator import SimulatorOptions, SimulatorProcess
+from callmill.simulator.latency import parse_latency
+
+HOOK = """
+import os, signal
+
+def cost(job):
+    if "poison" in job["url"]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 1
+"""
+DEATHS_OF_ONE = 3 + 1 + 2
+"""With others, alone as a chunk, alone as a job."""
+
+
+@dataclass
+class Supervised:
+    """Workers, one at a time, started again whenever one dies; the lease of a dead one ends at once."""
+
+    redis: redis.Redis
+    client: Client
+    hints: HintPublisher
+    apis: Path
+    start_worker: object
+    logs: list[str] = field(default_factory=list)
+    innocents_suspected: set[int] = field(default_factory=set)
+
+    @property
+    def deaths(self) -> int:
+        """Workers that died so far."""
+        return len(self.logs)
+
+    def see_through(self, batch: Batch, at_most: int) -> None:
+        """Keep a worker running until the batch has ended."""
+        while True:
+            worker: LocalWorker = self.start_worker(self.redis_url, self.apis)
+            until(lambda worker=worker: worker.container.status != "running" or batch.progress().ended, 60)
+            if worker.container.status == "running":
+                return
+            self.logs.append(worker.logs())
+            assert self.deaths <= at_most
+            self.end_leases(batch)
+
+    @property
+    def redis_url(self) -> str:
+        """The server's URL."""
+        options = self.redis.connection_pool.connection_kwargs
+        return f"redis://{options['host']}:{options['port']}/0"
+
+    def end_leases(self, batch: Batch) -> None:
+        """Let time pass: the leases of the dead worker, and its turn as reconciler, are over."""
+        self.redis.delete(RECONCILER_LOCK)
+        members = [member for member in self.redis.zrange(keys.DUE, 0, -1) if member.startswith(batch.id)]
+        self.redis.zadd(keys.DUE, dict.fromkeys(members, 0), xx=True)
+        numbers = self.redis.hkeys(BatchKeys(batch.id).state)
+        self.hints.publish([ChunkRef(batch.id, int(number), "api") for number in numbers])
+
+
+@pytest.fixture
+def supervised(redis_url, client, start_worker, tmp_path, monkeypatch) -> Iterator[Supervised]:
+    """Serve an API whose cost hook kills the process for some jobs."""
+    (tmp_path / "deadly_hook.py").write_text(HOOK)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
+    hints = HintPublisher(redis_url)
+    with (
+        SimulatorProcess(SimulatorOptions(latency=parse_latency("30ms"), seed=1)) as api,
+        redis.Redis.from_url(redis_url, decode_responses=True) as connection,
+    ):
+        limits = ['limits = ["60000000 tokens/minute"]', 'enforcer = "bucket"', "burst = 1000"]
+        lines = [f'base_url = "{api.url}"', *limits, 'cost = "deadly_hook:cost"']
+        apis = write_profiles(tmp_path / "apis.toml", {"api": lines})
+        yield Supervised(connection, client, hints, apis, start_worker)
+    hints.close()
+
+
+def test_exactly_the_job_that_kills_its_workers_fails(supervised):
+    """Of several chunks in flight, one job of one kills every worker: it fails with the reason, all others succeed."""
+    jobs = [Job("POST", "/poison" if n == 130 else f"/{n}", api="api", id=str(n), json=n) for n in range(400)]
+    batch = supervised.client.submit(jobs)
+    supervised.see_through(batch, DEATHS_OF_ONE)
+    outcomes = {outcome.id: outcome for outcome in batch.outcomes()}
+    assert len(outcomes) == 400
+    assert [outcome.id for outcome in outcomes.values() if not outcome.ok] == ["130"]
+    error = outcomes["130"].error
+    assert (error.code, error.message.count("2 died while nothing but this job ran")) == ("poison", 1)
+    assert f"after {DEATHS_OF_ONE - 2} that ran it with others" in error.message
+    assert supervised.deaths == DEATHS_OF_ONE
+    names = BatchKeys(batch.id)
+    assert supervised.redis.exists(names.suspects) == 0
+    assert supervised.redis.hlen(names.state) == 1  # of the chunk whose failed job may be tried again
