@@ -1,15 +1,15 @@
-"""Jobs that kill the worker which runs them, in real processes: they alone fail, and the workers they cost are counted."""
+"""Jobs that kill the worker which runs them, in real processes: they alone fail, at a known cost in workers."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import pytest
 import redis
-from local_nodes import LocalWorker, until, write_profiles
+from local_nodes import WorkerProcess, until, write_profiles
 
 from callmill.ledger import ChunkRef, keys
 from callmill.ledger.hints import HintPublisher
@@ -37,32 +37,23 @@ class Supervised:
     redis: redis.Redis
     client: Client
     hints: HintPublisher
-    apis: Path
-    start_worker: object
-    logs: list[str] = field(default_factory=list)
-    innocents_suspected: set[int] = field(default_factory=set)
-
-    @property
-    def deaths(self) -> int:
-        """Workers that died so far."""
-        return len(self.logs)
+    make_worker: Callable[[], WorkerProcess]
+    deaths: int = 0
 
     def see_through(self, batch: Batch, at_most: int) -> None:
         """Keep a worker running until the batch has ended."""
         while True:
-            worker: LocalWorker = self.start_worker(self.redis_url, self.apis)
-            until(lambda worker=worker: worker.container.status != "running" or batch.progress().ended, 60)
-            if worker.container.status == "running":
-                return
-            self.logs.append(worker.logs())
+            worker = self.make_worker().start()
+            try:
+                until(lambda worker=worker: worker.status != "running" or batch.progress().ended, 60, "death or end")
+                if worker.status == "running":
+                    return
+            finally:
+                worker.teardown()
+            assert worker.process.returncode == -signal.SIGKILL, worker.logs()
+            self.deaths += 1
             assert self.deaths <= at_most
             self.end_leases(batch)
-
-    @property
-    def redis_url(self) -> str:
-        """The server's URL."""
-        options = self.redis.connection_pool.connection_kwargs
-        return f"redis://{options['host']}:{options['port']}/0"
 
     def end_leases(self, batch: Batch) -> None:
         """Let time pass: the leases of the dead worker, and its turn as reconciler, are over."""
@@ -74,7 +65,7 @@ class Supervised:
 
 
 @pytest.fixture
-def supervised(redis_url, client, start_worker, tmp_path, monkeypatch) -> Iterator[Supervised]:
+def supervised(redis_url, client, tmp_path, monkeypatch) -> Iterator[Supervised]:
     """Serve an API whose cost hook kills the process for some jobs."""
     (tmp_path / "deadly_hook.py").write_text(HOOK)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")])))
@@ -86,7 +77,7 @@ def supervised(redis_url, client, start_worker, tmp_path, monkeypatch) -> Iterat
         limits = ['limits = ["60000000 tokens/minute"]', 'enforcer = "bucket"', "burst = 1000"]
         lines = [f'base_url = "{api.url}"', *limits, 'cost = "deadly_hook:cost"']
         apis = write_profiles(tmp_path / "apis.toml", {"api": lines})
-        yield Supervised(connection, client, hints, apis, start_worker)
+        yield Supervised(connection, client, hints, lambda: WorkerProcess(tmp_path, redis_url, apis, {}))
     hints.close()
 
 
