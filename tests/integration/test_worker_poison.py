@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -11,7 +12,8 @@ import pytest
 import redis
 from local_nodes import WorkerProcess, until, write_profiles
 
-from callmill.ledger import ChunkRef, keys
+from callmill.config.redis_connections import connect
+from callmill.ledger import ChunkRef, Chunks, Claim, LedgerSession, keys
 from callmill.ledger.hints import HintPublisher
 from callmill.ledger.keys import RECONCILER_LOCK, BatchKeys
 from callmill.producer import Batch, Client, Job
@@ -96,3 +98,26 @@ def test_exactly_the_job_that_kills_its_workers_fails(supervised):
     names = BatchKeys(batch.id)
     assert supervised.redis.exists(names.suspects) == 0
     assert supervised.redis.hlen(names.state) == 1  # of the chunk whose failed job may be tried again
+
+
+def test_chunks_of_dead_workers_run_alone_once(supervised, redis_url):
+    """Chunks whose workers died three times over, for no fault of theirs, run one after the other, and all is well."""
+    batch = supervised.client.submit(Job("POST", f"/{n}", api="api", id=str(n), json=n) for n in range(300))
+
+    async def die() -> None:
+        async with connect(redis_url) as connection:
+            chunks = Chunks(LedgerSession(connection), worker="dead")
+            for number in range(3):
+                assert isinstance(await chunks.claim(ChunkRef(batch.id, number, "api")), Claim)
+
+    for _ in range(3):
+        asyncio.run(die())
+        supervised.end_leases(batch)
+    worker = supervised.make_worker().start()
+    try:
+        assert batch.wait(60).succeeded == 300
+        assert worker.logs().count("runs alone: 3 workers") == 3
+    finally:
+        worker.teardown()
+    names = BatchKeys(batch.id)
+    assert supervised.redis.exists(names.suspects, names.state) == 0
