@@ -213,7 +213,9 @@ class LedgerMachine(RuleBasedStateMachine):
             failed, times = set(), {}
         assert [len(jobs), len(retried)] == [len(failed), len(times) - len(failed)]
         assert {job.index for job in jobs} == failed
-        assert {job.index: len(job.failures) for job in [*jobs, *retried]} == {at: min(n, 10) for at, n in times.items()}
+        assert {job.index: len(job.failures) for job in [*jobs, *retried]} == {
+            at: min(n, 10) for at, n in times.items()
+        }
 
     async def listed(self, batch_id: str) -> tuple[list[FailedJob], list[FailedJob]]:
         """Return the jobs that failed, and those that did so before they were run again."""

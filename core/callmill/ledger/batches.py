@@ -10,7 +10,7 @@ from callmill.errors import BatchNotFoundError, BatchStateError
 from callmill.jobs.line import Line
 from callmill.jobs.outcome import Outcome
 from callmill.jobs.traffic import NORMAL, Priority, TrafficClass
-from callmill.jobs.wire import decode_outcomes
+from callmill.jobs.wire import decode_chunk, decode_outcomes
 from callmill.ledger import keys
 from callmill.ledger.failure_filter import ALL, FailureFilter
 from callmill.ledger.failures import Failures
@@ -34,6 +34,7 @@ class Batches:
 
     def __init__(self, session: LedgerSession) -> None:
         self._session = session
+        self.failures = Failures(session)
         self._redis = session.redis
 
     async def create(
@@ -178,7 +179,7 @@ class Batches:
         if record.state is BatchState.CANCELLED:
             raise BatchStateError(f"batch {batch_id} was cancelled; what it left undone can only be submitted anew")
         jobs, refs = 0, []
-        async for failed in Failures(self._session).chunks(batch_id, where):
+        async for failed in self.failures.chunks(batch_id, where):
             ref = ChunkRef(batch_id, failed.number, str(Line(failed.api, record.traffic)))
             again, hint_wanted = await self._session.run(
                 "retry_failed",

@@ -1,8 +1,8 @@
 """How the ledger keeps failures: written by workers, put together by ``commit.lua``, read by whoever asks.
 
 A worker sends ``head length (4 bytes, big-endian) | answer length (2) | head (msgpack) | answer`` for each failed job;
-the script puts the time of Redis behind the lengths (8 bytes, a float, ms), and the record behind the job's earlier ones.
-The answer stands outside the head, so that the script can leave it out.
+the script puts the time of Redis behind the lengths (8 bytes, a float, ms), and the record behind the job's earlier
+ones. The answer stands outside the head, so that the script can leave it out.
 """
 
 from __future__ import annotations
