@@ -133,7 +133,7 @@ def test_success_costs_nothing(run):
 
 
 def test_causes(run):
-    """What failed alike is one cause with its count, its times and the job that failed last; the largest comes first."""
+    """What failed alike is one cause with its count, its times and the job that failed last, the largest first."""
 
     async def scenario(ledger: Ledger) -> None:
         claim = await ledger.begin()
@@ -236,7 +236,7 @@ def test_jobs_of_a_held_chunk_run_again_afterwards(run):
 
 @pytest.mark.parametrize("way", ["finish", "takeover", "requeue", "cancel"])
 def test_what_is_wanted_of_a_held_chunk_is_not_forgotten(run, way):
-    """Jobs wanted while their chunk was held run again however it is given up, even complete, unless it is cancelled."""
+    """Jobs wanted while their chunk was held run again however it is given up, unless their batch is cancelled."""
 
     async def scenario(ledger: Ledger) -> None:
         claim = await ledger.begin(2)
@@ -279,6 +279,19 @@ def test_failures_live_as_long_as_their_batch(run):
         await ledger.batches.delete(ledger.ref.batch_id)
         assert (await ledger.failed(), await ledger.retried()) == ({}, {})
         assert await ledger.redis.keys(f"*{ledger.ref.batch_id}*") == []
+
+    run(scenario)
+
+
+def test_batches_of_an_earlier_version_run_again(run):
+    """Failed jobs of which nothing but the failure itself was recorded can be run again all the same."""
+
+    async def scenario(ledger: Ledger) -> None:
+        await ledger.record(await ledger.begin(2), outcome(0), outcome(1, 500), finish=Finish())
+        await ledger.redis.delete(ledger.keys.failures)
+        assert (await ledger.failed(), await ledger.retry("status=500")) == ({}, 0)
+        assert await ledger.retry() == 1
+        assert (await ledger.claim()).recorded == {0}
 
     run(scenario)
 

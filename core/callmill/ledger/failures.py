@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from callmill.jobs.failure import FailedJob, FailureCause
+from callmill.jobs.wire import decode_chunk
 from callmill.ledger.bitmaps import bitmap_of, members
 from callmill.ledger.failure_filter import FailureFilter
 from callmill.ledger.failure_records import decode_failures
@@ -75,10 +76,14 @@ class Failures:
             return
         keys = BatchKeys(batch_id)
         async for number, bitmap in self._failed(keys):
-            # One job tells the API of all.
+            # One job tells the API of all; what an earlier version recorded has the payload only.
             (data,) = await self._values(keys.failures, [f"{number}/{next(members(bitmap))}"])
-            if data is not None:  # else the batch was deleted meanwhile
+            if data is not None:
                 yield ChunkFailures(number, decode_failures(batch_id, data, failed=True).api, b"")
+                continue
+            (payload,) = await self._values(keys.chunks, [str(number)])
+            if payload is not None:  # else cancelled or deleted meanwhile
+                yield ChunkFailures(number, decode_chunk(payload).api, b"")
 
     async def _by_chunk(self, batch_id: str, where: FailureFilter) -> AsyncIterator[tuple[int, dict[int, FailedJob]]]:
         keys = BatchKeys(batch_id)
