@@ -19,6 +19,7 @@ import report
 from api_server import nginx_program
 from figure import Figure
 from figures import (
+    day,
     enqueue,
     isolation,
     kills,
@@ -41,6 +42,7 @@ BENCHMARKS: dict[str, Callable[[Scale], list[Figure]]] = {
     "kills": kills.measure,
     "isolation": isolation.measure,
     "worker-memory": worker_memory.measure,
+    "day": day.measure,
 }
 RESULTS = Path(__file__).with_name("results.json")
 

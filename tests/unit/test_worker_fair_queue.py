@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from itertools import cycle
 from typing import Any, cast
 
 import pytest
@@ -145,15 +144,3 @@ def test_priorities_weigh_as_documented():
     served = Counter(owner_of(queue.take()).traffic.priority for _ in range(1300))
     assert [served[priority] for priority in Priority] == [pytest.approx(n, abs=2) for n in (800, 400, 100)]
     assert NORMAL.priority is Priority.NORMAL
-
-
-def test_late_calls_are_taken_wherever_they_wait():
-    """Calls past their deadline are taken out of all lines, the others stay in their order."""
-    queue, owners = made([1.0, 3.0], 4)
-    deadlines = cycle([None, 1.0, 3.0, 1.5])
-    waiting = [call for owner in owners for call in queue.line(owner.traffic).calls]
-    for call, deadline_s in zip(waiting, deadlines, strict=False):
-        call.deadline_s = deadline_s
-    assert [call.deadline_s for call in queue.take_late(2.0)] == [1.0, 1.5, 1.0, 1.5]
-    assert len(queue) == 4
-    assert [call.deadline_s for call in queue.line(owners[0].traffic).calls] == [None, 3.0]

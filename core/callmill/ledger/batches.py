@@ -6,12 +6,14 @@ import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from callmill.errors import BatchNotFoundError, BatchStateError
+from callmill.errors import BatchNotFoundError, BatchStateError, CorruptChunkError, UnknownFormatError
 from callmill.jobs.line import Line
 from callmill.jobs.outcome import Outcome
 from callmill.jobs.traffic import NORMAL, Priority, TrafficClass
 from callmill.jobs.wire import decode_chunk, decode_outcomes
 from callmill.ledger import keys
+from callmill.ledger.failure_filter import ALL, FailureFilter
+from callmill.ledger.failures import Failures
 from callmill.ledger.keys import BatchKeys, ChunkRef
 from callmill.ledger.latency import quantile_s
 from callmill.ledger.records import BatchRecord, BatchState
@@ -22,6 +24,8 @@ FIRST = "0-0/0"
 
 _UNPARK_AT_ONCE = 500
 _BLOCK_MS = 2000
+_BATCHES_AT_ONCE = 20
+_CHUNKS_AT_ONCE = 20
 _BUNDLES_AT_ONCE = 64
 
 
@@ -30,12 +34,26 @@ class Batches:
 
     def __init__(self, session: LedgerSession) -> None:
         self._session = session
+        self.failures = Failures(session)
         self._redis = session.redis
 
     async def create(
-        self, name: str, *, retention_ms: int, batch_id: str | None = None, traffic: TrafficClass = NORMAL
+        self,
+        name: str,
+        *,
+        retention_ms: int,
+        batch_id: str | None = None,
+        traffic: TrafficClass = NORMAL,
+        deadline_ms: int = 0,
     ) -> str:
-        """Open a new batch and return its id; its outcomes are kept ``retention_ms`` after its end.
+        """Open a new batch and return its id.
+
+        Args:
+            name: For people.
+            retention_ms: How long its outcomes are kept after its end.
+            batch_id: Its id, where that is chosen beforehand.
+            traffic: The class of its calls.
+            deadline_ms: Unix time in milliseconds after which no call of it starts; 0: no such time.
 
         Raises:
             BatchStateError: There is a batch with this id already.
@@ -43,8 +61,8 @@ class Batches:
         batch_id = batch_id or secrets.token_hex(6)
         if not await self._session.run(
             "create",
-            [*keys.shared(batch_id), keys.BATCHES],
-            [batch_id, name, retention_ms, traffic.priority.value, traffic.tenant],
+            [*keys.shared(batch_id), keys.BATCHES, keys.DEADLINES],
+            [batch_id, name, retention_ms, traffic.priority.value, traffic.tenant, deadline_ms],
         ):
             raise BatchStateError(f"there is a batch {batch_id!r} already; attach to it, or choose another id")
         return batch_id
@@ -93,18 +111,66 @@ class Batches:
         """Return the batches that may run and still have chunks held back, because who was to unpark them died."""
         return [batch_id.decode() for batch_id in await self._session.answer(self._redis.smembers(keys.RESUMED))]
 
-    async def control(self, batch_id: str, control: str) -> bool:
+    async def still_open(self, batch_id: str) -> None:
+        """Note that the batch's producer lives, although it writes nothing now."""
+        now_s, _ = await self._session.answer(self._redis.time())
+        await self._session.answer(self._redis.zadd(keys.OPEN, {batch_id: now_s * 1000}, xx=True))
+
+    async def left_open(self, unwritten_for_ms: int) -> list[str]:
+        """Return batches that are not sealed and that nobody has written to for so long."""
+        now_s, _ = await self._session.answer(self._redis.time())
+        ids = await self._session.answer(
+            self._redis.zrangebyscore(keys.OPEN, "-inf", now_s * 1000 - unwritten_for_ms, start=0, num=_BATCHES_AT_ONCE)
+        )
+        return [batch_id.decode() for batch_id in ids]
+
+    async def overdue(self) -> list[str]:
+        """Return batches whose deadline has passed, but for those that ended."""
+        now_s, _ = await self._session.answer(self._redis.time())
+        ids = await self._session.answer(
+            self._redis.zrangebyscore(keys.DEADLINES, "-inf", now_s * 1000, start=0, num=_BATCHES_AT_ONCE)
+        )
+        overdue = []
+        for batch_id in ids:
+            ended = await self._session.answer(self._redis.hmget(BatchKeys(batch_id.decode()).meta, "name", "ended_ms"))
+            if ended[0] is None or ended[1] is not None:
+                await self._session.answer(self._redis.zrem(keys.DEADLINES, batch_id))
+            else:
+                overdue.append(batch_id.decode())
+        return overdue
+
+    async def unfinished(self, batch_id: str) -> AsyncIterator[ChunkRef]:
+        """Yield the readable chunks of a batch that have jobs without an outcome; some may have ended meanwhile."""
+        record, batch = await self.record(batch_id), BatchKeys(batch_id)
+        async for number, payload in self._redis.hscan_iter(batch.chunks, count=_CHUNKS_AT_ONCE):
+            state = await self._session.answer(self._redis.hget(batch.state, number))
+            over = state is not None and state.split(b"|")[1] == b"D"
+            if not over and (api := _readable_api(payload)) is not None:
+                yield ChunkRef(batch_id, int(number), str(Line(api, record.traffic)))
+
+    async def control(self, batch_id: str, control: str, reason: str = "") -> bool:
         """Set what a batch should do: ``run``, ``paused`` or ``cancelled``. False: it is over already.
+
+        Args:
+            batch_id: The batch.
+            control: One of the three.
+            reason: Why it is cancelled, where nobody asked for it.
 
         Raises:
             BatchNotFoundError: There is no such batch.
         """
-        answer = await self._session.run("control", keys.shared(batch_id), [control, batch_id])
+        answer = await self._session.run("control", keys.shared(batch_id), [control, batch_id, reason])
         _raise_if_missing(batch_id, answer)
         return bool(answer[0] == b"ok")
 
-    async def retry_failed(self, batch_id: str) -> tuple[int, list[ChunkRef]]:
-        """Queue every failed job again; return how many, and the chunks that need hints.
+    async def controls(self) -> int:
+        """Return a number that grows whenever a batch is paused, resumed, cancelled or deleted."""
+        return int(await self._session.answer(self._redis.get(keys.CONTROLS)) or 0)
+
+    async def retry_failed(self, batch_id: str, where: FailureFilter = ALL) -> tuple[int, list[ChunkRef]]:
+        """Queue failed jobs again; return how many, and the chunks that need hints.
+
+        Jobs whose chunk a worker holds are queued when it has given it up.
 
         Raises:
             BatchNotFoundError: There is no such batch.
@@ -113,17 +179,16 @@ class Batches:
         record = await self.record(batch_id)
         if record.state is BatchState.CANCELLED:
             raise BatchStateError(f"batch {batch_id} was cancelled; what it left undone can only be submitted anew")
-        batch, jobs, refs = BatchKeys(batch_id), 0, []
-        async for number in self._done_chunks_with_failures(batch):
-            api = await self._api_of(batch, number)
-            if api is None:  # cancelled meanwhile
-                continue
-            ref = ChunkRef(batch_id, number, str(Line(api, record.traffic)))
-            again = await self._session.run(
-                "retry_failed", [*keys.shared(batch_id), keys.queued(ref.line)], [number, ref.member]
+        jobs, refs = 0, []
+        async for failed in self.failures.chunks(batch_id, where):
+            ref = ChunkRef(batch_id, failed.number, str(Line(failed.api, record.traffic)))
+            again, hint_wanted = await self._session.run(
+                "retry_failed",
+                [*keys.shared(batch_id), keys.queued(ref.line)],
+                [ref.number, ref.member, failed.bitmap],
             )
-            if again:
-                jobs += again
+            jobs += again
+            if hint_wanted:
                 refs.append(ref)
         return jobs, refs
 
@@ -186,6 +251,9 @@ class Batches:
         pipeline.unlink(*BatchKeys(batch_id).all())
         pipeline.zrem(keys.BATCHES, batch_id)
         pipeline.srem(keys.RESUMED, batch_id)
+        pipeline.zrem(keys.OPEN, batch_id)
+        pipeline.zrem(keys.DEADLINES, batch_id)
+        pipeline.incr(keys.CONTROLS)
         await self._session.answer(pipeline.execute())
 
     async def latency_quantiles_s(self, batch_id: str, shares: Sequence[float]) -> list[float | None]:
@@ -202,17 +270,16 @@ class Batches:
         recorded = sum(int(n) for second, n in (slot.split() for slot in ring) if since <= int(second) < now[0])
         return float(recorded / max(1, now[0] - since))
 
-    async def _done_chunks_with_failures(self, batch: BatchKeys) -> AsyncIterator[int]:
-        async for number, text in self._redis.hscan_iter(batch.state, count=500):
-            if text.split(b"|")[1] == b"D":
-                yield int(number)
-
-    async def _api_of(self, batch: BatchKeys, number: int) -> str | None:
-        payload = await self._session.answer(self._redis.hget(batch.chunks, str(number)))
-        return None if payload is None else decode_chunk(payload).api
-
     async def _has_more(self, stream: str, after: str) -> bool:
         return bool(await self._session.answer(self._redis.xrange(stream, min=f"({after}", count=1)))
+
+
+def _readable_api(payload: bytes) -> str | None:
+    """Return the API of a chunk; None where its payload cannot be read: who claims it deals with that."""
+    try:
+        return decode_chunk(payload).api
+    except (CorruptChunkError, UnknownFormatError):
+        return None
 
 
 def _raise_if_missing(batch_id: str, answer: list[Any]) -> None:
@@ -231,7 +298,7 @@ def _record(batch_id: str, fields: Mapping[str, str]) -> BatchRecord:
         name: int(fields.get(name, 0))
         for name in (
             "total", "chunks", "succeeded", "failed", "calls", "retries", "throttled", "leased",
-            "created_ms", "sealed_ms", "ended_ms",
+            "created_ms", "sealed_ms", "ended_ms", "deadline_ms",
         )
     }  # fmt: skip
     return BatchRecord(
@@ -242,6 +309,7 @@ def _record(batch_id: str, fields: Mapping[str, str]) -> BatchRecord:
         ended="ended_ms" in fields,
         apis=sorted(field[4:] for field in fields if field.startswith("api:")),
         traffic=TrafficClass(Priority(fields.get("priority", Priority.NORMAL)), fields.get("tenant", "")),
+        reason=fields.get("reason", ""),
         **number,
     )
 

@@ -24,6 +24,10 @@ WORKERS = f"{PREFIX}workers"
 """ZSET: worker id -> when it last reported (ms)."""
 LINES = f"{PREFIX}lines"
 """ZSET: line -> when a chunk of it was queued last (ms); an API's own line is not in it, it is always served."""
+OPEN = f"{PREFIX}open"
+"""ZSET: id of a batch that is not sealed yet -> when its producer wrote last (ms)."""
+DEADLINES = f"{PREFIX}deadlines"
+"""ZSET: id of a batch -> after when no call of it starts (ms)."""
 CONTROLS = f"{PREFIX}controls"
 """STRING: how often batches were paused, resumed, cancelled or deleted; workers look again when it changes."""
 RECONCILER_LOCK = f"{PREFIX}reconciler"
@@ -65,13 +69,14 @@ class BatchKeys:
         self.chunks = prefix + "chunks"
         """HASH: chunk number -> payload; gone once every job in it succeeded."""
         self.state = prefix + "state"
-        """HASH: chunk number -> fence|status|worker|count|done|failed|claims; absent: never claimed, or done."""
+        """HASH: chunk number -> fence|status|worker|count|done|failed|claims, and |deaths if any; absent: done."""
         self.done = prefix + "done"
         """HASH: chunk number -> bitmap of its recorded jobs, while it is unfinished."""
         self.failed = prefix + "failed"
         """HASH: chunk number -> bitmap of its failed jobs."""
         self.rest = prefix + "rest"
-        """HASH: chunk number -> attempts spent on its unrecorded jobs, and when they may run (msgpack)."""
+        """HASH: chunk number -> attempts spent on its unrecorded jobs, and when they may run (msgpack);
+        again/chunk number -> bitmap of its failed jobs that run again when its worker has given it up."""
         self.parked = prefix + "parked"
         """ZSET: chunk member -> since when it is held back (paused, or not yet sealed) (ms)."""
         self.outcomes = prefix + "out"
@@ -83,7 +88,7 @@ class BatchKeys:
         self.failures = prefix + "failures"
         """HASH: chunk number/offset -> what each of the job's failed outcomes was."""
         self.suspects = prefix + "suspects"
-        """HASH: chunk number -> the job that runs alone, because its chunk's workers died."""
+        """HASH: chunk number -> fence|what of it runs alone, because its workers died|how many died with that."""
 
     def all(self) -> list[str]:
         """Return every key of the batch, in the order that the scripts take them."""
@@ -105,7 +110,7 @@ class BatchKeys:
 
 def shared(batch_id: str) -> list[str]:
     """Return the keys that every script of a batch takes first."""
-    return [*BatchKeys(batch_id).all(), DUE, LINES, RESUMED, CONTROLS]
+    return [*BatchKeys(batch_id).all(), DUE, LINES, RESUMED, CONTROLS, OPEN]
 
 
 class ChunkRef(Struct, frozen=True, order=True):

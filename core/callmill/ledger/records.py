@@ -32,6 +32,8 @@ class BatchRecord(Struct, frozen=True, kw_only=True):
         leased: Chunks that workers hold now.
         created_ms: Unix time in milliseconds, as are the others; 0: not yet.
         traffic: Whom its calls go before and behind.
+        deadline_ms: After which no call of it starts; 0: no such time.
+        reason: Why it was cancelled, where nobody asked for it.
     """
 
     id: str
@@ -52,11 +54,25 @@ class BatchRecord(Struct, frozen=True, kw_only=True):
     ended_ms: int
     apis: list[str]
     traffic: TrafficClass = NORMAL
+    deadline_ms: int = 0
+    reason: str = ""
 
     @property
     def recorded(self) -> int:
         """Jobs that have their outcome."""
         return self.succeeded + self.failed
+
+
+class Suspect(Struct, frozen=True):
+    """What of a chunk ran alone in its process, because workers that held the chunk died.
+
+    Attributes:
+        offset: The job; None: all of the chunk.
+        deaths: How many workers died with it.
+    """
+
+    offset: int | None
+    deaths: int
 
 
 class Claim(Struct, frozen=True):
@@ -68,6 +84,10 @@ class Claim(Struct, frozen=True):
         not_before_ms: Unix times in milliseconds, on the clock of Redis, before which jobs must not run, by offset.
         claims: How often the chunk was claimed before.
         now_ms: Unix time in milliseconds of the claim, on the clock of Redis.
+        deadline_ms: Unix time in milliseconds after which no call of its batch starts; None: no such time.
+        count: Jobs in the chunk.
+        deaths: How many leases in a row ended without their workers giving the chunk up.
+        suspect: What ran alone last, where there were so many that something did.
     """
 
     ref: ChunkRef
@@ -78,6 +98,10 @@ class Claim(Struct, frozen=True):
     not_before_ms: dict[int, int]
     claims: int
     now_ms: int
+    count: int
+    deaths: int = 0
+    suspect: Suspect | None = None
+    deadline_ms: int | None = None
 
 
 class ClaimRefused(StrEnum):

@@ -94,12 +94,14 @@ async def read_progress(batches: Batches, fleet: Fleet, batch_id: str, now_ms: i
 def what_limits(record: BatchRecord, workers: Sequence[WorkerStatus]) -> str:
     """Say in a few words what holds a batch back now."""
     if record.ended:
-        return "nothing: the batch is over"
+        return f"nothing: the batch is over{f'; {record.reason}' if record.reason else ''}"
     if record.state in {BatchState.PAUSED, BatchState.CANCELLED}:
-        return f"the batch is {record.state}"
+        return f"the batch is {record.state}{f': {record.reason}' if record.reason else ''}"
     unserved = [api for api in record.apis if not any(api in worker.apis for worker in workers)]
     if unserved:
         return f"no worker serves {', '.join(unserved)}: start one with `callmill worker`"
+    if any(record.id in worker.newer_format for worker in workers):
+        return "chunks that a newer Callmill wrote: upgrade the workers"
     lanes = [lane for worker in workers for lane in worker.lanes if lane.api in record.apis]
     return _what_limits_lanes(record, lanes)
 

@@ -32,9 +32,6 @@ _PROBE_UNUSED_S = 5.0
 """A probe that finds no call for so long is left to other processes."""
 
 _SPENT_KEPT = 2000
-_LATE_S = 0.01
-"""A deadline that is as near has passed before anything else could happen."""
-
 _BLAMELESS_STATUSES = frozenset({502, 503, 504, 529})
 """Answers that speak of the API alone. Any other failure may be the call's own fault, and counts once for it."""
 
@@ -151,11 +148,10 @@ class BreakerGate:
             self._spent.popleft()
         self._spent.append((now_s, call))
 
-    def wait_s(self, call: Call) -> float:
+    def wait_s(self) -> float:
         """Return seconds until a spared call should come again."""
         first_s = self._store.rules.probe_s
-        wait_s = max(self.probe_in_s, first_s / 2) + random.uniform(0, 0.1 * first_s)  # noqa: S311 - spread only
-        return _not_past(call.deadline_s, wait_s)
+        return max(self.probe_in_s, first_s / 2) + random.uniform(0, 0.1 * first_s)  # noqa: S311 - spread, not secrecy
 
     def retry_wait_s(self, call: Call) -> float:
         """Return 0 where a call may go on now; seconds after which to ask again where it lacks a token."""
@@ -165,7 +161,7 @@ class BreakerGate:
         if self.retries.take(call):
             return 0.0
         self._wake.set()
-        return _not_past(call.deadline_s, self.retries.wait_s())
+        return self.retries.wait_s()
 
     async def _run(self) -> None:
         while True:
@@ -267,14 +263,6 @@ class BreakerGate:
             log.info("%s is still down: %s", self._api, view.reason, extra=extra)
         elif view.state is BreakerState.CLOSED:
             log.warning("%s is up again", self._api, extra=extra)
-
-
-def _not_past(deadline_s: float | None, wait_s: float) -> float:
-    """Return seconds to wait, none of them after the deadline: a call that is late must not wait to be told."""
-    if deadline_s is None:
-        return wait_s
-    left_s = deadline_s - asyncio.get_running_loop().time()
-    return min(wait_s, left_s) if left_s > _LATE_S else 0.0
 
 
 def _is_blameless(answer: Response | None) -> bool:

@@ -7,20 +7,46 @@ time budget over, shutdown, batch paused. What is left then goes back as the rem
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from statistics import median
 from typing import Protocol
 
 from callmill.jobs.traffic import TrafficClass
 from callmill.jobs.wire import Chunk, WireOutcome, assigned_id
 from callmill.ledger import Bundle, Claim, Finish
-from callmill.workers.call import Call, Postponed
-from callmill.workers.lane import Lane
+from callmill.workers.call import Call, CallOwner, Postponed
+from callmill.workers.endings import outcome_too_late, outcome_without_answer
+from callmill.workers.suspicion import Stage, stage_of, verdict
 
 BUDGET_S = 30.0
 """How long a chunk is held before the rest of it goes back, so that others get their turn."""
 
 HELD_FOR_BACKOFF_S = 2.0
 """How long a chunk is held when all that is left of it waits for a retry."""
+
+
+class Caller(Protocol):
+    """Who makes a chunk's calls: a lane, or what stands before it."""
+
+    def add(self, owner: CallOwner, calls: Iterable[Call]) -> None:
+        """Take calls in."""
+        ...
+
+    def add_first(self, call: Call) -> None:
+        """Take a call in before others: it has waited already."""
+        ...
+
+    def forget(self, owner: CallOwner) -> None:
+        """Drop the waiting calls of an owner."""
+        ...
+
+    def will_retry(self, call: Call, *, wanted: bool) -> None:
+        """Take note that a call will want another attempt, or does so no more."""
+        ...
+
+    def retry_wait_s(self, call: Call) -> float:
+        """Return 0 where a call may stand in line again; where the retry budget is spent, seconds until it may ask."""
+        ...
 
 
 class Recorder(Protocol):
@@ -38,7 +64,7 @@ class Recorder(Protocol):
 class ChunkRun:
     """The calls of one chunk. Belongs to one event loop."""
 
-    def __init__(self, claim: Claim, chunk: Chunk, lane: Lane, recorder: Recorder, *, traffic: TrafficClass) -> None:
+    def __init__(self, claim: Claim, chunk: Chunk, lane: Caller, recorder: Recorder, *, traffic: TrafficClass) -> None:
         self._loop = asyncio.get_running_loop()
         self.claim = claim
         self.traffic = traffic
@@ -51,16 +77,26 @@ class ChunkRun:
         self._recorder = recorder
         self._open = True
         self._ended = False
-        self._in_flight = 0
+        self._in_flight: set[int] = set()
         self._began_s = self._loop.time()
         self._unrecorded = self._calls_of(chunk)
         self._backoffs: dict[int, asyncio.TimerHandle] = {}
         self._due_s: dict[int, float] = {}
-        self._closes_s = self._began_s + BUDGET_S
-        self._closer = self._loop.call_at(self._closes_s, self.close)
+        self._stage = stage_of(claim)
+        self._tried = self._out_of_time = False
+        self._closes_s = float("inf")
+        self._closer: asyncio.TimerHandle | None = None
+        self._deadline_timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
         """Hand the calls to the lane, but for those that must wait for a retry."""
+        if not self._open:
+            return
+        self._closes_s = self._loop.time() + BUDGET_S
+        self._closer = self._loop.call_at(self._closes_s, self._time_is_over)
+        if self._stage is Stage.CONVICT:
+            self._convict()
+            return
         claim = self.claim
         again = claim.not_before_ms.keys() | claim.attempts.keys()
         for offset in sorted(again & self._unrecorded.keys()):
@@ -68,6 +104,7 @@ class ChunkRun:
             self._wait(self._unrecorded[offset], max(0, due_ms - claim.now_ms) / 1000)
         calls = (call for offset, call in self._unrecorded.items() if offset not in again)
         self._lane.add(self, calls)
+        self._watch_deadlines()
         self._end_if_over()
 
     def close(self) -> None:
@@ -78,8 +115,10 @@ class ChunkRun:
         for offset, timer in self._backoffs.items():
             timer.cancel()
             self._due_s[offset] = timer.when()
-            self._lane.retries.withdraw(self._unrecorded[offset])
+            self._lane.will_retry(self._unrecorded[offset], wanted=False)
         self._backoffs.clear()
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
         self._lane.forget(self)
         self._end_if_over()
 
@@ -89,22 +128,23 @@ class ChunkRun:
             return
         self._ended = True
         self.close()
-        self._closer.cancel()
+        self._stop_clock()
         self.over.set_result(None)
 
-    def may_start(self, now_s: float) -> bool:
-        """Say whether calls may still start: not closed, and the lease holds. A lapsed lease closes the chunk."""
+    def may_start(self, call: Call, now_s: float) -> bool:
+        """Say whether the call may still start: not closed, and the lease holds. A lapsed lease closes the chunk."""
         if self._open and now_s >= self.lease_ends_s:
             self.close()
-        return self._open
+        return self._open and call.offset in self._unrecorded
 
-    def started(self) -> None:
+    def started(self, call: Call) -> None:
         """Note that an attempt begins."""
-        self._in_flight += 1
+        self._in_flight.add(call.offset)
 
     def record(self, call: Call, outcome: WireOutcome) -> None:
         """Take the outcome of a call whose attempt is over."""
-        self._attempt_ended()
+        self._attempt_ended(call)
+        self._tried = True
         self.bundle.latencies_us.append(outcome.latency_us)
         self._latencies_us.append(outcome.latency_us)
         self._take(call, outcome)
@@ -115,7 +155,8 @@ class ChunkRun:
 
     def postpone(self, call: Call, postponed: Postponed) -> None:
         """Wait for another attempt: in line at once, on a timer, or as part of the remainder."""
-        self._attempt_ended()
+        self._attempt_ended(call)
+        self._tried = True
         self.bundle.retries += postponed.spends_attempt
         self.bundle.throttled += postponed.throttled
         self._recorder.changed(self)
@@ -125,7 +166,7 @@ class ChunkRun:
     def interrupted(self, call: Call) -> None:
         """Note that an attempt was cancelled; the call stays unrecorded and runs again."""
         call.attempts += 1
-        self._attempt_ended()
+        self._attempt_ended(call)
         self._end_if_over()
 
     def summary(self) -> str:
@@ -137,6 +178,21 @@ class ChunkRun:
             parts.append(f"p50 {median(self._latencies_us) / 1000:.0f} ms")
         return ", ".join(parts)
 
+    def _convict(self) -> None:
+        """Fail the suspect, and nothing else: its outcome must be recorded before another job is noted."""
+        suspect = self.claim.suspect
+        for call in [call for call in self._unrecorded.values() if suspect and call.offset == suspect.offset]:
+            self._take(call, outcome_without_answer(call, "poison", verdict(self.claim)))
+        self.close()
+
+    def _time_is_over(self) -> None:
+        self._out_of_time = True
+        self.close()
+
+    def _stop_clock(self) -> None:
+        if self._closer is not None:
+            self._closer.cancel()
+
     def _calls_of(self, chunk: Chunk) -> dict[int, Call]:
         calls = {}
         batch_id, now_s = self.claim.ref.batch_id, self._loop.time()
@@ -146,8 +202,9 @@ class ChunkRun:
             index = chunk.index(offset)
             call = calls[offset] = Call(job, self, offset, index, assigned_id(batch_id, index))
             call.attempts = self.claim.attempts.get(offset, 0)
-            if job.deadline_ms is not None:
-                call.deadline_s = now_s + (job.deadline_ms - self.claim.now_ms) / 1000
+            deadlines_ms = [ms for ms in (job.deadline_ms, self.claim.deadline_ms) if ms is not None]
+            if deadlines_ms:
+                call.deadline_s = now_s + (min(deadlines_ms) - self.claim.now_ms) / 1000
         return calls
 
     def _take(self, call: Call, outcome: WireOutcome) -> None:
@@ -162,13 +219,15 @@ class ChunkRun:
 
     def _wait(self, call: Call, delay_s: float) -> None:
         now_s = self._loop.time()
-        if not self._open or now_s + delay_s >= self._closes_s:
+        if self._open and call.deadline_s is not None and now_s >= call.deadline_s:
+            self.refuse(call, outcome_too_late(call))
+        elif not self._open or now_s + delay_s >= self._closes_s:
             self._due_s[call.offset] = now_s + delay_s
         elif delay_s < 0.001:  # what uvloop rounds to zero becomes a handle that does not know its time
             self._again(call)
         else:
             if call.attempts:
-                self._lane.retries.announce(call)
+                self._lane.will_retry(call, wanted=True)
             self._backoffs[call.offset] = self._loop.call_later(delay_s, self._back_in_line, call)
 
     def _back_in_line(self, call: Call) -> None:
@@ -184,16 +243,42 @@ class ChunkRun:
         else:
             self._lane.add_first(call)
 
-    def _attempt_ended(self) -> None:
-        self._in_flight -= 1
+    def _watch_deadlines(self) -> None:
+        """Have the next deadline looked after, also where the lane cannot start calls and so never looks at them."""
+        now_s = self._loop.time()
+        ahead = [
+            call.deadline_s
+            for call in self._unrecorded.values()
+            if call.deadline_s is not None and call.deadline_s > now_s
+        ]
+        if ahead and not self._ended:
+            self._deadline_timer = self._loop.call_at(min(ahead), self._refuse_late)
+
+    def _refuse_late(self) -> None:
+        now_s = self._loop.time()
+        for offset, call in list(self._unrecorded.items()):
+            if not self._open:
+                return
+            if call.deadline_s is None or call.deadline_s > now_s or offset in self._in_flight:
+                continue
+            if (backoff := self._backoffs.pop(offset, None)) is not None:
+                backoff.cancel()
+                self._lane.will_retry(call, wanted=False)
+            self._due_s.pop(offset, None)
+            self.refuse(call, outcome_too_late(call))
+        self._watch_deadlines()
+
+    def _attempt_ended(self, call: Call) -> None:
+        self._in_flight.discard(call.offset)
         self.bundle.calls += 1
 
     def _end_if_over(self) -> None:
         if self._in_flight or self._ended or (self._open and not self._only_waits()):
             return
         self._ended = True
+        regular = self._open or (self._out_of_time and self._stage is not Stage.ONE_BY_ONE)
         self.close()
-        self._closer.cancel()
+        self._stop_clock()
         waits_only = len(self._due_s) == len(self._unrecorded)
         next_s = min(self._due_s.values()) if self._due_s and waits_only else 0.0
         self._recorder.finished(
@@ -202,6 +287,7 @@ class ChunkRun:
                 delay_ms=int(max(0.0, next_s - self._loop.time()) * 1000),
                 attempts={offset: call.attempts for offset, call in self._unrecorded.items() if call.attempts},
                 not_before_ms={offset: self._redis_ms(due_s) for offset, due_s in self._due_s.items()},
+                deaths=0 if regular and self._tried else self.claim.deaths,
             ),
         )
 

@@ -67,7 +67,7 @@ class Endings:
     def _retry(self, call: Call, verdict: Retryable, ticket: int) -> Postponed | Failed:
         policy = self._retry_policy
         if self._breaker.spares(ticket):
-            delay_s = max(self._breaker.wait_s(call), verdict.after_s)
+            delay_s = max(self._breaker.wait_s(), verdict.after_s)
             return Postponed(verdict.code, verdict.message, delay_s, spends_attempt=False)
         if call.attempts + 1 >= policy.attempts:
             return Failed(verdict.code, verdict.message)
@@ -110,3 +110,8 @@ def outcome_without_answer(call: Call, code: str | None, message: str | None) ->
     return WireOutcome(
         call.index, call.job.id, None, b"", {}, code, message, call.attempts, call.started_ms, call.latency_us
     )
+
+
+def outcome_too_late(call: Call) -> WireOutcome:
+    """Return the outcome of a call that may not start any more."""
+    return outcome_without_answer(call, "deadline", "its deadline passed before it could start")

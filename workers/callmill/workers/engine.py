@@ -14,14 +14,14 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from callmill.config.redis_connections import connect, connect_blocking
-from callmill.errors import RedisUnavailableError, UnknownFormatError
+from callmill.errors import RedisUnavailableError
 from callmill.jobs.line import Line
-from callmill.jobs.wire import decode_chunk
-from callmill.ledger import ChunkRef, Chunks, ClaimRefused, LedgerSession, Lines
+from callmill.ledger import Batches, ChunkRef, Chunks, ClaimRefused, LedgerSession, Lines
 from callmill.ledger.fleet import STATUS_EVERY_S, Fleet, WorkerStatus
 from callmill.ledger.hints import HintPublisher
 from callmill.workers.chunk_run import ChunkRun
 from callmill.workers.committer import Committer
+from callmill.workers.execution import Execution
 from callmill.workers.lane_host import LaneHost
 from callmill.workers.lane_switch import LaneSwitch
 from callmill.workers.lease_keeper import LOST, RENEWED, LeaseKeeper
@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 _ROOM_CHECK_S = 0.05
 _LINES_CHECK_S = 0.5
 """How soon a line that nobody used lately is heard of."""
+
+_CONTROLS_CHECK_S = 0.5
+"""How soon it is heard of that a batch was paused, cancelled or deleted."""
 
 _EXIT_BUG = 70
 """EX_SOFTWARE of sysexits.h."""
@@ -80,8 +83,12 @@ class Engine:
         self._chunks = Chunks(session, worker=self.worker, lease_ms=options.lease_ms)
         self._fleet = Fleet(session)
         self._lines = Lines(session)
+        self._batches = Batches(session)
         self._room = Room(self._lanes, self._switch, threads=options.chunks_at_once)
         self._committer = Committer(self._chunks, self._publish, self._open_gates)
+        self._execution = Execution(
+            self._chunks, self._lanes, self._committer, self._room, self._runs, lease_s=options.lease_ms / 1000
+        )
         self._leases = LeaseKeeper(
             connect_blocking(options.redis_url, socket_timeout_s=options.lease_ms / 3000),
             self._chunks,
@@ -90,8 +97,22 @@ class Engine:
             every_s=options.lease_ms / 3000,
         )
         self._leases.start()
-        reconciler = Reconciler(session, self._broker, self._chunks, self._publish, worker=self.worker)
-        for part in (self._committer.run(), reconciler.run(), self._report(), self._watch_room(), self._watch_lines()):
+        reconciler = Reconciler(
+            session,
+            self._broker,
+            self._chunks,
+            self._publish,
+            worker=self.worker,
+            open_batch_s=options.open_batch_s,
+        )
+        for part in (
+            self._committer.run(),
+            reconciler.run(),
+            self._report(),
+            self._watch_room(),
+            self._watch_lines(),
+            self._watch_controls(),
+        ):
             self._in_background(_or_die(part))
 
     async def _close(self) -> None:
@@ -128,24 +149,7 @@ class Engine:
             return "not claimed: Redis is away; the reconciler will find it"
         if isinstance(claim, ClaimRefused):
             return f"nothing to do: {claim}"
-        try:
-            chunk = decode_chunk(claim.payload)
-        except UnknownFormatError as error:
-            log.error("chunk left alone: %s", error, extra={"action": "unknown_format", "chunk": ref.member})  # noqa: TRY400
-            return f"left to others: {error}"
-        run = ChunkRun(claim, chunk, self._lanes[line.api], self._committer, traffic=line.traffic)
-        run.lease_ends_s = self._thread.loop.time() + self._options.lease_ms / 1000
-        self._runs[ref] = run
-        try:
-            run.begin()
-            self._room.taken_in(ref)
-            self._room.filled(line)
-            if self._draining:
-                run.close()
-            await run.over
-        finally:
-            del self._runs[ref]
-        return run.summary()
+        return await self._execution.execute(claim, line)
 
     async def _watch_room(self) -> None:
         while True:
@@ -160,13 +164,26 @@ class Engine:
                 log.warning("lines not looked up: %s", error, extra={"action": "lines_failed"})
             await asyncio.sleep(_LINES_CHECK_S)
 
+    async def _watch_controls(self) -> None:
+        seen, look_again = 0, False
+        while True:
+            await asyncio.sleep(_CONTROLS_CHECK_S)
+            try:
+                controls = await self._batches.controls()
+            except RedisUnavailableError as error:
+                log.warning("controls not looked up: %s", error, extra={"action": "controls_failed"})
+                continue
+            if controls != seen or look_again:
+                self._leases.renew_now()
+            look_again = controls != seen  # for a claim that was on its way meanwhile
+            seen = controls
+
     def _drain(self) -> None:
         if self._draining:
             return
         self._draining = True
         self._room.shut()
-        for run in list(self._runs.values()):
-            run.close()
+        self._execution.drain()
         self._in_background(self._end_grace())
 
     async def _end_grace(self) -> None:
@@ -232,6 +249,7 @@ class Engine:
             draining=self._draining,
             apis=list(self._lanes),
             lanes=[lane.status() for lane in self._lanes.values()],
+            newer_format=self._execution.newer_format,
         )
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:

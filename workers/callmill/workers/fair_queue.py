@@ -127,19 +127,6 @@ class FairQueue:
             del self._active[line]
         return call
 
-    def take_late(self, now_s: float) -> list[Call]:
-        """Take the calls whose deadline has passed."""
-        late: list[Call] = []
-        for line in list(self._active):
-            mine = [call for call in line.calls if call.deadline_s is not None and call.deadline_s < now_s]
-            if mine:
-                line.calls = deque(call for call in line.calls if call.deadline_s is None or call.deadline_s >= now_s)
-                self._size -= len(mine)
-                late += mine
-            if not line.calls:
-                del self._active[line]
-        return late
-
     def share(self, line: ClassLine) -> float:
         """Return the part of what there is that a line gets if it wants it, while the others want theirs."""
         others = sum(other.weight for other in self._active if other is not line)

@@ -16,10 +16,14 @@ for i = 1, n do
   local number, member, payload = first + i - 1, ARGV[1 + 2 * i], ARGV[2 + 2 * i]
   local _, count = struct.unpack('>BI4', payload)
   redis.call('HSET', CHUNKS, int(number), payload)
+  write_state(int(number), {  -- its count stays known, whatever becomes of the payload
+    fence = 0, status = park and 'P' or 'Q', worker = '', count = count, done = 0, failed = 0, claims = 0, deaths = 0,
+  })
   if park then redis.call('ZADD', PARKED, int(now_ms), member) else enqueue(KEYS[OWN - 1 + i], member) end
   redis.call('HSET', META, 'api:' .. string.match(line_of(member), '^[^@]*'), 1)
   total = total + count
 end
 if ARGV[2] == 'park' then redis.call('HSET', META, 'held', 1) end
 redis.call('HSET', META, 'chunks', int(first + n), 'total', int(total))
+if n > 0 then redis.call('ZADD', OPEN, int(now_ms), string.match(ARGV[3], '^[^/]*')) end
 return {'ok', total, first + n}
