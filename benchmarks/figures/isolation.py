@@ -18,6 +18,9 @@ from workload import API, jobs
 from callmill.producer import Batch
 
 _BESIDE = ("down", "hanging", "saturated")
+_RATE = 500
+"""Calls a second of the healthy API: what a worker can do at any time, so that only the other API can take from it."""
+
 _OTHER_JOBS = 20_000
 _SETTLED_S = 4.0
 """By then the other API's breaker is open, its time-outs have come, or its limit is used up."""
@@ -52,11 +55,12 @@ def measure(scale: Scale) -> list[Figure]:
     beside: dict[str, list[float]] = {other: [] for other in _BESIDE}
     with _bad_ports() as ports:
         others = _OTHERS.format(refusing=ports.refusing, silent=ports.silent, url="{url}")
-        with Stage(more_profiles=others) as stage:
+        with Stage([f"{_RATE}/second"], burst=20, more_profiles=others) as stage:
+            calls = _RATE * scale.limited_s
             for _ in range(scale.rounds):
-                alone.append(_calls_per_s(stage, scale.calls, None))
+                alone.append(_calls_per_s(stage, calls, None))
                 for other, runs in beside.items():
-                    runs.append(_calls_per_s(stage, scale.calls, other))
+                    runs.append(_calls_per_s(stage, calls, other))
     return [
         Figure(
             name=f"calls of one worker, another API {other}",
