@@ -11,6 +11,7 @@ CallmillError
 │   └── InputFileError
 ├── OutsideError
 │   ├── RedisUnavailableError
+│   │   └── RedisFullError
 │   ├── ServerNotFoundError
 │   ├── StaleLeaseError
 │   ├── UnknownFormatError
@@ -84,6 +85,10 @@ class OutsideError(CallmillError):
 
 class RedisUnavailableError(OutsideError):
     """Redis cannot be reached or refuses to serve."""
+
+
+class RedisFullError(RedisUnavailableError):
+    """Redis has reached its maxmemory and takes no more; what it has stays, and can be read and deleted."""
 
 
 class ServerNotFoundError(OutsideError):

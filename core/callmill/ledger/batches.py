@@ -33,9 +33,17 @@ class Batches:
         self._redis = session.redis
 
     async def create(
-        self, name: str, *, retention_ms: int, batch_id: str | None = None, traffic: TrafficClass = NORMAL
+        self,
+        name: str,
+        *,
+        retention_ms: int,
+        batch_id: str | None = None,
+        traffic: TrafficClass = NORMAL,
+        max_unread_bytes: int = 0,
     ) -> str:
         """Open a new batch and return its id; its outcomes are kept ``retention_ms`` after its end.
+
+        While more than ``max_unread_bytes`` of its outcomes are not released, it is held; 0: it never is.
 
         Raises:
             BatchStateError: There is a batch with this id already.
@@ -44,7 +52,7 @@ class Batches:
         if not await self._session.run(
             "create",
             [*keys.shared(batch_id), keys.BATCHES],
-            [batch_id, name, retention_ms, traffic.priority.value, traffic.tenant],
+            [batch_id, name, retention_ms, traffic.priority.value, traffic.tenant, max_unread_bytes],
         ):
             raise BatchStateError(f"there is a batch {batch_id!r} already; attach to it, or choose another id")
         return batch_id
@@ -84,7 +92,7 @@ class Batches:
     async def unpark(self, batch_id: str) -> list[ChunkRef]:
         """Queue some of the chunks that are held back; publish their hints and call again until none comes.
 
-        None comes while the batch is paused, or waits for its seal.
+        None comes while the batch is paused, is full of unread outcomes, or waits for its seal.
         """
         members = await self._session.run("unpark", keys.shared(batch_id), [batch_id, _UNPARK_AT_ONCE, keys.queued("")])
         return [ChunkRef.parse(member.decode()) for member in members]
@@ -175,10 +183,13 @@ class Batches:
             if ended and (await self.record(batch_id)).ended and not await self._has_more(stream, last):
                 return
 
-    async def release(self, batch_id: str, cursor: str) -> None:
-        """Drop the outcomes up to the cursor from Redis; they cannot be read again."""
+    async def release(self, batch_id: str, cursor: str) -> bool:
+        """Drop the outcomes up to the cursor from Redis; they cannot be read again.
+
+        Returns whether a batch that was held because of them goes on: then it has chunks to unpark.
+        """
         entry_id, _ = _parse_cursor(cursor)
-        await self._session.answer(self._redis.xtrim(BatchKeys(batch_id).outcomes, minid=entry_id, approximate=False))
+        return bool(await self._session.run("release", keys.shared(batch_id), [batch_id, entry_id]))
 
     async def delete(self, batch_id: str) -> None:
         """Remove everything of the batch; its chunks still queued lead to nothing."""
@@ -231,7 +242,7 @@ def _record(batch_id: str, fields: Mapping[str, str]) -> BatchRecord:
         name: int(fields.get(name, 0))
         for name in (
             "total", "chunks", "succeeded", "failed", "calls", "retries", "throttled", "leased",
-            "created_ms", "sealed_ms", "ended_ms",
+            "created_ms", "sealed_ms", "ended_ms", "max_unread_bytes",
         )
     }  # fmt: skip
     return BatchRecord(
@@ -240,6 +251,8 @@ def _record(batch_id: str, fields: Mapping[str, str]) -> BatchRecord:
         state=_state(fields),
         sealed=fields["phase"] == "sealed",
         ended="ended_ms" in fields,
+        full="full" in fields,
+        unread_bytes=int(fields.get("out_bytes", 0)) - int(fields.get("released_bytes", 0)),
         apis=sorted(field[4:] for field in fields if field.startswith("api:")),
         traffic=TrafficClass(Priority(fields.get("priority", Priority.NORMAL)), fields.get("tenant", "")),
         **number,

@@ -11,6 +11,7 @@ if not s or (s.status ~= 'L' and s.status ~= 'W') then
   redis.call('ZREM', DUE, member)
   return 0
 end
+though_full()
 if s.status == 'L' then redis.call('HINCRBY', META, 'leased', -1) end
 local queued = put_back(number, s, member, KEYS[OWN])
 end_if_over()
