@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,10 @@ FIRST = "0-0/0"
 
 _UNPARK_AT_ONCE = 500
 _BLOCK_MS = 2000
-_BUNDLES_AT_ONCE = 64
+_FEW_BUNDLES, _BUNDLES_AT_ONCE = 4, 64
+_BYTES_AT_ONCE = 16 * 2**20
+"""What is read ahead, once it is known how large bundles are."""
+_RELEASE_EVERY_S = 1.0
 
 
 class Batches:
@@ -159,8 +163,13 @@ class Batches:
                 await self._session.answer(self._redis.zrem(keys.BATCHES, batch_id))
         return records
 
-    async def outcomes(self, batch_id: str, after: str = FIRST) -> AsyncIterator[list[Outcome]]:
+    async def outcomes(
+        self, batch_id: str, after: str = FIRST, *, release: bool = False
+    ) -> AsyncIterator[list[Outcome]]:
         """Yield outcomes, a bundle at a time, as they are recorded, until the batch is over.
+
+        With ``release``, bundles are dropped from Redis soon after the next one was asked for, and all of them before
+        it is waited for.
 
         Raises:
             BatchNotFoundError: There is no such batch.
@@ -168,18 +177,27 @@ class Batches:
         stream = BatchKeys(batch_id).outcomes
         entry_id, skip = _parse_cursor(after)
         # The entry that the cursor points into is read again: its first ``skip`` outcomes are known.
-        last = _before(entry_id) if skip else entry_id
+        last = released = _before(entry_id) if skip else entry_id
+        count, released_s = _FEW_BUNDLES, time.monotonic()
         while True:
-            answer = await self._session.answer(
-                self._redis.xread({stream: last}, count=_BUNDLES_AT_ONCE, block=_BLOCK_MS)
-            )
-            ended = not answer
-            for raw_id, fields in _entries(answer):
+            answer = await self._session.answer(self._redis.xread({stream: last}, count=count, block=_BLOCK_MS))
+            entries = _entries(answer)
+            ended, size_bytes = not entries, 0
+            for raw_id, fields in entries:
                 last = raw_id.decode()
                 ended = b"end" in fields
                 if not ended:
+                    size_bytes += len(fields[b"b"])
                     bundle = _bundle(batch_id, last, fields[b"b"])
                     yield bundle[skip:] if last == entry_id else bundle
+                    if release and time.monotonic() - released_s > _RELEASE_EVERY_S:
+                        await self.release(batch_id, last)
+                        released, released_s = last, time.monotonic()
+            if release and last != released:
+                await self.release(batch_id, last)
+                released, released_s = last, time.monotonic()
+            if size_bytes:
+                count = max(1, min(_BUNDLES_AT_ONCE, len(entries) * _BYTES_AT_ONCE // size_bytes))
             if ended and (await self.record(batch_id)).ended and not await self._has_more(stream, last):
                 return
 

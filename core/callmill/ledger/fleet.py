@@ -102,6 +102,7 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
         calls: HTTP calls made since its start.
         cpu_s: CPU seconds used since its start.
         draining: It finishes what it has and takes nothing new.
+        held: Why it takes nothing new and starts no call now; empty: it does.
     """
 
     id: str
@@ -113,6 +114,7 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     draining: bool
     apis: list[str]
     lanes: list[LaneStatus]
+    held: str = ""
 
 
 def _pause_in_words(seconds: float) -> str:

@@ -1,14 +1,15 @@
 """MemoryGauge: whether Redis has room for more.
 
 Redis refuses writes at its ``maxmemory``. Below it there are two marks: from the watermark on producers wait, and
-halfway between it and full workers stop, too. So work that was submitted can still be done, which frees the memory of
-its jobs, and calls in flight can be recorded when everybody has stopped.
+halfway between it and full workers stop, too. So what was submitted can still be done, which frees the memory of its
+jobs; and when everybody has stopped, calls in flight can still be recorded.
 """
 
 from __future__ import annotations
 
 import time
 from enum import StrEnum
+from typing import Any
 
 from redis.exceptions import ResponseError
 
@@ -22,7 +23,7 @@ _MIB = 2**20
 
 
 class Role(StrEnum):
-    """Who asks for room."""
+    """Who wants room."""
 
     PRODUCER = "producers"
     WORKER = "workers"
@@ -34,46 +35,46 @@ class MemoryGauge:
     Args:
         session: The ledger.
         watermark: Share of ``maxmemory`` from which on producers wait; 1: nobody ever does.
-        role: Who asks.
     """
 
-    def __init__(self, session: LedgerSession, watermark: float, role: Role = Role.PRODUCER) -> None:
+    def __init__(self, session: LedgerSession, watermark: float) -> None:
         self._session = session
-        self._mark = watermark if role is Role.PRODUCER else (1 + watermark) / 2
-        self._role = role
+        self._marks = {Role.PRODUCER: watermark, Role.WORKER: (1 + watermark) / 2}
+        self._waiting: set[Role] = set()
         self._looked_s = float("-inf")
-        self._reason = ""
+        self._used_bytes = self._most_bytes = 0
 
-    async def full(self) -> str:
-        """Say why there is no room now; empty where there is. What was seen within a moment is said again.
+    async def why_wait(self, role: Role) -> str:
+        """Say why there is no room now; empty where there is. A look holds for a tenth of a second.
 
         Raises:
             RedisUnavailableError: Redis cannot be reached.
         """
-        now_s = time.monotonic()
-        if self._mark < 1 and now_s - self._looked_s >= _LOOKED_FOR_S:
-            self._reason = await self._look()
-            self._looked_s = now_s
-        return self._reason
-
-    async def _look(self) -> str:
-        info = await self._session.answer(_info(self._session))
-        limit = int(info.get("maxmemory", 0))
-        if not limit:
+        mark = self._marks[role]
+        if mark >= 1:
             return ""
-        # What Redis itself counts: buffers of replicas and of the append-only file are none of ours.
-        used = int(info["used_memory"]) - int(info.get("mem_not_counted_for_evict", 0))
-        if used < limit * self._mark * (_ROOM_AGAIN if self._reason else 1.0):
+        if time.monotonic() - self._looked_s >= _LOOKED_FOR_S:
+            await self._look()
+        waits = self._used_bytes >= self._most_bytes * mark * (_ROOM_AGAIN if role in self._waiting else 1.0)
+        if not self._most_bytes or not waits:
+            self._waiting.discard(role)
             return ""
+        self._waiting.add(role)
         return (
-            f"{used / limit:.0%} of Redis's {limit / _MIB:,.0f} MiB is used, and {self._role} wait from {self._mark:.0%} "
-            "on: read and release outcomes, delete batches, or raise maxmemory"
+            f"Redis has {self._used_bytes / self._most_bytes:.0%} of its {self._most_bytes / _MIB:,.0f} MiB in use, "
+            f"and {role} wait from {mark:.1%} on: read and release outcomes, delete batches, or raise maxmemory"
         )
 
+    async def _look(self) -> None:
+        info = await self._session.answer(self._info())
+        self._most_bytes = int(info.get("maxmemory", 0))
+        # As Redis itself counts: buffers of replicas and of the append-only file are left out.
+        self._used_bytes = int(info.get("used_memory", 0)) - int(info.get("mem_not_counted_for_evict", 0))
+        self._looked_s = time.monotonic()
 
-async def _info(session: LedgerSession) -> dict[str, int]:
-    try:
-        info: dict[str, int] = await session.redis.info("memory")
-    except ResponseError:  # forbidden: Redis itself will say when it is full
-        return {}
-    return info
+    async def _info(self) -> dict[str, Any]:
+        try:
+            info: dict[str, Any] = await self._session.redis.info("memory")
+        except ResponseError:  # forbidden; Redis will say itself when it is full
+            return {}
+        return info

@@ -44,10 +44,7 @@ class LedgerSession:
         if any(isinstance(answer, NoScriptError) for answer in answers):  # a new or restarted server
             await self.answer(self.redis.script_load(registered.script))
             answers = await self._evaluate(registered.sha, calls)
-        return [
-            refused(answer) if isinstance(answer, RedisError) else answer
-            for answer in answers
-        ]
+        return [refused(answer) if isinstance(answer, RedisError) else answer for answer in answers]
 
     async def _evaluate(self, sha: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]) -> list[Any]:
         pipeline = self.redis.pipeline(transaction=False)

@@ -48,6 +48,7 @@ class Client:
         batch_id: str | None = None,
         priority: Urgency = "normal",
         tenant: str = "",
+        max_unread_mb: float | None = None,
     ) -> Batch:
         """Submit jobs as one batch, in constant memory however many; see ``AsyncClient.submit``.
 
@@ -56,7 +57,13 @@ class Client:
         client, run = self.async_client(), EventLoopThread.shared().run
         submission = run(
             client.open_submission(
-                name=name, max_pending=max_pending, start=start, batch_id=batch_id, priority=priority, tenant=tenant
+                name=name,
+                max_pending=max_pending,
+                start=start,
+                batch_id=batch_id,
+                priority=priority,
+                tenant=tenant,
+                max_unread_mb=max_unread_mb,
             )
         )
         try:
@@ -125,9 +132,9 @@ class Batch:
         """
         return EventLoopThread.shared().run(self._batch.wait(timeout))
 
-    def outcomes(self, after: str | None = None) -> Iterator[Outcome]:
+    def outcomes(self, after: str | None = None, *, release: bool = False) -> Iterator[Outcome]:
         """Yield every outcome as it is recorded, until the batch is over; see ``AsyncBatch.outcomes``."""
-        for bundle in EventLoopThread.shared().iterate(self._batch.bundles(after)):
+        for bundle in EventLoopThread.shared().iterate(self._batch.bundles(after, release=release)):
             yield from bundle
 
     def release(self, cursor: str) -> None:

@@ -26,6 +26,7 @@ from callmill.workers.lane_host import LaneHost
 from callmill.workers.lane_switch import LaneSwitch
 from callmill.workers.lease_keeper import LOST, RENEWED, LeaseKeeper
 from callmill.workers.reconciler import Reconciler
+from callmill.workers.redis_watch import RedisWatch
 from callmill.workers.room import Room
 from callmill.workers.worker_options import WorkerOptions
 
@@ -56,6 +57,8 @@ class Engine:
         self._hints = HintPublisher(options.broker_url)
         self._runs: dict[ChunkRef, ChunkRun] = {}
         self._draining = False
+        self._recording = True
+        self._held = ""
         self._background: set[asyncio.Task[None]] = set()
         self._thread.run(self._open())
 
@@ -81,7 +84,7 @@ class Engine:
         self._fleet = Fleet(session)
         self._lines = Lines(session)
         self._room = Room(self._lanes, self._switch, threads=options.chunks_at_once)
-        self._committer = Committer(self._chunks, self._publish, self._open_gates)
+        self._committer = Committer(self._chunks, self._publish, self._set_recording)
         self._leases = LeaseKeeper(
             connect_blocking(options.redis_url, socket_timeout_s=options.lease_ms / 3000),
             self._chunks,
@@ -91,7 +94,15 @@ class Engine:
         )
         self._leases.start()
         reconciler = Reconciler(session, self._broker, self._chunks, self._publish, worker=self.worker)
-        for part in (self._committer.run(), reconciler.run(), self._report(), self._watch_room(), self._watch_lines()):
+        watch = RedisWatch(session, options, self._hold)
+        for part in (
+            self._committer.run(),
+            reconciler.run(),
+            watch.run(),
+            self._report(),
+            self._watch_room(),
+            self._watch_lines(),
+        ):
             self._in_background(_or_die(part))
 
     async def _close(self) -> None:
@@ -181,9 +192,20 @@ class Engine:
                 )
                 await lane.cancel()
 
-    def _open_gates(self, reachable: bool) -> None:  # noqa: FBT001 - a callback with one meaning
+    def _set_recording(self, on: bool) -> None:  # noqa: FBT001 - a callback with one meaning
+        self._recording = on
+        self._set_gates()
+
+    def _hold(self, reason: str) -> None:
+        """Take no chunk and start no call while there is a reason; calls in flight finish and are recorded."""
+        changed, self._held = bool(reason) != bool(self._held), reason
+        if changed:
+            self._room.hold(on=bool(reason))
+            self._set_gates()
+
+    def _set_gates(self) -> None:
         for lane in self._lanes.values():
-            lane.gate_open = reachable
+            lane.gate_open = self._recording and not self._held
             lane.kick()
 
     def _leases_renewed(self, runs: Sequence[ChunkRun], answers: Sequence[int]) -> None:
@@ -230,6 +252,7 @@ class Engine:
             calls=sum(lane.calls for lane in self._lanes.values()),
             cpu_s=time.process_time(),
             draining=self._draining,
+            held=self._held,
             apis=list(self._lanes),
             lanes=[lane.status() for lane in self._lanes.values()],
         )

@@ -41,7 +41,7 @@ class Room:
         self._shared: Counter[str] = Counter()
         self._doors: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._entering: dict[ChunkRef, asyncio.Lock] = {}
-        self._open = True
+        self._shut = self._held = False
 
     def serve(self, used: Iterable[Line]) -> None:
         """Serve these lines beside the APIs' own; forget those that were served before and are not used any more."""
@@ -79,7 +79,12 @@ class Room:
 
     def shut(self) -> None:
         """Let nobody in any more."""
-        self._open = False
+        self._shut = True
+
+    def hold(self, *, on: bool) -> None:
+        """Let nobody in for now, and leave every queue alone; or go on."""
+        self._held = on
+        self.look()
 
     def taken_in(self, ref: ChunkRef) -> None:
         """Take note that the jobs of a chunk that entered are in their line, or will never be: the next may enter."""
@@ -95,10 +100,16 @@ class Room:
     def look(self) -> None:
         """Switch lines on and off as they have room."""
         for name, line in self._lines.items():
-            if not self._switch.is_off(name):
+            if self._held:
+                self._switch.set(name, on=False)
+            elif not self._switch.is_off(name):
                 self.filled(line)
             elif self._open and self._lanes[line.api].has_room(line.traffic) and self._has_threads(line, name):
                 self._switch.set(name, on=True)
+
+    @property
+    def _open(self) -> bool:
+        return not self._shut and not self._held
 
     async def _find(self, line: Line, ref: ChunkRef, *, shared: bool) -> bool:
         lane, name = self._lanes[line.api], ref.line
