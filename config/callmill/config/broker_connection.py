@@ -1,9 +1,12 @@
-"""BrokerConnection: a broker connection whose channels say that they are closed.
+"""BrokerConnection: a broker connection whose channels say that they are closed, and that comes back soon.
 
 When a Redis server goes away, Celery closes the connection and connects anew, while tasks that are still running will
 acknowledge over the old channel. kombu 5.7 then looks for the address in a connection that is no more; Celery takes the
 AttributeError for unrecoverable and ends the worker. As a connection error it is what it is: a message that cannot be
 acknowledged any more. Its hint or plain call comes again, and a claim, or an idempotency key, makes that harmless.
+
+After an outage kombu would wait up to 30 s for its next try; the ledger's connections are back within a second or two,
+and so is this one.
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from typing import Any
 from kombu.connection import Connection
 from kombu.transport import redis as kombu_redis
 from redis.exceptions import ConnectionError as RedisConnectionError
+
+_FIRST_RETRY_S, _RETRY_STEP_S, _LAST_RETRY_S = 0.2, 0.4, 1.0
 
 
 class _Channel(kombu_redis.Channel):
@@ -28,6 +33,15 @@ class _Transport(kombu_redis.Transport):
 
 class BrokerConnection(Connection):
     """A connection to the broker, made by the app."""
+
+    def ensure_connection(self, *args: Any, **options: Any) -> Any:
+        """Connect, and while the broker is away try again every second, until ``max_retries`` if there is one."""
+        intervals = {
+            "interval_start": _FIRST_RETRY_S,
+            "interval_step": _RETRY_STEP_S,
+            "interval_max": _LAST_RETRY_S,
+        }
+        return super().ensure_connection(*args, **(intervals | options))  # type: ignore[no-untyped-call] # as below
 
     def get_transport_cls(self) -> Any:
         """Return kombu's transport for the URL, with channels of ours where it is that of Redis."""

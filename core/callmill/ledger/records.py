@@ -35,6 +35,8 @@ class BatchRecord(Struct, frozen=True, kw_only=True):
         full: Held, because its outcomes fill their bound: nobody reads and releases them.
         unread_bytes: Bytes of its outcomes that were not released.
         max_unread_bytes: More of them, and it is held until half of them are released; 0: it never is.
+        deadline_ms: After which no call of it starts; 0: no such time.
+        reason: Why it was cancelled, where nobody asked for it.
     """
 
     id: str
@@ -58,6 +60,8 @@ class BatchRecord(Struct, frozen=True, kw_only=True):
     full: bool = False
     unread_bytes: int = 0
     max_unread_bytes: int = 0
+    deadline_ms: int = 0
+    reason: str = ""
 
     @property
     def recorded(self) -> int:
@@ -74,6 +78,7 @@ class Claim(Struct, frozen=True):
         not_before_ms: Unix times in milliseconds, on the clock of Redis, before which jobs must not run, by offset.
         claims: How often the chunk was claimed before.
         now_ms: Unix time in milliseconds of the claim, on the clock of Redis.
+        deadline_ms: Unix time in milliseconds after which no call of its batch starts; None: no such time.
     """
 
     ref: ChunkRef
@@ -84,6 +89,7 @@ class Claim(Struct, frozen=True):
     not_before_ms: dict[int, int]
     claims: int
     now_ms: int
+    deadline_ms: int | None = None
 
 
 class ClaimRefused(StrEnum):

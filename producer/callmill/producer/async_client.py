@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterable, Iterable
+from datetime import datetime
 from types import TracebackType
 from typing import Literal, Self
 
@@ -76,6 +77,7 @@ class AsyncClient:
         priority: Urgency = "normal",
         tenant: str = "",
         max_unread_mb: float | None = None,
+        deadline: datetime | None = None,
     ) -> AsyncBatch:
         """Submit jobs as one batch, in constant memory however many they are.
 
@@ -90,12 +92,13 @@ class AsyncClient:
                 API's profile. Letters, digits, ``_``, ``.`` and ``-``.
             max_unread_mb: MiB of its outcomes that Redis keeps unread before the batch is held until they are released;
                 0: any number. ``CALLMILL_MAX_UNREAD_OUTCOMES_MB`` when left out.
+            deadline: Aware datetime after which no call of the batch starts; jobs left then fail with ``"deadline"``.
 
         While Redis's memory is full to the watermark, this waits.
 
         Raises:
             BatchStateError: There is a batch with this id already.
-            UsageError: There is no such priority, or the tenant's name cannot be one.
+            UsageError: There is no such priority, the tenant's name cannot be one, or the deadline has no time zone.
             JobError: A job is wrong. With ``start="sealed"`` nothing ran and nothing is kept.
             RedisUnavailableError: Redis stayed away.
         """
@@ -107,6 +110,7 @@ class AsyncClient:
             priority=priority,
             tenant=tenant,
             max_unread_mb=max_unread_mb,
+            deadline=deadline,
         )
         try:
             if isinstance(jobs, AsyncIterable):
@@ -133,6 +137,7 @@ class AsyncClient:
         priority: Urgency = "normal",
         tenant: str = "",
         max_unread_mb: float | None = None,
+        deadline: datetime | None = None,
     ) -> Submission:
         """Begin a batch that is filled step by step; the arguments are those of ``submit``."""
         if batch_id is not None and not _BATCH_ID.fullmatch(batch_id):
@@ -143,6 +148,7 @@ class AsyncClient:
         unread_mb = self._settings.max_unread_outcomes_mb if max_unread_mb is None else max_unread_mb
         if unread_mb < 0:
             raise UsageError(f"max_unread_mb is {unread_mb}: give MiB, or 0 for any number")
+        deadline_ms = 0 if deadline is None else _unix_ms(deadline)
         await MemoryWait(connection.memory).over()
         batch_id = await repeated_while_full(
             lambda: connection.batches.create(
@@ -150,6 +156,7 @@ class AsyncClient:
                 retention_ms=retention_ms,
                 batch_id=batch_id,
                 traffic=traffic,
+                deadline_ms=deadline_ms,
                 max_unread_bytes=int(unread_mb * 2**20),
             )
         )
@@ -244,3 +251,9 @@ class AsyncClient:
         if self._known_apis is None or now - self._known_apis[0] > _KNOWN_APIS_FOR_S:
             self._known_apis = (now, await KnownApis.load(fleet, self._settings))
         return self._known_apis[1]
+
+
+def _unix_ms(deadline: datetime) -> int:
+    if deadline.tzinfo is None:
+        raise UsageError(f"deadline {deadline.isoformat()} has no time zone: use datetime.now(UTC) + timedelta(...)")
+    return int(deadline.timestamp() * 1000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
 
@@ -49,6 +49,7 @@ class Client:
         priority: Urgency = "normal",
         tenant: str = "",
         max_unread_mb: float | None = None,
+        deadline: datetime | None = None,
     ) -> Batch:
         """Submit jobs as one batch, in constant memory however many; see ``AsyncClient.submit``.
 
@@ -64,6 +65,7 @@ class Client:
                 priority=priority,
                 tenant=tenant,
                 max_unread_mb=max_unread_mb,
+                deadline=deadline,
             )
         )
         try:
@@ -152,6 +154,10 @@ class Batch:
     def cancel(self) -> None:
         """End the batch: calls in flight finish and are recorded, the rest never start. Final."""
         EventLoopThread.shared().run(self._batch.cancel())
+
+    def seal(self) -> int:
+        """Close a batch that its producer left open, start what waits for that, and return its number of jobs."""
+        return EventLoopThread.shared().run(self._batch.seal())
 
     def retry_failed(self) -> int:
         """Run every failed job again and return how many."""

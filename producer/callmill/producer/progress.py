@@ -99,9 +99,9 @@ async def read_progress(connection: Connection, batch_id: str, now_ms: int) -> P
 def what_limits(record: BatchRecord, workers: Sequence[WorkerStatus], memory: str = "") -> str:
     """Say in a few words what holds a batch back now; ``memory`` is why Redis has no room, where it has none."""
     if record.ended:
-        return "nothing: the batch is over"
+        return f"nothing: the batch is over{f'; {record.reason}' if record.reason else ''}"
     if record.state in {BatchState.PAUSED, BatchState.CANCELLED}:
-        return f"the batch is {record.state}"
+        return f"the batch is {record.state}{f': {record.reason}' if record.reason else ''}"
     if full := _what_is_full(record, workers, memory):
         return full
     unserved = [api for api in record.apis if not any(api in worker.apis for worker in workers)]

@@ -18,6 +18,7 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
         lease_ms: How long a chunk stays this worker's without a renewal.
         memory_watermark: Share of Redis's maxmemory from which on producers wait, and workers soon after.
         allow_unsafe_redis: Work on a Redis that would lose jobs.
+        open_batch_s: How long a batch that is not sealed is kept without a word from its producer.
     """
 
     redis_url: str
@@ -27,8 +28,9 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     calls_in_flight: int
     shutdown_grace_s: float
     lease_ms: int
-    memory_watermark: float = 1.0
-    allow_unsafe_redis: bool = False
+    memory_watermark: float
+    allow_unsafe_redis: bool
+    open_batch_s: float
 
     @classmethod
     def of(cls, settings: Settings) -> WorkerOptions:
@@ -47,4 +49,5 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
             lease_ms=int(settings.lease_s * 1000),
             memory_watermark=settings.memory_watermark,
             allow_unsafe_redis=settings.allow_unsafe_redis,
+            open_batch_s=settings.open_batch_hours * 3600,
         )
