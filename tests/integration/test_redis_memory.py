@@ -119,7 +119,7 @@ def test_flush_waits_in_the_midst_of_a_submission(memory, client, caplog):
     def jobs() -> Iterator[Job]:  # more than there is room for
         for n in itertools.count():
             if n == 4500:
-                memory.used_up_to(0.9)
+                memory.used_up_to(0.99)
             yield Job("GET", "/", api="a", id=str(n))
 
     failed: list[Exception] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
@@ -68,6 +69,9 @@ class LedgerSession:
         try:
             return await pending
         except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # redis-py may turn the one into the other
+                raise asyncio.CancelledError from error
             raise RedisUnavailableError(f"Redis cannot be reached: {error}") from error
         except RedisError as error:
             raise refused(error) from error
