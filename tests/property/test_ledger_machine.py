@@ -21,8 +21,11 @@ from ledger_model import Held, ModelBatch, ModelChunk, Place
 
 from callmill.config.redis_connections import connect
 from callmill.errors import BatchNotFoundError, BatchStateError, StaleLeaseError
+from callmill.jobs.failure import FailedJob
 from callmill.jobs.wire import Chunk, WireJob, WireOutcome, decode_outcomes, encode_chunk
 from callmill.ledger import Batches, Bundle, ChunkRef, Chunks, Claim, ClaimRefused, Finish, LedgerSession, keys
+from callmill.ledger.failure_filter import ALL, FailureFilter
+from callmill.ledger.failures import Failures
 from callmill.ledger.scripts import script
 
 APIS = ("one", "two")
@@ -43,9 +46,10 @@ def payload(api: str, first: int, count: int) -> bytes:
 
 
 def outcome(index: int, *, ok: bool) -> WireOutcome:
-    """Return a small outcome."""
-    code = None if ok else "http_404"
-    return WireOutcome(index, None, 200 if ok else 404, b"", {}, code, code, 1, 0, 1000)
+    """Return a small outcome; every other failure is a 500."""
+    status = 200 if ok else 500 if index % 2 else 404
+    code = None if ok else f"http_{status}"
+    return WireOutcome(index, None, status, b"", {}, code, code, 1, 0, 1000)
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -57,7 +61,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.redis = connect(redis_url)
         self.do(self.redis.flushall())
         session = LedgerSession(self.redis)
-        self.ledger = Batches(session)
+        self.ledger, self.failures = Batches(session), Failures(session)
         self.workers = [Chunks(session, worker=name, lease_ms=LEASE_MS) for name in ("a", "b")]
         self.batches: list[ModelBatch] = []
         self.held: list[Held] = []
@@ -184,18 +188,39 @@ class LedgerMachine(RuleBasedStateMachine):
             batch.control = control
 
     @precondition(lambda self: self.batches)
-    @rule(data=st.data())
-    def retry_failed(self, data: st.DataObject) -> None:
-        """Run failed jobs again, also of a batch that ended."""
+    @rule(data=st.data(), text=st.sampled_from(["", "status=404", "status=5xx"]))
+    def retry_failed(self, data: st.DataObject, text: str) -> None:
+        """Run failed jobs again, or those of one status, wherever their chunks are; also of a batch that ended."""
         batch = self.batch(data)
+        where = FailureFilter(text)
         if batch.deleted or batch.cancelled:
             with pytest.raises(BatchNotFoundError if batch.deleted else BatchStateError):
-                self.do(self.ledger.retry_failed(batch.id))
+                self.do(self.ledger.retry_failed(batch.id, where))
             return
-        expected = batch.members(Place.DONE_WITH_FAILURES)
-        jobs, refs = self.do(self.ledger.retry_failed(batch.id))
-        assert {ref.member for ref in refs} == expected
-        assert jobs == batch.retry_failed()
+        jobs, refs = self.do(self.ledger.retry_failed(batch.id, where))
+        wanted = batch.retry_failed(lambda chunk, at: not where or (chunk.first + at) % 2 == ("5" in text))
+        assert (jobs, {ref.member for ref in refs}) == wanted
+
+    @precondition(lambda self: self.batches)
+    @rule(data=st.data())
+    def list_failures(self, data: st.DataObject) -> None:
+        """Every failed job is listed once, with each of its failures, and what was run again apart from them."""
+        batch = self.batch(data)
+        jobs, retried = self.do(self.listed(batch.id))
+        times = {chunk.first + at: n for chunk in batch.chunks for at, n in chunk.failures.items()}
+        failed = {chunk.first + at for chunk in batch.chunks for at in chunk.failed}
+        if batch.deleted:
+            failed, times = set(), {}
+        assert [len(jobs), len(retried)] == [len(failed), len(times) - len(failed)]
+        assert {job.index for job in jobs} == failed
+        assert {job.index: len(job.failures) for job in [*jobs, *retried]} == {
+            at: min(n, 10) for at, n in times.items()
+        }
+
+    async def listed(self, batch_id: str) -> tuple[list[FailedJob], list[FailedJob]]:
+        """Return the jobs that failed, and those that did so before they were run again."""
+        jobs = [job async for page in self.failures.jobs(batch_id, ALL) for job in page]
+        return jobs, [job async for page in self.failures.retried(batch_id, ALL) for job in page]
 
     @precondition(lambda self: any(not batch.deleted for batch in self.batches))
     @rule(data=st.data(), sure=SELDOM)
@@ -236,7 +261,9 @@ class LedgerMachine(RuleBasedStateMachine):
         assert answer.claims == chunk.claims
         chunk.place, chunk.due, chunk.fence, chunk.claims = Place.LEASED, False, answer.fence, chunk.claims + 1
         assert answer.recorded == chunk.recorded
-        assert {at: n for at, n in answer.attempts.items() if at in chunk.unrecorded} == chunk.attempts
+        assert {at: n for at, n in answer.attempts.items() if at in chunk.unrecorded} == {
+            at: n for at, n in chunk.attempts.items() if at in chunk.unrecorded
+        }
         self.held.append(Held(batch, chunk, answer))
         return self.held[-1]
 
@@ -251,6 +278,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if batch.control == "paused":
             batch.give_up(chunk)
             return ClaimRefused.PAUSED
+        chunk.open_wanted()
         if not chunk.unrecorded:
             batch.give_up(chunk)
             return ClaimRefused.GONE
@@ -327,6 +355,7 @@ class LedgerMachine(RuleBasedStateMachine):
         batch.stream += [(chunk.first + at, at not in failing) for at in new]
         chunk.recorded |= set(new)
         chunk.failed |= set(new) & failing
+        chunk.failures.update(set(new) & failing)
         if finish is not None:
             chunk.attempts = dict(finish.attempts)
             batch.give_up(chunk, delayed=finish.delay_ms > 0)

@@ -11,7 +11,7 @@ the stream and the counters change in one step, so a job has one outcome however
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -19,6 +19,8 @@ import msgspec
 from callmill.errors import CallmillError, RedisUnavailableError, StaleLeaseError
 from callmill.jobs.wire import WireOutcome, encode_outcomes
 from callmill.ledger import keys
+from callmill.ledger.bitmaps import members
+from callmill.ledger.failure_records import encode_failure
 from callmill.ledger.keys import BatchKeys, ChunkRef
 from callmill.ledger.latency import bucket
 from callmill.ledger.records import Claim, ClaimRefused, CommitResult
@@ -107,7 +109,7 @@ class Chunks:
             ref=ref,
             fence=fence,
             payload=payload,
-            recorded=frozenset(_offsets(bitmap)),
+            recorded=frozenset(members(bitmap)),
             attempts=attempts,
             not_before_ms=not_before_ms,
             claims=claims,
@@ -191,6 +193,7 @@ def commit_arguments(claim: Claim, bundle: Bundle, finish: Finish | None) -> lis
     """Return the arguments of ``commit.lua``."""
     offsets = [offset for offset, _ in bundle.outcomes]
     failed = [offset for offset, outcome in bundle.outcomes if outcome.error_code is not None]
+    failures = [outcome for _, outcome in bundle.outcomes if outcome.error_code is not None] if failed else []
     buckets: dict[int, int] = {}
     for latency_us in bundle.latencies_us:
         number = bucket(latency_us)
@@ -208,6 +211,7 @@ def commit_arguments(claim: Claim, bundle: Bundle, finish: Finish | None) -> lis
         "keep" if finish is None else "finish",
         0 if finish is None else finish.delay_ms,
         _rest_encoder.encode((finish.attempts, finish.not_before_ms)) if finish else b"",
+        b"".join([encode_failure(claim.ref.api, failure) for failure in failures]),
     ]
     for item in buckets.items():
         arguments += item
@@ -227,13 +231,6 @@ def commit_result(claim: Claim, answer: list[bytes]) -> CommitResult:
 
 def _chunk_keys(ref: ChunkRef) -> list[str]:
     return [*keys.shared(ref.batch_id), keys.queued(ref.line)]
-
-
-def _offsets(bitmap: bytes) -> Iterable[int]:
-    for at, byte in enumerate(bitmap):
-        for bit in range(8):
-            if byte & (1 << bit):
-                yield at * 8 + bit
 
 
 __all__ = ["Bundle", "Chunks", "Finish", "commit_arguments", "commit_result"]

@@ -75,7 +75,8 @@ class BatchKeys:
         self.failed = prefix + "failed"
         """HASH: chunk number -> bitmap of its failed jobs."""
         self.rest = prefix + "rest"
-        """HASH: chunk number -> attempts spent on its unrecorded jobs, and when they may run (msgpack)."""
+        """HASH: chunk number -> attempts spent on its unrecorded jobs, and when they may run (msgpack);
+        again/chunk number -> bitmap of its failed jobs that run again when its worker has given it up."""
         self.parked = prefix + "parked"
         """ZSET: chunk member -> since when it is held back (paused, or not yet sealed) (ms)."""
         self.outcomes = prefix + "out"

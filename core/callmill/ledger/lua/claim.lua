@@ -21,6 +21,7 @@ if not s then
   local _, count = struct.unpack('>BI4', payload)
   s = {fence = 0, status = 'Q', worker = '', count = count, done = 0, failed = 0, claims = 0}
 end
+run_wanted(number, s)
 local paused = control() ~= 'run'
 if paused or s.done == s.count then  -- the latter: its worker died between recording the last job and giving it up
   if s.status == 'L' then redis.call('HINCRBY', META, 'leased', -1) end
