@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from callmill.ledger import Claim
+from callmill.ledger import Claim, Suspect
 
 
 class Place(StrEnum):
@@ -36,8 +36,26 @@ class ModelChunk:
     recorded: set[int] = field(default_factory=set)
     failed: set[int] = field(default_factory=set)
     attempts: dict[int, int] = field(default_factory=dict)
+    deaths: int = 0
+    suspect: Suspect | None = None
+    noted_under: int = 0
     wanted: set[int] = field(default_factory=set)
     failures: Counter[int] = field(default_factory=Counter)
+
+    def note_alone(self, offset: int | None) -> None:
+        """Note what runs alone under the fence of now."""
+        before = self.suspect.deaths if self.suspect and self.suspect.offset == offset else 0
+        self.suspect, self.noted_under = Suspect(offset, before), self.fence
+
+    def die(self) -> None:
+        """End the lease without a word of its holder."""
+        self.deaths += 1
+        if self.suspect and self.noted_under == self.fence:
+            self.suspect = Suspect(self.suspect.offset, self.suspect.deaths + 1)
+
+    def forgive(self, deaths: int) -> None:
+        """Go on with so many deaths; without any, nothing of the chunk is under suspicion."""
+        self.deaths, self.suspect = deaths, self.suspect if deaths else None
 
     def open_failed(self, offsets: set[int]) -> None:
         """Make failed jobs unrecorded again, with no attempt spent."""
@@ -120,6 +138,8 @@ class ModelBatch:
             chunk.place = Place.PARKED
         else:
             chunk.place = Place.WAITING if delayed else Place.QUEUED
+        if chunk.place in (Place.DONE_WITH_FAILURES, Place.GONE):
+            chunk.forgive(0)
         self.end_if_over()
 
     def cancel(self) -> None:

@@ -261,6 +261,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert answer.claims == chunk.claims
         chunk.place, chunk.due, chunk.fence, chunk.claims = Place.LEASED, False, answer.fence, chunk.claims + 1
         assert answer.recorded == chunk.recorded
+        assert (answer.count, answer.deaths, answer.suspect) == (chunk.count, chunk.deaths, chunk.suspect)
         assert {at: n for at, n in answer.attempts.items() if at in chunk.unrecorded} == {
             at: n for at, n in chunk.attempts.items() if at in chunk.unrecorded
         }
@@ -275,6 +276,8 @@ class LedgerMachine(RuleBasedStateMachine):
             return ClaimRefused.GONE
         if chunk.place in (Place.LEASED, Place.WAITING) and not chunk.due:
             return ClaimRefused.LEASED if chunk.place is Place.LEASED else ClaimRefused.WAITING
+        if chunk.place is Place.LEASED:
+            chunk.die()
         if batch.control == "paused":
             batch.give_up(chunk)
             return ClaimRefused.PAUSED
@@ -288,7 +291,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(
         data=st.data(),
         failing=st.frozensets(st.integers(0, 9)),
-        finish=st.sampled_from([None, Finish(), Finish(delay_ms=DELAY_MS)]),
+        finish=st.sampled_from([None, Finish(), Finish(delay_ms=DELAY_MS), Finish(deaths=1)]),
         share=st.sampled_from(["all", "all", "some", "some, recorded ones too"]),
         calls=st.integers(0, 5),
     )
@@ -340,7 +343,8 @@ class LedgerMachine(RuleBasedStateMachine):
         batch, chunk = held.batch, held.chunk
         if finish is not None:
             left = chunk.unrecorded - set(offsets)
-            finish = Finish(delay_ms=finish.delay_ms, attempts={offset: offset + 1 for offset in left})
+            deaths = chunk.deaths if finish.deaths else 0
+            finish = Finish(delay_ms=finish.delay_ms, attempts={at: at + 1 for at in left}, deaths=deaths)
         outcomes = [(at, outcome(chunk.first + at, ok=at not in failing)) for at in offsets]
         bundle = Bundle(outcomes=outcomes, calls=calls)
         work = self.workers[0].commit(held.claim, bundle, finish)
@@ -358,6 +362,7 @@ class LedgerMachine(RuleBasedStateMachine):
         chunk.failures.update(set(new) & failing)
         if finish is not None:
             chunk.attempts = dict(finish.attempts)
+            chunk.forgive(finish.deaths)
             batch.give_up(chunk, delayed=finish.delay_ms > 0)
         assert result.proceed == (batch.control == "run")
         assert result.hint_wanted == (chunk.place is Place.QUEUED)
@@ -370,6 +375,18 @@ class LedgerMachine(RuleBasedStateMachine):
         bundle = Bundle(outcomes=[(0, outcome(held.chunk.first, ok=True))], calls=1)
         with pytest.raises(StaleLeaseError):
             self.do(self.workers[0].commit(held.claim, bundle, Finish()))
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), offset=st.sampled_from([None, 0, 0, 1]))
+    def note_alone(self, data: st.DataObject, offset: int | None) -> None:
+        """A worker notes what it is about to run alone."""
+        held = data.draw(st.sampled_from([held for held in self.held if held.holds] or self.held))
+        if not held.holds:
+            with pytest.raises(StaleLeaseError):
+                self.do(self.workers[0].note_alone(held.claim, offset))
+            return
+        self.do(self.workers[0].note_alone(held.claim, offset))
+        held.chunk.note_alone(offset)
 
     @precondition(lambda self: self.held)
     @rule()
@@ -402,6 +419,8 @@ class LedgerMachine(RuleBasedStateMachine):
         expected = set()
         for batch in self.batches:
             for chunk in [chunk for chunk in batch.chunks if chunk.due and not batch.deleted]:
+                if chunk.place is Place.LEASED:
+                    chunk.die()
                 batch.give_up(chunk)
                 if chunk.place is Place.QUEUED:
                     expected.add(f"{batch.id}/{chunk.number}/{chunk.api}")

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from callmill.errors import BatchNotFoundError, BatchStateError
+from callmill.errors import BatchNotFoundError, BatchStateError, CorruptChunkError, UnknownFormatError
 from callmill.jobs.line import Line
 from callmill.jobs.outcome import Outcome
 from callmill.jobs.traffic import NORMAL, Priority, TrafficClass
@@ -146,12 +146,13 @@ class Batches:
         return overdue
 
     async def unfinished(self, batch_id: str) -> AsyncIterator[ChunkRef]:
-        """Yield the chunks of a batch that have jobs without an outcome; some may have ended meanwhile."""
+        """Yield the readable chunks of a batch that have jobs without an outcome; some may have ended meanwhile."""
         record, batch = await self.record(batch_id), BatchKeys(batch_id)
         async for number, payload in self._redis.hscan_iter(batch.chunks, count=_CHUNKS_AT_ONCE):
             state = await self._session.answer(self._redis.hget(batch.state, number))
-            if state is None or state.split(b"|")[1] != b"D":
-                yield ChunkRef(batch_id, int(number), str(Line(decode_chunk(payload).api, record.traffic)))
+            over = state is not None and state.split(b"|")[1] == b"D"
+            if not over and (api := _readable_api(payload)) is not None:
+                yield ChunkRef(batch_id, int(number), str(Line(api, record.traffic)))
 
     async def control(self, batch_id: str, control: str, reason: str = "") -> bool:
         """Set what a batch should do: ``run``, ``paused`` or ``cancelled``. False: it is over already.
@@ -294,6 +295,14 @@ class Batches:
 
     async def _has_more(self, stream: str, after: str) -> bool:
         return bool(await self._session.answer(self._redis.xrange(stream, min=f"({after}", count=1)))
+
+
+def _readable_api(payload: bytes) -> str | None:
+    """Return the API of a chunk; None where its payload cannot be read: who claims it deals with that."""
+    try:
+        return decode_chunk(payload).api
+    except (CorruptChunkError, UnknownFormatError):
+        return None
 
 
 def _raise_if_missing(batch_id: str, answer: list[Any]) -> None:

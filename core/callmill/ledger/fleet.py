@@ -102,6 +102,7 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
         cpu_s: CPU seconds used since its start.
         draining: It finishes what it has and takes nothing new.
         held: Why it takes nothing new and starts no call now; empty: it does.
+        newer_format: Batches of which it met chunks lately that only a newer Callmill can read.
     """
 
     id: str
@@ -114,6 +115,7 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     apis: list[str]
     lanes: list[LaneStatus]
     held: str = ""
+    newer_format: list[str] = []
 
 
 def _pause_in_words(seconds: float) -> str:

@@ -41,7 +41,7 @@ class Room:
         self._shared: Counter[str] = Counter()
         self._doors: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._entering: dict[ChunkRef, asyncio.Lock] = {}
-        self._shut = self._held = False
+        self._open, self._held, self._leaves_queues = True, False, False
 
     def serve(self, used: Iterable[Line]) -> None:
         """Serve these lines beside the APIs' own; forget those that were served before and are not used any more."""
@@ -79,11 +79,19 @@ class Room:
 
     def shut(self) -> None:
         """Let nobody in any more."""
-        self._shut = True
+        self._open = False
 
-    def hold(self, *, on: bool) -> None:
-        """Let nobody in for now, and leave every queue alone; or go on."""
-        self._held = on
+    def hold(self) -> None:
+        """Let nobody in until ``resume``."""
+        self._held = True
+
+    def resume(self) -> None:
+        """Let chunks in again, unless the room is shut."""
+        self._held = False
+
+    def leave_queues(self, *, on: bool) -> None:
+        """Let nobody in and leave every queue alone, or end that."""
+        self._leaves_queues = on
         self.look()
 
     def taken_in(self, ref: ChunkRef) -> None:
@@ -100,16 +108,12 @@ class Room:
     def look(self) -> None:
         """Switch lines on and off as they have room."""
         for name, line in self._lines.items():
-            if self._held:
+            if self._leaves_queues:
                 self._switch.set(name, on=False)
             elif not self._switch.is_off(name):
                 self.filled(line)
-            elif self._open and self._lanes[line.api].has_room(line.traffic) and self._has_threads(line, name):
+            elif self._lets_in and self._lanes[line.api].has_room(line.traffic) and self._has_threads(line, name):
                 self._switch.set(name, on=True)
-
-    @property
-    def _open(self) -> bool:
-        return not self._shut and not self._held
 
     async def _find(self, line: Line, ref: ChunkRef, *, shared: bool) -> bool:
         lane, name = self._lanes[line.api], ref.line
@@ -118,15 +122,19 @@ class Room:
         door = self._doors[name]
         if lane.paced:  # one at a time: how much room a chunk takes is known once its jobs are in
             await door.acquire()
-            if self._open and lane.has_room(line.traffic):
+            if self._lets_in and lane.has_room(line.traffic):
                 self._entering[ref] = door
                 return True
             door.release()
             return False
         async with door:
-            while self._open and not lane.has_room(line.traffic):  # noqa: ASYNC110 - an event per call would cost more
+            while self._lets_in and not lane.has_room(line.traffic):  # noqa: ASYNC110 - an event per call would cost more
                 await asyncio.sleep(_POLL_S)
-        return self._open
+        return self._lets_in
+
+    @property
+    def _lets_in(self) -> bool:
+        return self._open and not self._held and not self._leaves_queues
 
     def _has_threads(self, line: Line, name: str) -> bool:
         """Say whether chunks of a line would find threads, and not the last one only, or it were off again at once."""

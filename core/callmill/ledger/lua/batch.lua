@@ -17,17 +17,36 @@ local function int(x) return string.format('%.0f', x) end  -- tostring() keeps 1
 local function read_state(number)
   local text = redis.call('HGET', STATE, number)
   if not text then return nil end
-  local fence, status, worker, count, done, failed, claims =
-    string.match(text, '^(%d+)|(%a)|([^|]*)|(%d+)|(%d+)|(%d+)|(%d+)$')
+  local fence, status, worker, count, done, failed, claims, deaths =
+    string.match(text, '^(%d+)|(%a)|([^|]*)|(%d+)|(%d+)|(%d+)|(%d+)|?(%d*)$')
   return {
     fence = tonumber(fence), status = status, worker = worker, count = tonumber(count),
-    done = tonumber(done), failed = tonumber(failed), claims = tonumber(claims),
+    done = tonumber(done), failed = tonumber(failed), claims = tonumber(claims), deaths = tonumber(deaths) or 0,
   }
 end
 
+-- The last field, deaths, is there only where there were any: most chunks never have one, and older readers know none.
 local function write_state(number, s)
-  redis.call('HSET', STATE, number, table.concat(
-    {int(s.fence), s.status, s.worker, int(s.count), int(s.done), int(s.failed), int(s.claims)}, '|'))
+  redis.call('HSET', STATE, number, table.concat({
+    int(s.fence), s.status, s.worker, int(s.count), int(s.done), int(s.failed), int(s.claims),
+    s.deaths > 0 and int(s.deaths) or nil,
+  }, '|'))
+end
+
+-- What runs alone of a chunk: since which fence, '*' (all of it) or the offset of a job, how many leases died with it.
+local function read_suspect(number)
+  return string.match(redis.call('HGET', SUSPECTS, number) or '', '^(%d+)|([^|]+)|(%d+)$')
+end
+
+local function write_suspect(number, fence, alone, deaths)
+  redis.call('HSET', SUSPECTS, number, table.concat({int(fence), alone, int(deaths)}, '|'))
+end
+
+-- Takes note that a lease ended without its worker giving the chunk up.
+local function note_death(number, s)
+  s.deaths = s.deaths + 1
+  local fence, alone, deaths = read_suspect(number)
+  if fence and tonumber(fence) == s.fence then write_suspect(number, s.fence, alone, deaths + 1) end
 end
 
 -- The line of a chunk, from its member.
@@ -82,6 +101,8 @@ local function close_chunk(number, s, member)
   redis.call('ZREM', DUE, member)
   redis.call('HDEL', DONE, number)
   redis.call('HDEL', REST, number)
+  redis.call('HDEL', SUSPECTS, number)
+  s.deaths = 0
   if s.failed > 0 and control() ~= 'cancelled' then
     s.status, s.worker = 'D', ''
     write_state(number, s)
@@ -164,6 +185,7 @@ local function put_back(number, s, member, queued)
     redis.call('HDEL', STATE, number)
     redis.call('HDEL', DONE, number)
     redis.call('HDEL', REST, number)
+    redis.call('HDEL', SUSPECTS, number)
     return 0
   end
   s.status = c == 'paused' and 'P' or 'Q'

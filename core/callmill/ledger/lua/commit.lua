@@ -3,7 +3,8 @@
 -- ARGV  1 chunk number  2 member  3 fence  4 bundle ('' = none)  5 offsets of the recorded jobs, 4 bytes each, big-endian
 --       6 offsets of the failed ones among them  7 retries  8 calls  9 throttled calls (429)
 --       10 'keep' | 'finish'  11 delay of the remainder (ms)  12 what the remainder must know when it runs again ('' = nothing)
---       13 what is kept of the failed ones, in the order of 6 (as failure_records.py has it)  14.. latency bucket, calls, ...
+--       13 what is kept of the failed ones, in the order of 6 (as failure_records.py has it)
+--       14 deaths that still stand against the chunk when it is given up  15.. latency bucket, calls, ...
 -- Returns {'ok', control} recorded, lease kept | {'done', control} | {'waiting', control} | {'queued', control}: publish
 --         the hint | {'stale'}: the lease is somebody else's now, nothing recorded | {'recorded', offset, ...}: these
 --         stand recorded already, nothing was recorded, send the others
@@ -74,7 +75,7 @@ end
 if ARGV[7] ~= '0' then redis.call('HINCRBY', META, 'retries', ARGV[7]) end
 if ARGV[8] ~= '0' then redis.call('HINCRBY', META, 'calls', ARGV[8]) end
 if ARGV[9] ~= '0' then redis.call('HINCRBY', META, 'throttled', ARGV[9]) end
-for i = 14, #ARGV, 2 do redis.call('HINCRBY', LATENCY, ARGV[i], ARGV[i + 1]) end
+for i = 15, #ARGV, 2 do redis.call('HINCRBY', LATENCY, ARGV[i], ARGV[i + 1]) end
 
 if ARGV[10] == 'keep' then
   write_state(number, s)
@@ -82,6 +83,8 @@ if ARGV[10] == 'keep' then
 end
 
 redis.call('HINCRBY', META, 'leased', -1)
+s.deaths = tonumber(ARGV[14])
+if s.deaths == 0 then redis.call('HDEL', SUSPECTS, number) end
 local delay_ms = run_wanted(number, s) > 0 and 0 or tonumber(ARGV[11])
 if s.done == s.count then
   close_chunk(number, s, member)
