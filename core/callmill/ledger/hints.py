@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+from kombu.exceptions import BatchPublishError
+
 from callmill.config.celery import app, lane_queue
 from callmill.errors import RedisUnavailableError
 from callmill.ledger.hint_labels import labels
@@ -35,7 +37,7 @@ class HintPublisher:
             label: The batch's name, which Flower shows in front of the chunk; left out where it is not at hand.
 
         Raises:
-            RedisUnavailableError: The broker cannot be reached; some hints may be out.
+            RedisUnavailableError: The broker cannot be reached, or refused; some hints may be out.
         """
         if not refs:
             return
@@ -44,9 +46,14 @@ class HintPublisher:
                 with app.amqp.Producer(self._connection, auto_declare=False) as producer, producer.batch(_AT_ONCE):
                     for ref in refs:
                         self._send(producer, ref, labels.text(ref, label))
-            except self._connection.connection_errors + self._connection.channel_errors as error:
+            except (
+                BatchPublishError,  # what kombu makes of either, and of a broker whose memory is full, in a pipeline
+                *self._connection.connection_errors,
+                *self._connection.channel_errors,
+            ) as error:
                 self._connection.close()  # the next publish connects afresh
-                raise RedisUnavailableError(f"the broker cannot be reached: {error}") from error
+                why = error.__cause__ if isinstance(error, BatchPublishError) else error
+                raise RedisUnavailableError(f"the broker cannot be reached, or refused: {why}") from error
 
     def close(self) -> None:
         """Close the connection. It opens again when used again."""
