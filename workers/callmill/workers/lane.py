@@ -289,10 +289,6 @@ class Lane:
                         self._limiter.settle(slot, 0)
                     self._queue.add_first(call)
                     continue
-                if not self._startable:
-                    self._limiter.settle(slot, 0)
-                    self._queue.add_first(call)
-                    return
                 if not call.owner.may_start(call, self._now()):
                     other = self._next(partial(self._queue.take_from, line))
                     if other is None or self._costs.estimate(other) != cost:
@@ -322,7 +318,7 @@ class Lane:
 
     async def _slot_for(self, owner: CallOwner, cost: CallCost, line: ClassLine) -> Slot | None:
         try:
-            return await self._asking.wait(
+            slot = await self._asking.wait(
                 owner,
                 line,
                 self._limiter.acquire(
@@ -333,6 +329,10 @@ class Lane:
                     traffic=line.traffic,
                 ),
             )
+            if slot is None or self._startable:
+                return slot
+            self._limiter.settle(slot, 0)
+            return None
         finally:
             self.kick()
             self._make_heard()
