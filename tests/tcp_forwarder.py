@@ -12,8 +12,9 @@ from typing import Any, Self
 class Link:
     """One forwarded connection."""
 
-    def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
+    def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter, delay_s: float) -> None:
         self.writers = (client, server)
+        self.delay_s = delay_s
         self.words = b""
         self.silent = False
 
@@ -23,6 +24,8 @@ class Link:
             while data := await reader.read(65536):
                 if writer is self.writers[1]:
                     self.words = (self.words + data)[-4096:]
+                if self.delay_s:
+                    await asyncio.sleep(self.delay_s)
                 if not self.silent:
                     writer.write(data)
                     await writer.drain()
@@ -41,6 +44,7 @@ class Forwarder:
         self.port = 0
         self._target = target
         self._silent = False
+        self._delay_s = 0.0
         self._links: set[Link] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever)
@@ -73,6 +77,10 @@ class Forwarder:
         """
         return int(self._do(self._silence(word)))
 
+    def delay(self, delay_s: float) -> None:
+        """Forward everything so much later, each way."""
+        self._do(self._delay(delay_s))
+
     def _do(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
@@ -84,7 +92,7 @@ class Forwarder:
         except OSError:
             writer.transport.abort()
             return
-        link = Link(writer, other_writer)
+        link = Link(writer, other_writer, self._delay_s)
         link.silent = self._silent
         self._links.add(link)
         await asyncio.gather(link.pump(reader, other_writer), link.pump(other_reader, writer))
@@ -94,6 +102,11 @@ class Forwarder:
         self._target, self._silent = target, False
         for link in self._links:
             link.cut()
+
+    async def _delay(self, delay_s: float) -> None:
+        self._delay_s = delay_s
+        for link in self._links:
+            link.delay_s = delay_s
 
     async def _silence(self, word: bytes) -> int:
         self._silent = not word

@@ -1,0 +1,90 @@
+"""The figures of a storm, from its history, in one table."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+from checker import Violation, in_hand_at, kills, repeated_by, repeats
+from history import Call, Commit, Exit, Fault, Final, History
+
+_RATE_OVER_S = 1.0
+_SETTLED_S = 4.0
+"""For a rate to be compared with, no fault of another stream that long before and after."""
+
+
+def table(seed: str, history: History, violations: Sequence[Violation]) -> str:
+    """Return the figures as lines of two columns."""
+    rules = Counter(violation.rule for violation in violations)
+    ended = [(kill, *_recovery(history, kill)) for kill in kills(history)]
+    back = list(_redis_back(history))
+    rows = [
+        ("seed", seed),
+        ("jobs", sum(final.submitted for final in history.all(Final))),
+        ("jobs lost", rules["lost"]),
+        ("outcomes recorded twice", rules["twice"] + rules["read twice"]),
+        ("calls as the API saw them", len(history.all(Call))),
+        ("faults", _counts(fault.name for fault in history.all(Fault))),
+        ("calls repeated after a good answer", len(repeats(history))),
+        ("kill -9 of workers", len(ended)),
+        ("  repeated / in hand / in flight at the API", ", ".join(f"{r}/{h}/{f}" for _, r, h, f, _ in ended) or "-"),
+        ("  seconds until the last of them was recorded elsewhere", _spread(s for *_, s in ended)),
+        ("seconds from Redis back to 90 % of the rate", _spread(back)),
+        ("limit violations", rules["limit"]),
+        ("calls outside a lease", rules["outside its lease"]),
+        ("workers that ended by themselves", sum(not one.meant for one in history.all(Exit))),
+        ("keys left over", rules["left over"]),
+        ("violations", _counts(rules.elements()) or "none"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def _recovery(history: History, kill: Fault) -> tuple[int, int, int, float]:
+    """Return calls repeated, calls in hand, calls in flight, and seconds until the last job in hand was recorded."""
+    in_hand = in_hand_at(history, kill)
+    jobs = {call.job for call in in_hand}
+    recorded: dict[str, float] = {}
+    for commit in history.all(Commit):
+        if commit.worker != kill.worker and commit.result == "recorded" and commit.sent_s > kill.began_s:
+            for job in jobs.intersection(commit.jobs):
+                recorded.setdefault(job, commit.answered_s)
+    last_s = max(recorded.values(), default=kill.ended_s)
+    in_flight = sum(call.ended_s >= kill.began_s for call in in_hand)
+    repeated = len({call.job for call in repeated_by(history, kill)})
+    return repeated, len(jobs), in_flight, last_s - kill.ended_s
+
+
+def _redis_back(history: History) -> Iterable[float]:
+    """Yield how long after each fault of Redis the fleet started calls at 90 % of its rate before; alone faults only."""
+    calls: dict[int, int] = defaultdict(int)
+    for call in history.all(Call):
+        calls[int(call.began_s * 10)] += 1
+
+    def rate(from_s: float, over_s: float) -> float:
+        start = int(from_s * 10)
+        return sum(calls[start + n] for n in range(round(over_s * 10))) / over_s
+
+    faults = history.all(Fault)
+    for fault in faults:
+        if fault.stream != "redis":
+            continue
+        others = [other for other in faults if other is not fault and other.stream != "clients"]
+        if any(o.began_s < fault.ended_s + _SETTLED_S and o.ended_s > fault.began_s - _SETTLED_S for o in others):
+            continue
+        before = rate(fault.began_s - 3, 3)
+        for tenth in range(300):
+            if rate(fault.ended_s + tenth / 10, _RATE_OVER_S) >= 0.9 * before:
+                yield tenth / 10
+                break
+        else:
+            yield float("inf")
+
+
+def _counts(names: Iterable[str]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(Counter(names).items()))
+
+
+def _spread(values: Iterable[float]) -> str:
+    found = sorted(values)
+    return f"median {found[len(found) // 2]:.1f}, most {found[-1]:.1f} (of {len(found)})" if found else "-"
