@@ -66,8 +66,10 @@ class Api:
         broken = self._limit is not None and bool(self._limit.wait_ns(time.monotonic_ns(), 1))
         if self._limit is not None and not broken:
             self._limit.charge(time.monotonic_ns(), 1)
-        status, reply = (429, answer(request, 429, error_body("too many calls", "limit"))) if broken else (
-            self._reply(request, job, number)
+        status, reply = (
+            (429, answer(request, 429, error_body("too many calls", "limit")))
+            if broken
+            else (self._reply(request, job, number))
         )
 
         def ended(delivered: bool) -> None:  # noqa: FBT001 - the connection's contract

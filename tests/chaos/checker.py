@@ -41,7 +41,9 @@ def one_outcome(history: History) -> Iterator[Violation]:
         for index in range(final.submitted):
             job = f"{final.batch}-{index}"
             if read[job] != 1:
-                yield Violation("lost" if not read[job] else "twice", job, f"{read[job]} outcomes; {_about(history, job)}")
+                yield Violation(
+                    "lost" if not read[job] else "twice", job, f"{read[job]} outcomes; {_about(history, job)}"
+                )
         for job in read.keys() - {f"{final.batch}-{index}" for index in range(final.submitted)}:
             yield Violation("unknown job", job, "has an outcome and was never submitted")
         for outcome in final.outcomes:
@@ -88,15 +90,23 @@ def counted(history: History) -> Iterator[Violation]:
     for final in history.all(Final):
         told = (final.total, final.succeeded + final.failed, len(final.outcomes), final.leased, final.unfinished_chunks)
         if told != (final.submitted,) * 3 + (0, 0) or not final.ended:
-            yield Violation("counters", final.batch, f"submitted {final.submitted}; jobs, recorded, outcomes, leases, "
-                            f"chunks left {told}; ended: {final.ended}")
+            yield Violation(
+                "counters",
+                final.batch,
+                f"submitted {final.submitted}; jobs, recorded, outcomes, leases, "
+                f"chunks left {told}; ended: {final.ended}",
+            )
     for shot in history.all(Snapshot):
         left = sum(jobs - counted for jobs, counted, _ in shot.chunks.values())
         if shot.total - left != shot.done:
-            yield Violation("counters", shot.batch, f"at {shot.at_s:.3f} {shot.done} recorded, {left} of {shot.total} open")
+            yield Violation(
+                "counters", shot.batch, f"at {shot.at_s:.3f} {shot.done} recorded, {left} of {shot.total} open"
+            )
         for number, (_, count, bits) in shot.chunks.items():
             if count != bits:
-                yield Violation("bitmap", f"{shot.batch}/{number}", f"at {shot.at_s:.3f} {count} counted, {bits} bits set")
+                yield Violation(
+                    "bitmap", f"{shot.batch}/{number}", f"at {shot.at_s:.3f} {count} counted, {bits} bits set"
+                )
 
 
 def progress_forward(history: History) -> Iterator[Violation]:
@@ -110,7 +120,9 @@ def progress_forward(history: History) -> Iterator[Violation]:
             yield Violation("ended unsealed", now.batch, f"at {now.at_s:.3f} with {now.done} of {now.total}")
         if now.done >= last.done and now.total >= last.total:
             continue
-        fault = next((f for f in history.all(Fault) if f.lost_from_s and last.at_s <= f.ended_s and f.began_s <= now.at_s), None)
+        fault = next(
+            (f for f in history.all(Fault) if f.lost_from_s and last.at_s <= f.ended_s and f.began_s <= now.at_s), None
+        )
         if fault is None or (now.batch, fault.began_s) in excused:
             yield Violation("backwards", now.batch, f"from {last} to {now}")
             continue
@@ -138,11 +150,16 @@ def leased(history: History) -> Iterator[Violation]:
         known = bisect_right(times, call.built_s)
         ends_s = times[known - 1] + history.lease_s if known else 0.0
         if call.built_s > ends_s + LEASE_BOUND_S:
-            yield Violation("outside its lease", call.job, f"started {call.built_s - ends_s:.3f} s after its end: {call}")
+            yield Violation(
+                "outside its lease", call.job, f"started {call.built_s - ends_s:.3f} s after its end: {call}"
+            )
         elif call.began_s > ends_s + ARRIVAL_BOUND_S and not any(
-            stop.worker == call.worker and stop.began_s <= call.began_s and call.built_s <= stop.ended_s for stop in stops
+            stop.worker == call.worker and stop.began_s <= call.began_s and call.built_s <= stop.ended_s
+            for stop in stops
         ):
-            yield Violation("outside its lease", call.job, f"arrived {call.began_s - ends_s:.3f} s after its end: {call}")
+            yield Violation(
+                "outside its lease", call.job, f"arrived {call.began_s - ends_s:.3f} s after its end: {call}"
+            )
 
 
 def limited(history: History) -> Iterator[Violation]:
@@ -191,7 +208,9 @@ def bounded_repeats(history: History) -> Iterator[Violation]:
         in_hand = {call.job for call in in_hand_at(history, kill)}
         repeats_of = {first.job for first in repeated_by(history, kill)}
         if extra := repeats_of - in_hand:
-            yield Violation("repeated", f"kill of {kill.worker}", f"{len(extra)} more than in hand: {sorted(extra)[:5]}")
+            yield Violation(
+                "repeated", f"kill of {kill.worker}", f"{len(extra)} more than in hand: {sorted(extra)[:5]}"
+            )
 
 
 RULES: list[Callable[[History], Iterator[Violation]]] = [
@@ -228,7 +247,10 @@ def repeated_by(history: History, kill: Fault) -> list[Call]:
     return [
         first
         for first, again in repeats(history)
-        if first.worker == kill.worker and not any(_explains(fault, first, again, history.lease_s) for fault in lost)
+        if first.worker == kill.worker
+        and first.began_s <= kill.ended_s
+        and again.began_s >= kill.began_s
+        and not any(_explains(fault, first, again, history.lease_s) for fault in lost)
     ]
 
 
@@ -244,7 +266,9 @@ def in_hand_at(history: History, kill: Fault) -> list[Call]:
     return [
         call
         for call in history.all(Call)
-        if call.worker == kill.worker and call.began_s <= at_s and (call.good or call.ended_s >= kill.began_s)
+        if call.worker == kill.worker
+        and call.began_s <= at_s
+        and (call.good or call.ended_s >= kill.began_s)
         and call.job not in recorded
     ]
 

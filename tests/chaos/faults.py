@@ -232,7 +232,8 @@ STREAMS: dict[str, dict[str, Play]] = {
         "failover": _failover,
     },
     "apis": {
-        f"api-{mode}": partial(_api, mode) for mode in ("down", "hanging", "resetting", "garbage", "truncated", "failing")
+        f"api-{mode}": partial(_api, mode)
+        for mode in ("down", "hanging", "resetting", "garbage", "truncated", "failing")
     },
     "clients": {"producer-kill": _producer_kill, "reader-kill": _reader_kill},
 }

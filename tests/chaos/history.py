@@ -171,7 +171,13 @@ class History:
         self._events: dict[type, list[Event]] = {}
         for event in events:
             self._events.setdefault(type(event), []).append(event)
-        for kind, field in ((Call, "began_s"), (Commit, "sent_s"), (Read, "at_s"), (Progress, "at_s"), (Fault, "began_s")):
+        for kind, field in (
+            (Call, "began_s"),
+            (Commit, "sent_s"),
+            (Read, "at_s"),
+            (Progress, "at_s"),
+            (Fault, "began_s"),
+        ):
             self._events.get(kind, []).sort(key=lambda event, field=field: getattr(event, field))
 
     def all(self, kind: type[_Kind]) -> list[_Kind]:

@@ -41,7 +41,9 @@ _MEAN_GAP_S = {"workers": 1.5, "redis": 4.0, "apis": 8.0, "clients": 8.0}
 class Stream(threading.Thread):
     """Plays the faults of one stream, one after the other: each kind once at least, and on until told to stop."""
 
-    def __init__(self, arena: Arena, name: str, faults: Iterator[Planned], kinds: int, stopping: threading.Event) -> None:
+    def __init__(
+        self, arena: Arena, name: str, faults: Iterator[Planned], kinds: int, stopping: threading.Event
+    ) -> None:
         super().__init__(name=name, daemon=True)
         self.error: BaseException | None = None
         self.round_over = threading.Event()
@@ -76,8 +78,10 @@ def say(text: str) -> None:
 
 def storm(folder: Path, seed: str, size: Size, names: list[str], *, rounds: bool) -> tuple[History, list[Violation]]:
     """Run one storm and check it; with ``rounds`` faults go on until the jobs are done, else each kind comes once."""
-    say(f"seed {seed}: {size.jobs} jobs, {size.workers} workers; free API {size.latency_s * 1000:.0f} ms, "
-        f"paced API {size.paced_per_s}/second")
+    say(
+        f"seed {seed}: {size.jobs} jobs, {size.workers} workers; free API {size.latency_s * 1000:.0f} ms, "
+        f"paced API {size.paced_per_s}/second"
+    )
     with Arena(folder, size, seed) as arena, Watcher(arena) as watcher:
         arena.submit(f"{seed}-free", "free", round(0.6 * size.jobs))
         arena.submit(f"{seed}-paced", "paced", size.jobs - round(0.6 * size.jobs))

@@ -165,7 +165,9 @@ def _parts(connection: redis.Redis, key: bytes) -> list[bytes]:
 def logged_bugs(logs: dict[str, str]) -> list[str]:
     """Return the lines of workers' logs that tell of a bug, whatever Redis and the API did."""
     signs = ("a call met a bug", "background work failed", "a runner died", "worker died", "Unrecoverable error")
-    return [f"{name}: {line}" for name, log in logs.items() for line in log.splitlines() if any(s in line for s in signs)]
+    return [
+        f"{name}: {line}" for name, log in logs.items() for line in log.splitlines() if any(s in line for s in signs)
+    ]
 
 
 __all__ = ["Watcher", "logged_bugs", "take_stock"]
