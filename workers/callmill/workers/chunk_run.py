@@ -66,7 +66,7 @@ class ChunkRun:
             if offset in self._unrecorded:
                 self._wait(self._unrecorded[offset], max(0, time_ms - self.claim.now_ms) / 1000)
         calls = (call for offset, call in self._unrecorded.items() if offset not in not_before_ms)
-        self._lane.add(self, calls)
+        self._lane.add(self, calls, first=self.claim.claims > 0)  # a dead worker's calls have waited already
         self._end_if_over()
 
     def close(self) -> None:
