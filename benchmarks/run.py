@@ -19,6 +19,7 @@ import report
 from api_server import nginx_program
 from figure import Figure
 from figures import (
+    day,
     enqueue,
     kills,
     limit,
@@ -39,6 +40,7 @@ BENCHMARKS: dict[str, Callable[[Scale], list[Figure]]] = {
     "limit": limit.measure,
     "kills": kills.measure,
     "worker-memory": worker_memory.measure,
+    "day": day.measure,
 }
 RESULTS = Path(__file__).with_name("results.json")
 

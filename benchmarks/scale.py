@@ -21,6 +21,7 @@ class Scale(Struct, frozen=True, kw_only=True):
         memory_settled: Calls after which its memory is read first.
         single_calls: Calls made one after the other.
         limited_s: Seconds at the limit.
+        day_calls: Calls of a day in miniature.
         killed_jobs: Jobs of the batch whose workers are killed.
     """
 
@@ -37,6 +38,7 @@ class Scale(Struct, frozen=True, kw_only=True):
     single_calls: int
     limited_s: int
     killed_jobs: int
+    day_calls: int
 
 
 FULL = Scale(
@@ -53,6 +55,7 @@ FULL = Scale(
     single_calls=300,
     limited_s=60,
     killed_jobs=10_000,
+    day_calls=2_000_000,
 )
 
 QUICK = Scale(
@@ -69,4 +72,5 @@ QUICK = Scale(
     single_calls=50,
     limited_s=10,
     killed_jobs=3_000,
+    day_calls=40_000,
 )

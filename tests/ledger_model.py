@@ -30,6 +30,7 @@ class ModelChunk:
     place: Place
     due: bool = False
     fence: int = 0
+    claims: int = 0
     recorded: set[int] = field(default_factory=set)
     failed: set[int] = field(default_factory=set)
     attempts: dict[int, int] = field(default_factory=dict)

@@ -97,7 +97,7 @@ def test_time_out_with_connection(name: str, server: FaultyServer, path: str) ->
     started = time.monotonic()
     raised = fault(name, server.url(f"/{path}"), 0.4)
     assert (raised.kind, raised.sent) == (FaultKind.TIMEOUT, True)
-    assert 0.35 < time.monotonic() - started < 1.5
+    assert 0.35 < time.monotonic() - started < 4
 
 
 @pytest.mark.parametrize(("timeout_s", "connect_timeout_s"), [(0.4, 5), (5, 0.4)])
@@ -107,7 +107,7 @@ def test_time_out_while_connecting(name: str, timeout_s: float, connect_timeout_
         started = time.monotonic()
         raised = fault(name, f"http://127.0.0.1:{port}/", timeout_s, connect_timeout_s=connect_timeout_s)
     assert raised.kind is FaultKind.TIMEOUT
-    assert time.monotonic() - started < 1.5
+    assert time.monotonic() - started < 4
     assert connect_timeout_s > timeout_s or not raised.sent
 
 
@@ -342,7 +342,7 @@ def test_cancellation(name: str, own_server: FaultyServer) -> None:
         for call in calls:
             call.cancel()
         await asyncio.wait(calls)
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 1.5
         assert all(call.cancelled() for call in calls)
         given_up = {request.connection for request in own_server.requests}
         answers = (transport.send("GET", own_server.url("/"), {}, None, 5) for _ in range(16))

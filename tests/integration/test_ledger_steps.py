@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from callmill.config.redis_connections import connect
+from callmill.errors import StaleLeaseError
 from callmill.jobs.line import Line
 from callmill.jobs.traffic import NORMAL, Priority, TrafficClass
 from callmill.jobs.wire import Chunk, WireJob, WireOutcome, encode_chunk
@@ -141,7 +142,7 @@ def test_lease_ends_by_the_clock_of_redis(run):
     """A lease that nobody renews ends by itself, and the chunk is queued again with a hint wanted."""
 
     async def scenario(steps: Steps) -> None:
-        await steps.begin(3)
+        first = await steps.begin(3)
         short = Chunks(LedgerSession(steps.redis), worker="short", lease_ms=30)
         await steps.lease_ends()
         assert isinstance(await short.claim(steps.ref), Claim)
@@ -150,7 +151,20 @@ def test_lease_ends_by_the_clock_of_redis(run):
             while not (refs := await steps.chunks.requeue_due()):  # noqa: ASYNC110 - the event is Redis's clock
                 await asyncio.sleep(0.005)
         assert refs == [steps.ref]
-        assert (await steps.claim()).fence == 3
+        assert (await steps.claim()).fence > first.fence
+
+    run(scenario)
+
+
+def test_fence_is_not_given_out_twice_by_a_server_that_lost_its_last_writes(run):
+    """Where Redis came back without a claim, the next claim of the chunk has a higher fence than the lost one."""
+
+    async def scenario(steps: Steps) -> None:
+        lost = await steps.begin(3)
+        await steps.redis.hdel(BatchKeys(steps.ref.batch_id).state, "0")
+        assert (await steps.claim()).fence > lost.fence
+        with pytest.raises(StaleLeaseError):
+            await steps.chunks.commit(lost, Bundle(), Finish())
 
     run(scenario)
 

@@ -18,6 +18,8 @@ from tcp_forwarder import Forwarder
 from callmill.limits import Limiter, LimitRules
 
 HORIZON_S = 0.25
+BUSY_S = 0.25
+"""What a busy machine may add to a reaction."""
 
 
 @asynccontextmanager
@@ -83,11 +85,11 @@ def test_a_pause_reaches_a_process_that_hears_no_news(redis_server: RedisProcess
                 told = monotonic()
                 await teller.pause(1.2, "429")
                 await soon(lambda: deaf.status().pause_reason)
-                assert monotonic() - told < HORIZON_S + 0.05
+                assert monotonic() - told < HORIZON_S + BUSY_S
             await soon(lambda: fired[-1] > told + 1.2)
             for task in tasks:
                 task.cancel()
-        assert [at for at in fired if told + HORIZON_S + 0.05 < at < told + 1.2] == []
+        assert [at for at in fired if told + HORIZON_S + BUSY_S < at < told + 1.2] == []
 
     with Forwarder(redis_server.port) as address:
         asyncio.run(scenario(address))

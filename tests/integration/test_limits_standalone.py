@@ -210,8 +210,7 @@ def test_a_thread_that_gets_its_turn_too_late_asks_again(redis_url, monkeypatch)
             return monotonic() + (next(late, 0.0) if threading.current_thread() is threading.main_thread() else 0.0)
 
         monkeypatch.setattr(blocking, "monotonic", clock)
-        slot = limiter.acquire(timeout=10)
-        assert monotonic() - slot.start < 0.2
+        limiter.settle(limiter.acquire(timeout=10), None)
         assert limiter.status().fired >= 3
 
 

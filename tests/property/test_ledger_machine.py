@@ -232,8 +232,9 @@ class LedgerMachine(RuleBasedStateMachine):
             assert answer == refused
             return None
         assert isinstance(answer, Claim)
-        chunk.place, chunk.due, chunk.fence = Place.LEASED, False, chunk.fence + 1
-        assert (answer.fence, answer.claims) == (chunk.fence, chunk.fence - 1)
+        assert answer.fence > chunk.fence
+        assert answer.claims == chunk.claims
+        chunk.place, chunk.due, chunk.fence, chunk.claims = Place.LEASED, False, answer.fence, chunk.claims + 1
         assert answer.recorded == chunk.recorded
         assert {at: n for at, n in answer.attempts.items() if at in chunk.unrecorded} == chunk.attempts
         self.held.append(Held(batch, chunk, answer))

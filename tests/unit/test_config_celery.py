@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from kombu.exceptions import OperationalError
 
 from callmill.config import celery as celery_module
 from callmill.config.celery import CALLS_QUEUE, celery_configuration, lane_queue
@@ -27,6 +28,17 @@ def test_import_needs_nothing(tmp_path):
     environment = {"CALLMILL_REDIS_URL": "wrong", "CALLMILL_APIS": "/none", "HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
     assert done.stdout.split() == ["callmill", "lane.x"]
+
+
+def test_broker_is_tried_again_every_second_however_long_it_is_away(app, monkeypatch):
+    """The time between two tries does not grow beyond a second, so a fleet is back soon after its broker."""
+    monkeypatch.setenv("CALLMILL_REDIS_URL", "redis://127.0.0.1:1")  # where nobody listens
+    monkeypatch.setattr("kombu.utils.functional.sleep", lambda _: None)
+    intervals_s: list[float] = []
+    with app.connection_for_read() as connection, pytest.raises(OperationalError):
+        connection.ensure_connection(lambda _, interval_s: intervals_s.append(interval_s), max_retries=40)
+    assert len(intervals_s) == 40
+    assert 0 < intervals_s[0] < max(intervals_s) <= 1
 
 
 def test_settings_are_read_at_first_use(app, monkeypatch):

@@ -69,6 +69,8 @@ class Settings(BaseSettings):
         limiter_url: Server of the limiter. Defaults to ``redis_url``.
         apis: Path of the API profiles. Defaults to config/apis.toml, then ./apis.toml, whichever exists.
         outcome_retention_hours: How long a finished batch and its outcomes are kept.
+        open_batch_hours: How long a batch that was never sealed is kept without a word from its producer; then it is
+            cancelled.
         chunks_per_process: Chunks that one worker process executes at once.
         calls_in_flight: Calls that one worker process has in flight at once, over all APIs.
         shutdown_grace_s: Seconds that calls in flight get to finish when a worker is asked to stop.
@@ -84,6 +86,7 @@ class Settings(BaseSettings):
     limiter_url: RedisUrl | None = Field(default_factory=lambda known: known.get("redis_url"))
     apis: UserPath | None = None
     outcome_retention_hours: float = Field(default=24, gt=0, allow_inf_nan=False)
+    open_batch_hours: float = Field(default=24, gt=0, allow_inf_nan=False)
     chunks_per_process: int = Field(default=32, ge=1, le=1024)
     calls_in_flight: int = Field(default=1000, ge=1)
     shutdown_grace_s: float = Field(default=25, ge=0, allow_inf_nan=False)

@@ -22,6 +22,8 @@ FIRST = "0-0/0"
 
 _UNPARK_AT_ONCE = 500
 _BLOCK_MS = 2000
+_BATCHES_AT_ONCE = 20
+_CHUNKS_AT_ONCE = 20
 _BUNDLES_AT_ONCE = 64
 
 
@@ -33,9 +35,22 @@ class Batches:
         self._redis = session.redis
 
     async def create(
-        self, name: str, *, retention_ms: int, batch_id: str | None = None, traffic: TrafficClass = NORMAL
+        self,
+        name: str,
+        *,
+        retention_ms: int,
+        batch_id: str | None = None,
+        traffic: TrafficClass = NORMAL,
+        deadline_ms: int = 0,
     ) -> str:
-        """Open a new batch and return its id; its outcomes are kept ``retention_ms`` after its end.
+        """Open a new batch and return its id.
+
+        Args:
+            name: For people.
+            retention_ms: How long its outcomes are kept after its end.
+            batch_id: Its id, where that is chosen beforehand.
+            traffic: The class of its calls.
+            deadline_ms: Unix time in milliseconds after which no call of it starts; 0: no such time.
 
         Raises:
             BatchStateError: There is a batch with this id already.
@@ -43,8 +58,8 @@ class Batches:
         batch_id = batch_id or secrets.token_hex(6)
         if not await self._session.run(
             "create",
-            [*keys.shared(batch_id), keys.BATCHES],
-            [batch_id, name, retention_ms, traffic.priority.value, traffic.tenant],
+            [*keys.shared(batch_id), keys.BATCHES, keys.DEADLINES],
+            [batch_id, name, retention_ms, traffic.priority.value, traffic.tenant, deadline_ms],
         ):
             raise BatchStateError(f"there is a batch {batch_id!r} already; attach to it, or choose another id")
         return batch_id
@@ -93,15 +108,60 @@ class Batches:
         """Return the batches that may run and still have chunks held back, because who was to unpark them died."""
         return [batch_id.decode() for batch_id in await self._session.answer(self._redis.smembers(keys.RESUMED))]
 
-    async def control(self, batch_id: str, control: str) -> bool:
+    async def still_open(self, batch_id: str) -> None:
+        """Note that the batch's producer lives, although it writes nothing now."""
+        now_s, _ = await self._session.answer(self._redis.time())
+        await self._session.answer(self._redis.zadd(keys.OPEN, {batch_id: now_s * 1000}, xx=True))
+
+    async def left_open(self, unwritten_for_ms: int) -> list[str]:
+        """Return batches that are not sealed and that nobody has written to for so long."""
+        now_s, _ = await self._session.answer(self._redis.time())
+        ids = await self._session.answer(
+            self._redis.zrangebyscore(keys.OPEN, "-inf", now_s * 1000 - unwritten_for_ms, start=0, num=_BATCHES_AT_ONCE)
+        )
+        return [batch_id.decode() for batch_id in ids]
+
+    async def overdue(self) -> list[str]:
+        """Return batches whose deadline has passed, but for those that ended."""
+        now_s, _ = await self._session.answer(self._redis.time())
+        ids = await self._session.answer(
+            self._redis.zrangebyscore(keys.DEADLINES, "-inf", now_s * 1000, start=0, num=_BATCHES_AT_ONCE)
+        )
+        overdue = []
+        for batch_id in ids:
+            ended = await self._session.answer(self._redis.hmget(BatchKeys(batch_id.decode()).meta, "name", "ended_ms"))
+            if ended[0] is None or ended[1] is not None:
+                await self._session.answer(self._redis.zrem(keys.DEADLINES, batch_id))
+            else:
+                overdue.append(batch_id.decode())
+        return overdue
+
+    async def unfinished(self, batch_id: str) -> AsyncIterator[ChunkRef]:
+        """Yield the chunks of a batch that have jobs without an outcome; some may have ended meanwhile."""
+        record, batch = await self.record(batch_id), BatchKeys(batch_id)
+        async for number, payload in self._redis.hscan_iter(batch.chunks, count=_CHUNKS_AT_ONCE):
+            state = await self._session.answer(self._redis.hget(batch.state, number))
+            if state is None or state.split(b"|")[1] != b"D":
+                yield ChunkRef(batch_id, int(number), str(Line(decode_chunk(payload).api, record.traffic)))
+
+    async def control(self, batch_id: str, control: str, reason: str = "") -> bool:
         """Set what a batch should do: ``run``, ``paused`` or ``cancelled``. False: it is over already.
+
+        Args:
+            batch_id: The batch.
+            control: One of the three.
+            reason: Why it is cancelled, where nobody asked for it.
 
         Raises:
             BatchNotFoundError: There is no such batch.
         """
-        answer = await self._session.run("control", keys.shared(batch_id), [control, batch_id])
+        answer = await self._session.run("control", keys.shared(batch_id), [control, batch_id, reason])
         _raise_if_missing(batch_id, answer)
         return bool(answer[0] == b"ok")
+
+    async def controls(self) -> int:
+        """Return a number that grows whenever a batch is paused, resumed, cancelled or deleted."""
+        return int(await self._session.answer(self._redis.get(keys.CONTROLS)) or 0)
 
     async def retry_failed(self, batch_id: str) -> tuple[int, list[ChunkRef]]:
         """Queue every failed job again; return how many, and the chunks that need hints.
@@ -186,6 +246,9 @@ class Batches:
         pipeline.unlink(*BatchKeys(batch_id).all())
         pipeline.zrem(keys.BATCHES, batch_id)
         pipeline.srem(keys.RESUMED, batch_id)
+        pipeline.zrem(keys.OPEN, batch_id)
+        pipeline.zrem(keys.DEADLINES, batch_id)
+        pipeline.incr(keys.CONTROLS)
         await self._session.answer(pipeline.execute())
 
     async def latency_quantiles_s(self, batch_id: str, shares: Sequence[float]) -> list[float | None]:
@@ -231,7 +294,7 @@ def _record(batch_id: str, fields: Mapping[str, str]) -> BatchRecord:
         name: int(fields.get(name, 0))
         for name in (
             "total", "chunks", "succeeded", "failed", "calls", "retries", "throttled", "leased",
-            "created_ms", "sealed_ms", "ended_ms",
+            "created_ms", "sealed_ms", "ended_ms", "deadline_ms",
         )
     }  # fmt: skip
     return BatchRecord(
@@ -242,6 +305,7 @@ def _record(batch_id: str, fields: Mapping[str, str]) -> BatchRecord:
         ended="ended_ms" in fields,
         apis=sorted(field[4:] for field in fields if field.startswith("api:")),
         traffic=TrafficClass(Priority(fields.get("priority", Priority.NORMAL)), fields.get("tenant", "")),
+        reason=fields.get("reason", ""),
         **number,
     )
 

@@ -78,7 +78,7 @@ class Chunks:
         )
         if answer[0] != b"ok":
             return ClaimRefused(answer[0].decode())
-        _, fence, payload, bitmap, rest, claims, now_ms = answer
+        _, fence, payload, bitmap, rest, claims, now_ms, deadline_ms = answer
         attempts, not_before_ms = _rest_decoder.decode(rest) if rest else ({}, {})
         return Claim(
             ref=ref,
@@ -89,6 +89,7 @@ class Chunks:
             not_before_ms=not_before_ms,
             claims=claims,
             now_ms=now_ms,
+            deadline_ms=int(deadline_ms) or None,
         )
 
     async def commit(self, claim: Claim, bundle: Bundle, finish: Finish | None = None) -> CommitResult:

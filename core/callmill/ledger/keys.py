@@ -24,6 +24,10 @@ WORKERS = f"{PREFIX}workers"
 """ZSET: worker id -> when it last reported (ms)."""
 LINES = f"{PREFIX}lines"
 """ZSET: line -> when a chunk of it was queued last (ms); an API's own line is not in it, it is always served."""
+OPEN = f"{PREFIX}open"
+"""ZSET: id of a batch that is not sealed yet -> when its producer wrote last (ms)."""
+DEADLINES = f"{PREFIX}deadlines"
+"""ZSET: id of a batch -> after when no call of it starts (ms)."""
 CONTROLS = f"{PREFIX}controls"
 """STRING: how often batches were paused, resumed, cancelled or deleted; workers look again when it changes."""
 RECONCILER_LOCK = f"{PREFIX}reconciler"
@@ -105,7 +109,7 @@ class BatchKeys:
 
 def shared(batch_id: str) -> list[str]:
     """Return the keys that every script of a batch takes first."""
-    return [*BatchKeys(batch_id).all(), DUE, LINES, RESUMED, CONTROLS]
+    return [*BatchKeys(batch_id).all(), DUE, LINES, RESUMED, CONTROLS, OPEN]
 
 
 class ChunkRef(Struct, frozen=True, order=True):

@@ -32,6 +32,8 @@ class BatchRecord(Struct, frozen=True, kw_only=True):
         leased: Chunks that workers hold now.
         created_ms: Unix time in milliseconds, as are the others; 0: not yet.
         traffic: Whom its calls go before and behind.
+        deadline_ms: After which no call of it starts; 0: no such time.
+        reason: Why it was cancelled, where nobody asked for it.
     """
 
     id: str
@@ -52,6 +54,8 @@ class BatchRecord(Struct, frozen=True, kw_only=True):
     ended_ms: int
     apis: list[str]
     traffic: TrafficClass = NORMAL
+    deadline_ms: int = 0
+    reason: str = ""
 
     @property
     def recorded(self) -> int:
@@ -68,6 +72,7 @@ class Claim(Struct, frozen=True):
         not_before_ms: Unix times in milliseconds, on the clock of Redis, before which jobs must not run, by offset.
         claims: How often the chunk was claimed before.
         now_ms: Unix time in milliseconds of the claim, on the clock of Redis.
+        deadline_ms: Unix time in milliseconds after which no call of its batch starts; None: no such time.
     """
 
     ref: ChunkRef
@@ -78,6 +83,7 @@ class Claim(Struct, frozen=True):
     not_before_ms: dict[int, int]
     claims: int
     now_ms: int
+    deadline_ms: int | None = None
 
 
 class ClaimRefused(StrEnum):

@@ -1,4 +1,4 @@
-"""``callmill pause``, ``resume``, ``cancel``, ``retry`` and ``delete``."""
+"""``callmill pause``, ``resume``, ``cancel``, ``seal``, ``retry`` and ``delete``."""
 
 from __future__ import annotations
 
@@ -51,6 +51,14 @@ def resume(*, batch_id: str, as_json: bool) -> None:
 def cancel(*, batch_id: str, as_json: bool) -> None:
     """End a batch for good: calls in flight finish and are recorded, the rest never start."""
     _steer(batch_id, "cancelled", AsyncBatch.cancel, as_json=as_json)
+
+
+@click.command("seal")
+@click.argument("batch_id", metavar="BATCH")
+@console.json_option
+def seal(*, batch_id: str, as_json: bool) -> None:
+    """Close a batch that its producer left open: what it has runs, nothing is added any more."""
+    _steer(batch_id, "sealed", AsyncBatch.seal, as_json=as_json)
 
 
 @click.command("retry")

@@ -24,6 +24,7 @@ _COMMANDS = {
     "pause": ("callmill.cli.control_commands:pause", "Start no further calls of a batch."),
     "resume": ("callmill.cli.control_commands:resume", "Go on with a paused batch."),
     "cancel": ("callmill.cli.control_commands:cancel", "End a batch for good."),
+    "seal": ("callmill.cli.control_commands:seal", "Close a batch that its producer left open."),
     "retry": ("callmill.cli.control_commands:retry", "Run a batch's failed jobs again."),
     "delete": ("callmill.cli.control_commands:delete", "Remove a batch and its outcomes."),
     "limits": ("callmill.cli.limits_command:limits", "Show the APIs, their limits and what they do now."),

@@ -92,6 +92,16 @@ class AsyncBatch:
         """End the batch: calls in flight finish and are recorded, the rest never start. Final."""
         await self._control("cancelled")
 
+    async def seal(self) -> int:
+        """Close a batch that its producer left open, start what waits for that, and return its number of jobs.
+
+        Raises:
+            BatchStateError: It was cancelled.
+        """
+        jobs = await self._batches.seal(self.id)
+        await start_parked(self._batches, self._connection().hints, self.id, self.name)
+        return jobs
+
     async def retry_failed(self) -> int:
         """Run every failed job again and return how many; each gets a further outcome when it is done.
 

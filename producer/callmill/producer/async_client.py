@@ -6,13 +6,14 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterable, Iterable
+from datetime import datetime
 from types import TracebackType
 from typing import Literal, Self
 
 from callmill.config.embedded_server import redis_url as find_redis_url
 from callmill.config.redis_connections import connect
 from callmill.config.settings import load_settings
-from callmill.errors import BatchStateError, InternalError
+from callmill.errors import BatchStateError, InternalError, UsageError
 from callmill.jobs import Job, Outcome
 from callmill.jobs.line import traffic_class
 from callmill.jobs.packing import JobPacker
@@ -73,6 +74,7 @@ class AsyncClient:
         batch_id: str | None = None,
         priority: Urgency = "normal",
         tenant: str = "",
+        deadline: datetime | None = None,
     ) -> AsyncBatch:
         """Submit jobs as one batch, in constant memory however many they are.
 
@@ -85,15 +87,22 @@ class AsyncClient:
             priority: While an API cannot take all calls: 8 interactive ones go with 4 normal and 1 bulk.
             tenant: On whose behalf the calls are made: tenants share each priority evenly, or by the weights of the
                 API's profile. Letters, digits, ``_``, ``.`` and ``-``.
+            deadline: Aware datetime after which no call of the batch starts; jobs left then fail with ``"deadline"``.
 
         Raises:
             BatchStateError: There is a batch with this id already.
-            UsageError: There is no such priority, or the tenant's name cannot be one.
+            UsageError: There is no such priority, the tenant's name cannot be one, or the deadline has no time zone.
             JobError: A job is wrong. With ``start="sealed"`` nothing ran and nothing is kept.
             RedisUnavailableError: Redis stayed away.
         """
         submission = await self.open_submission(
-            name=name, max_pending=max_pending, start=start, batch_id=batch_id, priority=priority, tenant=tenant
+            name=name,
+            max_pending=max_pending,
+            start=start,
+            batch_id=batch_id,
+            priority=priority,
+            tenant=tenant,
+            deadline=deadline,
         )
         try:
             if isinstance(jobs, AsyncIterable):
@@ -119,6 +128,7 @@ class AsyncClient:
         batch_id: str | None = None,
         priority: Urgency = "normal",
         tenant: str = "",
+        deadline: datetime | None = None,
     ) -> Submission:
         """Begin a batch that is filled step by step; the arguments are those of ``submit``."""
         if batch_id is not None and not _BATCH_ID.fullmatch(batch_id):
@@ -126,7 +136,13 @@ class AsyncClient:
         traffic = traffic_class(priority, tenant)
         connection = self.connection()
         retention_ms = int(self._settings.outcome_retention_hours * 3_600_000)
-        batch_id = await connection.batches.create(name, retention_ms=retention_ms, batch_id=batch_id, traffic=traffic)
+        batch_id = await connection.batches.create(
+            name,
+            retention_ms=retention_ms,
+            batch_id=batch_id,
+            traffic=traffic,
+            deadline_ms=0 if deadline is None else _unix_ms(deadline),
+        )
         return await self._submission(batch_id, name, max_pending, start, traffic=traffic)
 
     async def resume_submission(
@@ -221,3 +237,9 @@ class AsyncClient:
         if self._known_apis is None or now - self._known_apis[0] > _KNOWN_APIS_FOR_S:
             self._known_apis = (now, await KnownApis.load(fleet, self._settings))
         return self._known_apis[1]
+
+
+def _unix_ms(deadline: datetime) -> int:
+    if deadline.tzinfo is None:
+        raise UsageError(f"deadline {deadline.isoformat()} has no time zone: use datetime.now(UTC) + timedelta(...)")
+    return int(deadline.timestamp() * 1000)

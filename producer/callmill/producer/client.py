@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
 
@@ -48,6 +48,7 @@ class Client:
         batch_id: str | None = None,
         priority: Urgency = "normal",
         tenant: str = "",
+        deadline: datetime | None = None,
     ) -> Batch:
         """Submit jobs as one batch, in constant memory however many; see ``AsyncClient.submit``.
 
@@ -56,7 +57,13 @@ class Client:
         client, run = self.async_client(), EventLoopThread.shared().run
         submission = run(
             client.open_submission(
-                name=name, max_pending=max_pending, start=start, batch_id=batch_id, priority=priority, tenant=tenant
+                name=name,
+                max_pending=max_pending,
+                start=start,
+                batch_id=batch_id,
+                priority=priority,
+                tenant=tenant,
+                deadline=deadline,
             )
         )
         try:
@@ -145,6 +152,10 @@ class Batch:
     def cancel(self) -> None:
         """End the batch: calls in flight finish and are recorded, the rest never start. Final."""
         EventLoopThread.shared().run(self._batch.cancel())
+
+    def seal(self) -> int:
+        """Close a batch that its producer left open, start what waits for that, and return its number of jobs."""
+        return EventLoopThread.shared().run(self._batch.seal())
 
     def retry_failed(self) -> int:
         """Run every failed job again and return how many."""

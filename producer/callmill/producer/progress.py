@@ -94,9 +94,9 @@ async def read_progress(batches: Batches, fleet: Fleet, batch_id: str, now_ms: i
 def what_limits(record: BatchRecord, workers: Sequence[WorkerStatus]) -> str:
     """Say in a few words what holds a batch back now."""
     if record.ended:
-        return "nothing: the batch is over"
+        return f"nothing: the batch is over{f'; {record.reason}' if record.reason else ''}"
     if record.state in {BatchState.PAUSED, BatchState.CANCELLED}:
-        return f"the batch is {record.state}"
+        return f"the batch is {record.state}{f': {record.reason}' if record.reason else ''}"
     unserved = [api for api in record.apis if not any(api in worker.apis for worker in workers)]
     if unserved:
         return f"no worker serves {', '.join(unserved)}: start one with `callmill worker`"

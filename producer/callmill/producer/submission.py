@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 
 from callmill.errors import RedisUnavailableError
@@ -26,6 +27,7 @@ WINDOW_BYTES = 4 * 1024 * 1024
 
 _RETRY_DELAYS_S = (0.1, 0.3, 1, 2, 4, 8)
 _PENDING_POLL_S = 0.05
+_SIGN_OF_LIFE_EVERY_S = 60.0
 
 
 class Submission:
@@ -134,10 +136,14 @@ class Submission:
         if self._max_pending is None:
             return
         room = self._max_pending - (self._position - self._written_jobs)
+        told_s = time.monotonic()
         while True:
             record = await self._batches.record(self.batch_id)
             if record.total - record.recorded <= max(room, 0) or record.state is BatchState.CANCELLED:
                 return
+            if time.monotonic() - told_s > _SIGN_OF_LIFE_EVERY_S:
+                await self._batches.still_open(self.batch_id)
+                told_s = time.monotonic()
             await asyncio.sleep(_PENDING_POLL_S)
 
     @staticmethod

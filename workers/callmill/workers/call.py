@@ -20,11 +20,11 @@ class CallOwner(Protocol):
 
     traffic: TrafficClass
 
-    def may_start(self, now_s: float) -> bool:
-        """Say whether calls may still start; ``now_s`` is the event loop's time."""
+    def may_start(self, call: Call, now_s: float) -> bool:
+        """Say whether the call may still start; ``now_s`` is the event loop's time."""
         ...
 
-    def started(self) -> None:
+    def started(self, call: Call) -> None:
         """Note that an attempt begins."""
         ...
 

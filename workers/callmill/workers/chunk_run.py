@@ -14,6 +14,7 @@ from callmill.jobs.traffic import TrafficClass
 from callmill.jobs.wire import Chunk, WireOutcome, assigned_id
 from callmill.ledger import Bundle, Claim, Finish
 from callmill.workers.call import Call, Postponed
+from callmill.workers.endings import outcome_too_late
 from callmill.workers.lane import Lane
 
 BUDGET_S = 30.0
@@ -51,13 +52,14 @@ class ChunkRun:
         self._recorder = recorder
         self._open = True
         self._ended = False
-        self._in_flight = 0
+        self._in_flight: set[int] = set()
         self._began_s = self._loop.time()
         self._unrecorded = self._calls_of(chunk)
         self._backoffs: dict[int, asyncio.TimerHandle] = {}
         self._due_s: dict[int, float] = {}
         self._closes_s = self._began_s + BUDGET_S
         self._closer = self._loop.call_at(self._closes_s, self.close)
+        self._deadline_timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
         """Hand the calls to the lane, but for those that must wait for a retry."""
@@ -67,6 +69,7 @@ class ChunkRun:
                 self._wait(self._unrecorded[offset], max(0, time_ms - self.claim.now_ms) / 1000)
         calls = (call for offset, call in self._unrecorded.items() if offset not in not_before_ms)
         self._lane.add(self, calls, first=self.claim.claims > 0)  # a dead worker's calls have waited already
+        self._watch_deadlines()
         self._end_if_over()
 
     def close(self) -> None:
@@ -78,6 +81,8 @@ class ChunkRun:
             timer.cancel()
             self._due_s[offset] = timer.when()
         self._backoffs.clear()
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
         self._lane.forget(self)
         self._end_if_over()
 
@@ -90,19 +95,19 @@ class ChunkRun:
         self._closer.cancel()
         self.over.set_result(None)
 
-    def may_start(self, now_s: float) -> bool:
-        """Say whether calls may still start: not closed, and the lease holds. A lapsed lease closes the chunk."""
+    def may_start(self, call: Call, now_s: float) -> bool:
+        """Say whether the call may still start: not closed, and the lease holds. A lapsed lease closes the chunk."""
         if self._open and now_s >= self.lease_ends_s:
             self.close()
-        return self._open
+        return self._open and call.offset in self._unrecorded
 
-    def started(self) -> None:
+    def started(self, call: Call) -> None:
         """Note that an attempt begins."""
-        self._in_flight += 1
+        self._in_flight.add(call.offset)
 
     def record(self, call: Call, outcome: WireOutcome) -> None:
         """Take the outcome of a call whose attempt is over."""
-        self._attempt_ended()
+        self._attempt_ended(call)
         self.bundle.latencies_us.append(outcome.latency_us)
         self._latencies_us.append(outcome.latency_us)
         self._take(call, outcome)
@@ -113,7 +118,7 @@ class ChunkRun:
 
     def postpone(self, call: Call, postponed: Postponed) -> None:
         """Wait for another attempt: in line at once, on a timer, or as part of the remainder."""
-        self._attempt_ended()
+        self._attempt_ended(call)
         self.bundle.retries += postponed.spends_attempt
         self.bundle.throttled += postponed.throttled
         self._recorder.changed(self)
@@ -123,7 +128,7 @@ class ChunkRun:
     def interrupted(self, call: Call) -> None:
         """Note that an attempt was cancelled; the call stays unrecorded and runs again."""
         call.attempts += 1
-        self._attempt_ended()
+        self._attempt_ended(call)
         self._end_if_over()
 
     def summary(self) -> str:
@@ -144,8 +149,9 @@ class ChunkRun:
             index = chunk.index(offset)
             call = calls[offset] = Call(job, self, offset, index, assigned_id(batch_id, index))
             call.attempts = self.claim.attempts.get(offset, 0)
-            if job.deadline_ms is not None:
-                call.deadline_s = now_s + (job.deadline_ms - self.claim.now_ms) / 1000
+            deadlines_ms = [ms for ms in (job.deadline_ms, self.claim.deadline_ms) if ms is not None]
+            if deadlines_ms:
+                call.deadline_s = now_s + (min(deadlines_ms) - self.claim.now_ms) / 1000
         return calls
 
     def _take(self, call: Call, outcome: WireOutcome) -> None:
@@ -160,7 +166,9 @@ class ChunkRun:
 
     def _wait(self, call: Call, delay_s: float) -> None:
         now_s = self._loop.time()
-        if not self._open or now_s + delay_s >= self._closes_s:
+        if self._open and call.deadline_s is not None and now_s >= call.deadline_s:
+            self.refuse(call, outcome_too_late(call))
+        elif not self._open or now_s + delay_s >= self._closes_s:
             self._due_s[call.offset] = now_s + delay_s
         elif delay_s < 0.001:  # what uvloop rounds to zero becomes a handle that does not know its time
             self._lane.add_first(call)
@@ -171,8 +179,32 @@ class ChunkRun:
         del self._backoffs[call.offset]
         self._lane.add_first(call)
 
-    def _attempt_ended(self) -> None:
-        self._in_flight -= 1
+    def _watch_deadlines(self) -> None:
+        """Have the next deadline looked after, also where the lane cannot start calls and so never looks at them."""
+        now_s = self._loop.time()
+        ahead = [
+            call.deadline_s
+            for call in self._unrecorded.values()
+            if call.deadline_s is not None and call.deadline_s > now_s
+        ]
+        if ahead and not self._ended:
+            self._deadline_timer = self._loop.call_at(min(ahead), self._refuse_late)
+
+    def _refuse_late(self) -> None:
+        now_s = self._loop.time()
+        for offset, call in list(self._unrecorded.items()):
+            if not self._open:
+                return
+            if call.deadline_s is None or call.deadline_s > now_s or offset in self._in_flight:
+                continue
+            if (backoff := self._backoffs.pop(offset, None)) is not None:
+                backoff.cancel()
+            self._due_s.pop(offset, None)
+            self.refuse(call, outcome_too_late(call))
+        self._watch_deadlines()
+
+    def _attempt_ended(self, call: Call) -> None:
+        self._in_flight.discard(call.offset)
         self.bundle.calls += 1
 
     def _end_if_over(self) -> None:

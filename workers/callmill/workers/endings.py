@@ -102,3 +102,8 @@ def outcome_without_answer(call: Call, code: str | None, message: str | None) ->
     return WireOutcome(
         call.index, call.job.id, None, b"", {}, code, message, call.attempts, call.started_ms, call.latency_us
     )
+
+
+def outcome_too_late(call: Call) -> WireOutcome:
+    """Return the outcome of a call that may not start any more."""
+    return outcome_without_answer(call, "deadline", "its deadline passed before it could start")

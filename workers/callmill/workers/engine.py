@@ -17,7 +17,7 @@ from callmill.config.redis_connections import connect, connect_blocking
 from callmill.errors import RedisUnavailableError, UnknownFormatError
 from callmill.jobs.line import Line
 from callmill.jobs.wire import decode_chunk
-from callmill.ledger import ChunkRef, Chunks, ClaimRefused, LedgerSession, Lines
+from callmill.ledger import Batches, ChunkRef, Chunks, ClaimRefused, LedgerSession, Lines
 from callmill.ledger.fleet import STATUS_EVERY_S, Fleet, WorkerStatus
 from callmill.ledger.hints import HintPublisher
 from callmill.workers.chunk_run import ChunkRun
@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 _ROOM_CHECK_S = 0.05
 _LINES_CHECK_S = 0.5
 """How soon a line that nobody used lately is heard of."""
+
+_CONTROLS_CHECK_S = 0.5
+"""How soon it is heard of that a batch was paused, cancelled or deleted."""
 
 _EXIT_BUG = 70
 """EX_SOFTWARE of sysexits.h."""
@@ -83,6 +86,7 @@ class Engine:
         self._chunks = Chunks(session, worker=self.worker, lease_ms=options.lease_ms)
         self._fleet = Fleet(session)
         self._lines = Lines(session)
+        self._batches = Batches(session)
         self._room = Room(self._lanes, self._switch, threads=options.chunks_at_once)
         self._committer = Committer(self._chunks, self._publish, self._open_gates)
         self._leases = LeaseKeeper(
@@ -93,8 +97,22 @@ class Engine:
             every_s=options.lease_ms / 3000,
         )
         self._leases.start()
-        reconciler = Reconciler(session, self._broker, self._chunks, self._publish, worker=self.worker)
-        for part in (self._committer.run(), reconciler.run(), self._report(), self._watch_room(), self._watch_lines()):
+        reconciler = Reconciler(
+            session,
+            self._broker,
+            self._chunks,
+            self._publish,
+            worker=self.worker,
+            open_batch_s=options.open_batch_s,
+        )
+        for part in (
+            self._committer.run(),
+            reconciler.run(),
+            self._report(),
+            self._watch_room(),
+            self._watch_lines(),
+            self._watch_controls(),
+        ):
             self._in_background(_or_die(part))
 
     async def _close(self) -> None:
@@ -163,6 +181,20 @@ class Engine:
             except RedisUnavailableError as error:
                 log.warning("lines not looked up: %s", error, extra={"action": "lines_failed"})
             await asyncio.sleep(_LINES_CHECK_S)
+
+    async def _watch_controls(self) -> None:
+        seen, look_again = 0, False
+        while True:
+            await asyncio.sleep(_CONTROLS_CHECK_S)
+            try:
+                controls = await self._batches.controls()
+            except RedisUnavailableError as error:
+                log.warning("controls not looked up: %s", error, extra={"action": "controls_failed"})
+                continue
+            if controls != seen or look_again:
+                self._leases.renew_now()
+            look_again = controls != seen  # for a claim that was on its way meanwhile
+            seen = controls
 
     def _drain(self) -> None:
         if self._draining:

@@ -28,9 +28,10 @@ from callmill.limits.headers import read_feedback
 from callmill.workers.asking import Asking
 from callmill.workers.call import Call, CallCost, CallOwner, Postponed
 from callmill.workers.call_cost import REFUNDED, CallCosts
-from callmill.workers.endings import Endings, outcome_without_answer
+from callmill.workers.endings import Endings, outcome_too_late, outcome_without_answer
 from callmill.workers.fair_queue import ClassLine, FairQueue
 from callmill.workers.intake import Intake
+from callmill.workers.pace import Pace
 from callmill.workers.request_builder import ForbiddenUrlError, RequestBuilder
 from callmill.workers.transports.port import FaultKind, Response, Transport, TransportFault
 from callmill.workers.verdict import AnswerRules, Failed, classify_fault, classify_response
@@ -43,7 +44,7 @@ _ASKING_AT_ONCE = 256
 _READ_HEADERS_EVERY_S = 0.1
 
 _RESERVED_AHEAD_S = 0.2
-"""Slots that are reserved before a runner asks for them, in seconds of the lane's pace."""
+"""Slots that are reserved before a runner asks for them, in seconds of what a class gets or could have."""
 
 
 class Lane:
@@ -75,6 +76,7 @@ class Lane:
         self._asking = Asking(self._queue)
         self._asking_for_any = 0
         self._read_headers_s = float("-inf")
+        self._pace = Pace()
         self._intake = Intake(limiter, self._queue, max_in_flight=max_in_flight)
         self._now = asyncio.get_running_loop().time
         limiter.expect(self._about_to_ask)
@@ -163,7 +165,8 @@ class Lane:
         await asyncio.gather(*runners, return_exceptions=True)
 
     async def aclose(self) -> None:
-        """Cancel what is left and close the connections."""
+        """Start nothing any more, cancel what is left and close the connections."""
+        self.gate_open = False
         await self.cancel()
         await self._transport.aclose()
         await self._costs.aclose()
@@ -174,8 +177,11 @@ class Lane:
         line = self._queue.line(traffic)
         if model or not line.calls:  # which of them are for a model is not known without looking at each
             return 0
-        free = int((self._max_in_flight - len(self._runners)) * self._queue.share(line))
-        return min(len(line.calls), max(free, int(line.pace.per_s(line.started, self._now()) * _RESERVED_AHEAD_S)))
+        now_s, share = self._now(), self._queue.share(line)
+        free = int((self._max_in_flight - len(self._runners)) * share)
+        # Its own pace alone would keep it slow: it would ask for one slot at a time, each behind a turn of the others.
+        pace = max(line.pace.per_s(line.started, now_s), self._pace.per_s(self.calls, now_s) * share)
+        return min(len(line.calls), max(free, int(pace * _RESERVED_AHEAD_S)))
 
     def _make_heard(self) -> None:
         if len(self._runners) >= self._max_in_flight and not self._intake.slot_first:
@@ -206,7 +212,7 @@ class Lane:
                 if slot is None:
                     self._queue.add_first(call)
                     continue
-                if not call.owner.may_start(self._now()):
+                if not call.owner.may_start(call, self._now()):
                     other = self._next(partial(self._queue.take_from, line))
                     if other is None or self._costs.estimate(other) != cost:
                         self._limiter.settle(slot, 0)
@@ -254,17 +260,15 @@ class Lane:
         """Return the next call that may start; those given back meanwhile are dropped, those too late fail."""
         while self.gate_open and (call := take()) is not None:
             now_s = self._now()
-            if not call.owner.may_start(now_s):
+            if not call.owner.may_start(call, now_s):
                 continue
             if call.deadline_s is None or now_s <= call.deadline_s:
                 return call
-            call.owner.refuse(
-                call, outcome_without_answer(call, "deadline", "its deadline passed before it could start")
-            )
+            call.owner.refuse(call, outcome_too_late(call))
         return None
 
     async def _attempt(self, call: Call, slot: Slot) -> None:
-        call.owner.started()
+        call.owner.started(call)
         self.in_flight += 1
         self.calls += 1
         self._queue.line(call.owner.traffic).started += 1

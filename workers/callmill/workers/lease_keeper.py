@@ -52,12 +52,17 @@ class LeaseKeeper(threading.Thread):
         self._held = held
         self._report = report
         self._every_s = every_s
-        self._stopping = threading.Event()
+        self._stopping = False
+        self._wanted = threading.Event()
 
     def run(self) -> None:
         """Renew until stopped; while Redis is away, try again sooner."""
         wait_s = self._every_s
-        while not self._stopping.wait(wait_s):
+        while True:
+            self._wanted.wait(wait_s)
+            self._wanted.clear()
+            if self._stopping:
+                return
             runs = self._held()
             wait_s = self._every_s
             if not runs:
@@ -70,8 +75,13 @@ class LeaseKeeper(threading.Thread):
                 log.warning("leases not renewed: %s", error, extra={"action": "renew_failed"})
                 wait_s = min(1.0, self._every_s)
 
+    def renew_now(self) -> None:
+        """Do not wait for the next renewal: it tells what became of the batches."""
+        self._wanted.set()
+
     def stop(self) -> None:
         """End the thread and its connection."""
-        self._stopping.set()
+        self._stopping = True
+        self._wanted.set()
         self.join()
         self._redis.close()

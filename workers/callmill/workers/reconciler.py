@@ -19,6 +19,7 @@ from callmill.errors import RedisUnavailableError
 from callmill.ledger import Batches, ChunkRef, Chunks, LedgerSession, Lines
 from callmill.ledger.fleet import Fleet
 from callmill.ledger.keys import RECONCILER_LOCK
+from callmill.workers.batch_keeper import BatchKeeper
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,7 @@ class Reconciler:
         publish: Publish,
         *,
         worker: str,
+        open_batch_s: float,
     ) -> None:
         self._redis = session.redis
         self._broker = broker
@@ -55,6 +57,7 @@ class Reconciler:
         self._lines = Lines(session)
         self._publish = publish
         self._worker = worker
+        self._keeper = BatchKeeper(self._batches, chunks, open_batch_s=open_batch_s)
 
     async def run(self) -> None:
         """Reconcile every second, until cancelled."""
@@ -77,6 +80,7 @@ class Reconciler:
             refs += await self._batches.unpark(batch_id)
         refs += await self._chunks.stranded(await self._without_hints(), _STRANDED_AFTER_MS)
         await self._lines.prune()
+        await self._keeper.look()
         if refs:
             self._publish(refs)
         if chunks := len(due) + len(refs):

@@ -28,11 +28,11 @@ class SingleCall:
         """Hand the call to the lane."""
         self._lane.add(self, [self._call])
 
-    def may_start(self, now_s: float) -> bool:  # noqa: ARG002 - the port's signature
+    def may_start(self, call: Call, now_s: float) -> bool:  # noqa: ARG002 - the port's signature
         """Say whether it is still wanted."""
         return not self.outcome.done()
 
-    def started(self) -> None:
+    def started(self, call: Call) -> None:
         """Nothing to note: there is no one else's call to wait for."""
 
     def record(self, call: Call, outcome: WireOutcome) -> None:  # noqa: ARG002 - the port's signature

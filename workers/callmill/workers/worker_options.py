@@ -16,6 +16,7 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
         calls_in_flight: Calls of one API in flight at once.
         shutdown_grace_s: Seconds that calls in flight get when the worker is asked to stop.
         lease_ms: How long a chunk stays this worker's without a renewal.
+        open_batch_s: How long a batch that is not sealed is kept without a word from its producer.
     """
 
     redis_url: str
@@ -25,6 +26,7 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     calls_in_flight: int
     shutdown_grace_s: float
     lease_ms: int
+    open_batch_s: float
 
     @classmethod
     def of(cls, settings: Settings) -> WorkerOptions:
@@ -41,4 +43,5 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
             calls_in_flight=settings.calls_in_flight,
             shutdown_grace_s=settings.shutdown_grace_s,
             lease_ms=int(settings.lease_s * 1000),
+            open_batch_s=settings.open_batch_hours * 3600,
         )

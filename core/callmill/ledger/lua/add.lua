@@ -22,4 +22,5 @@ for i = 1, n do
 end
 if ARGV[2] == 'park' then redis.call('HSET', META, 'held', 1) end
 redis.call('HSET', META, 'chunks', int(first + n), 'total', int(total))
+if n > 0 then redis.call('ZADD', OPEN, int(now_ms), string.match(ARGV[3], '^[^/]*')) end
 return {'ok', total, first + n}

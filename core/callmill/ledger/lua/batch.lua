@@ -1,13 +1,14 @@
 -- Shared by every script of the ledger: the keys of one batch, the clock, a chunk's state, the end of a batch.
 -- KEYS of every script begin with SHARED, as keys.shared() has it: those of BatchKeys.all(), then DUE, LINES, RESUMED,
--- CONTROLS. From OWN on come those that the script names.
+-- CONTROLS, OPEN. From OWN on come those that the script names.
 local META, CHUNKS, STATE, DONE, FAILED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local REST, PARKED, OUT, LATENCY, RATE = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local FAILURES, SUSPECTS, BATCH_KEYS = KEYS[11], KEYS[12], 12
-local DUE, LINES, RESUMED, CONTROLS, OWN = KEYS[13], KEYS[14], KEYS[15], KEYS[16], 17
+local DUE, LINES, RESUMED, CONTROLS, OPEN, OWN = KEYS[13], KEYS[14], KEYS[15], KEYS[16], KEYS[17], 18
 
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local now_us = time[1] * 1000000 + time[2]
 local now_s = tonumber(time[1])
 
 local function int(x) return string.format('%.0f', x) end  -- tostring() keeps 14 digits only

@@ -2,9 +2,10 @@
 -- KEYS  SHARED, queued(line)
 -- ARGV  1 chunk number  2 member  3 worker  4 lease (ms)
 -- Returns {'ok', fence, payload, bitmap of recorded jobs or '', what the remainder must know or '', earlier claims,
---          now (ms)}
+--          now (ms), the batch's deadline (ms; '0': none)}
 --       | {'gone'} done, cancelled or unknown | {'leased'} | {'waiting'} not due yet | {'paused'} held back now
--- Invariant: every claim raises the fence, so at most one worker can record for a chunk.
+-- Invariant: every claim raises the fence, so at most one worker can record for a chunk. The fence follows the clock, so
+-- that a server which lost its last writes does not give the same one out twice.
 local number, member = ARGV[1], ARGV[2]
 local payload = redis.call('HGET', CHUNKS, number)
 local s = read_state(number)
@@ -29,10 +30,10 @@ if paused or s.done == s.count then  -- the latter: its worker died between reco
 end
 if s.status ~= 'L' then redis.call('HINCRBY', META, 'leased', 1) end
 redis.call('ZREM', PARKED, member)
-s.fence, s.status, s.worker, s.claims = s.fence + 1, 'L', ARGV[3], s.claims + 1
+s.fence, s.status, s.worker, s.claims = math.max(s.fence + 1, now_us), 'L', ARGV[3], s.claims + 1
 write_state(number, s)
 redis.call('ZADD', DUE, int(now_ms + tonumber(ARGV[4])), member)
 return {
   'ok', s.fence, payload, redis.call('HGET', DONE, number) or '', redis.call('HGET', REST, number) or '', s.claims - 1,
-  now_ms,
+  now_ms, redis.call('HGET', META, 'deadline_ms') or '0',
 }
