@@ -17,6 +17,7 @@ class Link:
         self.delay_s = delay_s
         self.words = b""
         self.silent = False
+        self._due_s = dict.fromkeys(self.writers, 0.0)
 
     async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward one direction until an end closes."""
@@ -24,12 +25,20 @@ class Link:
             while data := await reader.read(65536):
                 if writer is self.writers[1]:
                     self.words = (self.words + data)[-4096:]
-                if self.delay_s:
-                    await asyncio.sleep(self.delay_s)
-                if not self.silent:
+                if not self.silent and not self._later(writer, data):
                     writer.write(data)
                     await writer.drain()
         self.cut()
+
+    def _later(self, writer: asyncio.StreamWriter, data: bytes) -> bool:
+        """Send when the delay is over, behind what is on its way already; False: there is nothing to wait for."""
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        due_s = self._due_s[writer] = max(self._due_s[writer] + 1e-6, now_s + self.delay_s)
+        if due_s <= now_s:
+            return False
+        loop.call_at(due_s, writer.write, data)
+        return True
 
     def cut(self) -> None:
         """End both sides at once."""

@@ -1,4 +1,4 @@
-"""Everything that a storm goes over: Redis, its forwarder, the APIs, workers, producers, consumers, and their history."""
+"""Everything that a storm goes over: Redis, its forwarder, the APIs, workers, producers, consumers, their history."""
 
 from __future__ import annotations
 

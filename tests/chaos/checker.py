@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 from history import Call, Commit, Exit, Fault, Final, History, Lease, Progress, Read, Snapshot
 from msgspec import Struct
@@ -54,21 +55,16 @@ def one_outcome(history: History) -> Iterator[Violation]:
 def read_once(history: History) -> Iterator[Violation]:
     """A consumer reads every outcome exactly once, but for those that Redis forgot after it had read them."""
     lost = [fault for fault in history.all(Fault) if fault.lost_from_s is not None]
-    reads: dict[str, list[Read]] = defaultdict(list)
+    kept = {outcome.job: outcome.cursor for final in history.all(Final) for outcome in final.outcomes}
+    times: Counter[str] = Counter()
     for read in history.all(Read):
-        reads[read.job].append(read)
-    for final in history.all(Final):
-        for outcome in final.outcomes:
-            seen = reads.pop(outcome.job, [])
-            kept = [read for read in seen if read.cursor == outcome.cursor]
-            if len(kept) != 1:
-                yield Violation("read", outcome.job, f"read {len(kept)} times as {outcome.cursor}; all: {seen}")
-            for read in seen:
-                if read.cursor != outcome.cursor and not any(_forgotten(read, fault) for fault in lost):
-                    yield Violation("read twice", outcome.job, f"also as {read}; kept is {outcome}")
-    for job, seen in reads.items():
-        if not all(any(_forgotten(read, fault) for fault in lost) for read in seen):
-            yield Violation("read", job, f"read and not in the stream: {seen}")
+        if kept.get(read.job) == read.cursor:
+            times[read.job] += 1
+        elif not any(_forgotten(read, fault) for fault in lost):
+            yield Violation("read twice", read.job, f"as {read}; kept is {kept.get(read.job, 'nothing')}")
+    for job in kept:
+        if times[job] != 1:
+            yield Violation("read", job, f"read {times[job]} times; {_about(history, job)}")
 
 
 def _forgotten(read: Read, fault: Fault) -> bool:
@@ -110,7 +106,7 @@ def counted(history: History) -> Iterator[Violation]:
 
 
 def progress_forward(history: History) -> Iterator[Violation]:
-    """Progress never runs backwards, but where Redis forgot: once each, and by no more than was recorded in that time."""
+    """Progress never runs backwards, but where Redis forgot: once each, and by no more than was recorded then."""
     before: dict[str, Progress] = {}
     excused: set[tuple[str, float]] = set()
     for now in history.all(Progress):
@@ -233,7 +229,7 @@ def repeats(history: History) -> list[tuple[Call, Call]]:
     calls: dict[str, list[Call]] = defaultdict(list)
     for call in history.all(Call):
         calls[call.job].append(call)
-    return [pair for of_job in calls.values() for pair in zip(of_job, of_job[1:], strict=False) if pair[0].good]
+    return [pair for of_job in calls.values() for pair in pairwise(of_job) if pair[0].good]
 
 
 def kills(history: History) -> list[Fault]:

@@ -1,12 +1,12 @@
-"""A storm: very many jobs through real workers and a real Redis while everything breaks, and a check of what came of it.
+"""A storm: many jobs through real workers and a real Redis while everything breaks, and a check of what came of it.
 
     python tests/chaos/storm.py --seed 7 --jobs 50000            one storm
     python tests/chaos/storm.py --seeds 10                       ten, one after the other
     python tests/chaos/storm.py --faults kill,redis-kill         only these faults
     python tests/chaos/storm.py --short                          minutes: every kind of fault once
 
-The same seed gives the same faults in the same order. Exit code 1: a promise was broken, and the evidence is printed; 2:
-the storm itself did not come to its end.
+The same seed gives the same faults in the same order. Exit code 1: a promise was broken, and the evidence is printed;
+2: the storm itself did not come to its end.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _began_s = time.monotonic()
 
 def say(text: str) -> None:
     """Print a line with the time."""
-    print(f"{time.monotonic() - _began_s:7.1f}  {text}", flush=True)  # noqa: T201 - a program
+    print(f"{time.monotonic() - _began_s:7.1f}  {text}", flush=True)
 
 
 def storm(folder: Path, seed: str, size: Size, names: list[str], *, rounds: bool) -> tuple[History, list[Violation]]:
@@ -189,7 +189,7 @@ def _one(seed: str, size: Size, names: list[str], *, rounds: bool, keep: Path | 
             shown[violation.rule] += 1
             if shown[violation.rule] <= _SHOWN:
                 say(f"VIOLATION {violation}")
-        print(f"\n{table(seed, history, violations)}\n", flush=True)  # noqa: T201 - a program
+        print(f"\n{table(seed, history, violations)}\n", flush=True)
         return 1 if violations else 0
 
 

@@ -56,7 +56,7 @@ def _recovery(history: History, kill: Fault) -> tuple[int, int, int, float]:
 
 
 def _redis_back(history: History) -> Iterable[float]:
-    """Yield how long after each fault of Redis the fleet started calls at 90 % of its rate before; alone faults only."""
+    """Yield how long after a fault of Redis that came alone the fleet was back at 90 % of its rate before."""
     calls: dict[int, int] = defaultdict(int)
     for call in history.all(Call):
         calls[int(call.began_s * 10)] += 1

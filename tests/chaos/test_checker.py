@@ -15,11 +15,13 @@ JOBS = 4
 
 
 def call(index: int, *, number: int | None = None, worker: int = WORKER, fence: int = 1, at_s: float = 1.0) -> Call:
+    """A call that ends well."""
     number = index + 1 if number is None else number
     return Call(number, "free", f"b-{index}", worker, CHUNK, fence, at_s, at_s + 0.01, at_s + 0.1, 200, True)
 
 
 def read(index: int, *, number: int | None = None, cursor: str = "", at_s: float = 1.3) -> Read:
+    """The outcome of that call, as a consumer read it."""
     number = index + 1 if number is None else number
     return Read("b", f"b-{index}", True, number, f"b-{index}", cursor or f"1-0/{index + 1}", at_s)
 
@@ -39,24 +41,29 @@ def right() -> list[Event]:
 
 
 def final(outcomes: list[Read] | None = None, **changed: int) -> Final:
+    """How the batch ended."""
     outcomes = [*map(read, range(JOBS))] if outcomes is None else outcomes
     made = Final("b", JOBS, JOBS, JOBS, 0, 0, ended=True, unfinished_chunks=0, outcomes=outcomes, left_over=[])
     return replace(made, **changed)
 
 
 def rules(events: list[Event]) -> set[str]:
+    """The rules that a history breaks."""
     return {violation.rule for violation in check(History(events, lease_s=2.0))}
 
 
 def without(kind: type, events: list[Event]) -> list[Event]:
+    """A history without one kind of events."""
     return [event for event in events if not isinstance(event, kind)]
 
 
 def with_final(made: Final) -> Callable[[list[Event]], list[Event]]:
+    """Plant another end of the batch."""
     return lambda events: [*without(Final, events), made]
 
 
 def adding(*more: Event) -> Callable[[list[Event]], list[Event]]:
+    """Plant further events."""
     return lambda events: [*events, *more]
 
 
@@ -70,7 +77,7 @@ PLANTED: dict[str, tuple[Callable[[list[Event]], list[Event]], set[str]]] = {
     ),
     "an outcome recorded twice": (
         with_final(final([*map(read, range(JOBS)), read(0, cursor="2-0/1")])),
-        {"twice", "counters", "read"},
+        {"twice", "counters", "read", "read twice"},
     ),
     "a failed job": (with_final(final([replace(read(0), ok=False), *map(read, range(1, JOBS))])), {"failed"}),
     "an outcome of no job": (

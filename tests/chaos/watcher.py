@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import threading
 import time
+from contextlib import suppress
 from typing import Any, Self
 
 import msgspec
@@ -104,10 +105,8 @@ def take_stock(arena: Arena) -> None:
             client.batch(batch_id).delete()
         left = {batch_id: _left_over(connection, batch_id) for batch_id in arena.batches}
         if any(left.values()):
-            try:
+            with suppress(AssertionError):
                 until(lambda: not any(_left_over(connection, one) for one in arena.batches), _GONE_WITHIN_S)
-            except AssertionError:
-                pass
             left = {batch_id: _left_over(connection, batch_id) for batch_id in arena.batches}
     for final in finals:
         arena.log.write(msgspec.structs.replace(final, left_over=left[final.batch]))
@@ -138,14 +137,15 @@ def _outcomes(batch: Batch) -> list[Read]:
 def _left_over(connection: redis.Redis, batch_id: str) -> list[str]:
     """Return the keys that are named after a batch or speak of it.
 
-    Not those in which Celery notes the messages that a killed worker had: they come again when its visibility timeout is
-    over, and lead to nothing then.
+    Not those in which Celery notes the messages that a killed worker had: they come again when its visibility timeout
+    is over, and lead to nothing then.
     """
-    word, found = batch_id.encode(), []
-    for key in connection.scan_iter(count=1000):
-        if key not in _UNACKED and (word in key or any(word in part for part in _parts(connection, key))):
-            found.append(key.decode())
-    return found
+    word = batch_id.encode()
+
+    def speaks(key: bytes) -> bool:
+        return key not in _UNACKED and (word in key or any(word in part for part in _parts(connection, key)))
+
+    return [key.decode() for key in connection.scan_iter(count=1000) if speaks(key)]
 
 
 def _parts(connection: redis.Redis, key: bytes) -> list[bytes]:

@@ -17,7 +17,7 @@ submission.WINDOW_JOBS = 500  # so that a kill meets a batch half written
 packing.FIRST_CHUNK_JOBS = packing.LARGEST_CHUNK_JOBS = 50  # and workers claim and finish often
 
 
-async def main(url: str, batch_id: str, api: str, jobs: int, start: str, pause_s: float) -> None:
+async def main(url: str, batch_id: str, api: str, jobs: int, *, start: str, pause_s: float) -> None:
     """Submit what of the batch is not submitted yet."""
     async with AsyncClient(url) as client:
         batch = await _opened(client, batch_id, start)
@@ -56,4 +56,4 @@ async def _persist(step):
 
 if __name__ == "__main__":
     _, url_, batch_, api_, jobs_, start_, pause_ = sys.argv
-    asyncio.run(main(url_, batch_, api_, int(jobs_), start_, float(pause_)))
+    asyncio.run(main(url_, batch_, api_, int(jobs_), start=start_, pause_s=float(pause_)))
