@@ -166,8 +166,11 @@ def limited(history: History) -> Iterator[Violation]:
 
 
 def repeated_with_cause(history: History) -> Iterator[Violation]:
-    """A call that the API has answered is made again only where a fault of worker or Redis explains it."""
-    faults = [fault for fault in history.all(Fault) if fault.stream in ("workers", "redis")]
+    """A call that the API has answered is made again only where a fault of worker or Redis explains it.
+
+    A worker that is asked to stop is no such fault: it finishes what it began.
+    """
+    faults = [fault for fault in history.all(Fault) if fault.stream in ("workers", "redis") and fault.name != "term"]
     for first, again in repeats(history):
         if first.delivered and not any(_explains(fault, first, again, history.lease_s) for fault in faults):
             yield Violation("repeated", first.job, f"without a cause: {_about(history, first.job)}")

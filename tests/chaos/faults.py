@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import signal
 import subprocess
 import time
@@ -248,12 +247,6 @@ def plan(seed: str, stream: str, names: Sequence[str], mean_gap_s: float) -> Ite
     while kinds:
         for name in random.sample(kinds, len(kinds)):
             yield Planned(name, random.uniform(0.5, 1.5) * mean_gap_s, random.random(), random.randrange(1000))
-
-
-def first_round(seed: str, stream: str, names: Sequence[str], mean_gap_s: float) -> list[Planned]:
-    """Return each kind once."""
-    kinds = sum(name in names for name in STREAMS[stream])
-    return list(itertools.islice(plan(seed, stream, names, mean_gap_s), kinds))
 
 
 def _of(planned: Planned, began_s: float, worker: int = 0, about: str = "") -> Fault:

@@ -4,6 +4,8 @@
     python tests/chaos/storm.py --seeds 10                       ten, one after the other
     python tests/chaos/storm.py --faults kill,redis-kill         only these faults
     python tests/chaos/storm.py --short                          minutes: every kind of fault once
+    python tests/chaos/storm.py --faults term --times 20         20 rolling restarts
+    python tests/chaos/storm.py --faults kill --times 10 --lease 15
 
 The same seed gives the same faults in the same order. Exit code 1: a promise was broken, and the evidence is printed;
 2: the storm itself did not come to its end.
@@ -21,6 +23,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
@@ -76,8 +79,10 @@ def say(text: str) -> None:
     print(f"{time.monotonic() - _began_s:7.1f}  {text}", flush=True)
 
 
-def storm(folder: Path, seed: str, size: Size, names: list[str], *, rounds: bool) -> tuple[History, list[Violation]]:
-    """Run one storm and check it; with ``rounds`` faults go on until the jobs are done, else each kind comes once."""
+def storm(
+    folder: Path, seed: str, size: Size, names: list[str], *, times: int | None
+) -> tuple[History, list[Violation]]:
+    """Run one storm and check it; each kind of fault comes so many times, or again and again until the jobs are done."""
     say(
         f"seed {seed}: {size.jobs} jobs, {size.workers} workers; free API {size.latency_s * 1000:.0f} ms, "
         f"paced API {size.paced_per_s}/second"
@@ -86,7 +91,7 @@ def storm(folder: Path, seed: str, size: Size, names: list[str], *, rounds: bool
         arena.submit(f"{seed}-free", "free", round(0.6 * size.jobs))
         arena.submit(f"{seed}-paced", "paced", size.jobs - round(0.6 * size.jobs))
         say("submitted")
-        with _streams(arena, names, rounds=rounds) as streams:
+        with _streams(arena, names, times=times) as streams:
             _through(arena, watcher, streams, time.monotonic() + 4 * size.lasts_s + 300)
         say("faults are over")
         arena.heal()
@@ -100,15 +105,13 @@ def storm(folder: Path, seed: str, size: Size, names: list[str], *, rounds: bool
 
 
 @contextmanager
-def _streams(arena: Arena, names: list[str], *, rounds: bool) -> Iterator[list[Stream]]:
+def _streams(arena: Arena, names: list[str], *, times: int | None) -> Iterator[list[Stream]]:
     stopping = threading.Event()
     streams = []
     for name, plays in STREAMS.items():
-        kinds = sum(one in names for one in plays)
+        kinds = sum(one in names for one in plays) * (times or 1)
         faults = plan(arena.seed, name, names, _MEAN_GAP_S[name])
-        if not rounds:
-            faults = (fault for fault, _ in zip(faults, range(kinds), strict=False))
-        streams.append(Stream(arena, name, faults, kinds, stopping))
+        streams.append(Stream(arena, name, islice(faults, kinds) if times else faults, kinds, stopping))
     for stream in streams:
         stream.start()
     try:
@@ -161,6 +164,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--lease", type=float, default=2.0, help="seconds")
     parser.add_argument("--short", action="store_true", help="every kind of fault once")
+    parser.add_argument("--times", type=int, default=None, help="how often each kind of fault comes")
     parser.add_argument("--faults", default=",".join(NAMES), help="names, separated by commas; 'none' for none")
     parser.add_argument("--keep", type=Path, default=None, help="folder for history and logs")
     options = parser.parse_args()
@@ -168,19 +172,20 @@ def main() -> int:
     if unknown := set(names) - set(NAMES):
         parser.error(f"no such fault: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     jobs = options.jobs or (_SHORT_JOBS if options.short else _LONG_JOBS)
+    times = options.times or (1 if options.short else None)
     size = Size(jobs, 75 if options.short else max(75, jobs / 170), options.workers, options.lease)
     first = secrets.randbelow(10**6) if options.seed is None else options.seed
     worst = 0
     for seed in range(first, first + options.seeds):
-        worst = max(worst, _one(f"s{seed}", size, names, rounds=not options.short, keep=options.keep))
+        worst = max(worst, _one(f"s{seed}", size, names, times=times, keep=options.keep))
     return worst
 
 
-def _one(seed: str, size: Size, names: list[str], *, rounds: bool, keep: Path | None) -> int:
+def _one(seed: str, size: Size, names: list[str], *, times: int | None, keep: Path | None) -> int:
     with tempfile.TemporaryDirectory(prefix="callmill-chaos-") as made:
         folder = Path(made) if keep is None else keep / seed
         try:
-            history, violations = storm(folder, seed, size, names, rounds=rounds)
+            history, violations = storm(folder, seed, size, names, times=times)
         except Exception:  # noqa: BLE001 - whatever it is, it is not Callmill's verdict
             traceback.print_exc()
             return 2

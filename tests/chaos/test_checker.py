@@ -125,6 +125,14 @@ PLANTED: dict[str, tuple[Callable[[list[Event]], list[Event]], set[str]]] = {
         ),
         {"repeated"},
     ),
+    "a call repeated because a worker was asked to stop": (
+        adding(
+            Fault("term", "workers", 1.05, 1.4, WORKER, None, "exit code 0"),
+            Lease(OTHER, CHUNK, 2, 1.4),
+            call(0, number=9, worker=OTHER, fence=2, at_s=1.5),
+        ),
+        {"repeated"},
+    ),
     "a key left over": (with_final(replace(final(), left_over=["callmill:b:b:meta"])), {"left over"}),
     "a worker that ended by itself": (adding(Exit(WORKER, 2.0, 70, meant=False)), {"worker ended by itself"}),
     "a stop that failed": (adding(Fault("term", "workers", 1.0, 2.0, WORKER, None, "exit code 1")), {"stopped badly"}),
