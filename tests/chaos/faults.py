@@ -136,8 +136,8 @@ def _half_open(arena: Arena, planned: Planned) -> Fault:
     return fault
 
 
-def _latency(arena: Arena, planned: Planned) -> Fault:
-    began_s, delay_s = time.time(), 0.01 + 0.14 * planned.size
+def _latency(least_s: float, most_s: float, arena: Arena, planned: Planned) -> Fault:
+    began_s, delay_s = time.time(), least_s + (most_s - least_s) * planned.size
     arena.forwarder.delay(delay_s)
     time.sleep(3)
     arena.forwarder.delay(0)
@@ -226,7 +226,8 @@ STREAMS: dict[str, dict[str, Play]] = {
         "redis-oom": _redis_oom,
         "cut": _cut,
         "half-open": _half_open,
-        "latency": _latency,
+        "latency": partial(_latency, 0.002, 0.01),  # as much as the limiter's guard is there for
+        "redis-slow": partial(_latency, 0.03, 0.15),
         "readonly": _readonly,
         "failover": _failover,
     },

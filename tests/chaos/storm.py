@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import secrets
+import signal
 import sys
 import tempfile
 import threading
@@ -82,7 +83,7 @@ def say(text: str) -> None:
 def storm(
     folder: Path, seed: str, size: Size, names: list[str], *, times: int | None
 ) -> tuple[History, list[Violation]]:
-    """Run one storm and check it; each kind of fault comes so many times, or again and again until the jobs are done."""
+    """Run one storm and check it; each kind of fault comes so many times, or on and on until the jobs are done."""
     say(
         f"seed {seed}: {size.jobs} jobs, {size.workers} workers; free API {size.latency_s * 1000:.0f} ms, "
         f"paced API {size.paced_per_s}/second"
@@ -175,6 +176,7 @@ def main() -> int:
     times = options.times or (1 if options.short else None)
     size = Size(jobs, 75 if options.short else max(75, jobs / 170), options.workers, options.lease)
     first = secrets.randbelow(10**6) if options.seed is None else options.seed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))  # so that nothing is left running
     worst = 0
     for seed in range(first, first + options.seeds):
         worst = max(worst, _one(f"s{seed}", size, names, times=times, keep=options.keep))

@@ -31,6 +31,10 @@ def table(seed: str, history: History, violations: Sequence[Violation]) -> str:
         ("  seconds until the last of them was recorded elsewhere", _spread(s for *_, s in ended)),
         ("seconds from Redis back to 90 % of the rate", _spread(back)),
         ("limit violations", rules["limit"]),
+        (
+            "  more while the way to Redis was 30 to 150 ms longer",
+            sum(call.broken for call in history.all(Call)) - rules["limit"],
+        ),
         ("calls outside a lease", rules["outside its lease"]),
         ("workers that ended by themselves", sum(not one.meant for one in history.all(Exit))),
         ("keys left over", rules["left over"]),

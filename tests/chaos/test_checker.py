@@ -192,6 +192,14 @@ def test_a_call_on_its_way_when_its_worker_was_stopped_is_excused():
     assert rules([*right(), stop, replace(on_its_way, built_s=6.05)]) == {"outside its lease"}
 
 
+def test_a_slow_redis_excuses_a_limit():
+    """A limit broken while the way to Redis changed by more than the guard covers is no violation; later it is."""
+    slow = Fault("redis-slow", "redis", 0.5, 1.0)
+    broken = replace(call(8, number=9), status=429, broken=True)
+    assert rules([*right(), slow, broken]) == set()
+    assert rules([*right(), replace(slow, began_s=-5.0, ended_s=-4.0), broken]) == {"limit"}
+
+
 def test_a_line_that_a_kill_cut_is_passed_over(tmp_path):
     """A history is read although a participant died while it wrote."""
     (tmp_path / "one.jsonl").write_bytes(b'{"k":"lease","worker":1,"chunk":"c","fence":1,"asked_s":2.0}\n{"k":"lea')
