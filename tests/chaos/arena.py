@@ -50,7 +50,7 @@ class Size:
         return min(1.0, CONNECTIONS * self.workers * self.lasts_s / (0.6 * self.jobs))
 
 
-CONNECTIONS = 16
+CONNECTIONS = 32
 
 
 class ChaosRedis(RedisProcess):

@@ -39,7 +39,7 @@ from watcher import Watcher, logged_bugs, take_stock
 
 _SHORT_JOBS, _LONG_JOBS = 6_000, 50_000
 _SHOWN = 8
-_MEAN_GAP_S = {"workers": 1.5, "redis": 4.0, "apis": 8.0, "clients": 8.0}
+_MEAN_GAP_S = {"workers": 1.5, "redis": 4.0, "apis": 8.0, "clients": 12.0}
 
 
 class Stream(threading.Thread):
@@ -174,7 +174,7 @@ def main() -> int:
         parser.error(f"no such fault: {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
     jobs = options.jobs or (_SHORT_JOBS if options.short else _LONG_JOBS)
     times = options.times or (1 if options.short else None)
-    size = Size(jobs, 75 if options.short else max(75, jobs / 170), options.workers, options.lease)
+    size = Size(jobs, 75 if options.short else max(75, jobs / 300), options.workers, options.lease)
     first = secrets.randbelow(10**6) if options.seed is None else options.seed
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))  # so that nothing is left running
     worst = 0

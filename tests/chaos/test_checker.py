@@ -200,6 +200,15 @@ def test_a_slow_redis_excuses_a_limit():
     assert rules([*right(), replace(slow, began_s=-5.0, ended_s=-4.0), broken]) == {"limit"}
 
 
+def test_a_call_that_arrived_late_breaks_no_limit():
+    """What the API refuses because an earlier call came late to it was started in time; what was not, was not."""
+    first = replace(call(0, at_s=0.5), began_s=0.9)
+    rest = [*without(Call, right()), Lease(WORKER, CHUNK, 1, 0.4), first, *map(call, range(1, JOBS))]
+    broken = replace(call(8, number=9, at_s=1.55), status=429, broken=True)
+    assert rules([*rest, broken]) == set()
+    assert rules([*rest, replace(broken, built_s=1.45)]) == {"limit"}
+
+
 def test_a_line_that_a_kill_cut_is_passed_over(tmp_path):
     """A history is read although a participant died while it wrote."""
     (tmp_path / "one.jsonl").write_bytes(b'{"k":"lease","worker":1,"chunk":"c","fence":1,"asked_s":2.0}\n{"k":"lea')
