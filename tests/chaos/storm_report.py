@@ -9,10 +9,10 @@ from checker import Violation, in_hand_at, kills, repeated_by, repeats
 from history import Call, Commit, Exit, Fault, Final, History
 
 _RATE_OVER_S = 1.0
-_LOAD_S = 10.0
-"""Nor where the load ends that soon after."""
 _SETTLED_S = 4.0
-"""For a rate to be compared with, no fault of another stream that long before and after."""
+"""For a rate to be compared with, no other fault that long before and after."""
+_LOAD_S = 10.0
+"""Nor the end of the load so soon after."""
 
 
 def table(seed: str, history: History, violations: Sequence[Violation]) -> str:
@@ -68,23 +68,23 @@ def _redis_back(history: History) -> Iterable[float]:
         start = int(from_s * 10)
         return sum(calls[start + n] for n in range(round(over_s * 10))) / over_s
 
-    faults = history.all(Fault)
-    last_s = max((call.began_s for call in history.all(Call)), default=0.0)
+    for fault in _alone(history):
+        wanted = 0.9 * rate(fault.began_s - 3, 3)
+        yield next((n / 10 for n in range(300) if rate(fault.ended_s + n / 10, _RATE_OVER_S) >= wanted), float("inf"))
+
+
+def _alone(history: History) -> Iterable[Fault]:
+    """Yield the faults of Redis that no other one was near, and not the end of the load."""
+    faults = [fault for fault in history.all(Fault) if fault.stream != "clients"]
+    load_ends_s = max((call.began_s for call in history.all(Call)), default=0.0)
     for fault in faults:
-        if fault.stream != "redis":
-            continue
-        others = [other for other in faults if other is not fault and other.stream != "clients"]
-        if any(o.began_s < fault.ended_s + _SETTLED_S and o.ended_s > fault.began_s - _SETTLED_S for o in others):
-            continue
-        before = rate(fault.began_s - 3, 3)
-        if fault.ended_s + _LOAD_S > last_s:
-            continue
-        for tenth in range(300):
-            if rate(fault.ended_s + tenth / 10, _RATE_OVER_S) >= 0.9 * before:
-                yield tenth / 10
-                break
-        else:
-            yield float("inf")
+        near = [
+            other
+            for other in faults
+            if other.began_s < fault.ended_s + _SETTLED_S and other.ended_s > fault.began_s - _SETTLED_S
+        ]
+        if fault.stream == "redis" and near == [fault] and fault.ended_s + _LOAD_S < load_ends_s:
+            yield fault
 
 
 def _broken(history: History) -> int:
