@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from callmill.ledger import Claim
+from callmill.ledger import Claim, Suspect
 
 
 class Place(StrEnum):
@@ -34,6 +36,39 @@ class ModelChunk:
     recorded: set[int] = field(default_factory=set)
     failed: set[int] = field(default_factory=set)
     attempts: dict[int, int] = field(default_factory=dict)
+    deaths: int = 0
+    suspect: Suspect | None = None
+    noted_under: int = 0
+    wanted: set[int] = field(default_factory=set)
+    failures: Counter[int] = field(default_factory=Counter)
+
+    def note_alone(self, offset: int | None) -> None:
+        """Note what runs alone under the fence of now."""
+        before = self.suspect.deaths if self.suspect and self.suspect.offset == offset else 0
+        self.suspect, self.noted_under = Suspect(offset, before), self.fence
+
+    def die(self) -> None:
+        """End the lease without a word of its holder."""
+        self.deaths += 1
+        if self.suspect and self.noted_under == self.fence:
+            self.suspect = Suspect(self.suspect.offset, self.suspect.deaths + 1)
+
+    def forgive(self, deaths: int) -> None:
+        """Go on with so many deaths; without any, nothing of the chunk is under suspicion."""
+        self.deaths, self.suspect = deaths, self.suspect if deaths else None
+
+    def open_failed(self, offsets: set[int]) -> None:
+        """Make failed jobs unrecorded again, with no attempt spent."""
+        assert offsets <= self.failed
+        self.failed -= offsets
+        self.recorded -= offsets
+        self.attempts = {at: n for at, n in self.attempts.items() if at not in offsets}
+
+    def open_wanted(self) -> set[int]:
+        """Open what was wanted while a worker held the chunk."""
+        wanted, self.wanted = self.wanted, set()
+        self.open_failed(wanted)
+        return wanted
 
     @property
     def unrecorded(self) -> set[int]:
@@ -93,6 +128,7 @@ class ModelBatch:
     def give_up(self, chunk: ModelChunk, *, delayed: bool = False) -> None:
         """Take a chunk from its holder."""
         chunk.due = False
+        delayed = not chunk.open_wanted() and delayed
         if not chunk.unrecorded:
             keep = chunk.failed and not self.cancelled
             chunk.place = Place.DONE_WITH_FAILURES if keep else Place.GONE
@@ -102,27 +138,35 @@ class ModelBatch:
             chunk.place = Place.PARKED
         else:
             chunk.place = Place.WAITING if delayed else Place.QUEUED
+        if chunk.place in (Place.DONE_WITH_FAILURES, Place.GONE):
+            chunk.forgive(0)
         self.end_if_over()
 
     def cancel(self) -> None:
         """Drop what nobody holds."""
         self.control = "cancelled"
         for chunk in self.chunks:
+            chunk.wanted.clear()
             if chunk.place is not Place.LEASED:
                 chunk.place = Place.GONE
         self.end_if_over()
 
-    def retry_failed(self) -> int:
-        """Queue failed jobs again and return how many."""
-        again = 0
+    def retry_failed(self, wanted: Callable[[ModelChunk, int], bool]) -> tuple[int, set[str]]:
+        """Open the failed jobs that are wanted; return how many, and the chunks that are queued for it."""
+        again, queued = 0, set()
         for chunk in self.chunks:
-            if chunk.place is Place.DONE_WITH_FAILURES:
-                again += len(chunk.failed)
-                chunk.recorded -= chunk.failed
-                chunk.failed, chunk.attempts = set(), {}
+            chosen = {offset for offset in chunk.failed - chunk.wanted if wanted(chunk, offset)}
+            again += len(chosen)
+            if chunk.place is Place.LEASED:
+                chunk.wanted |= chosen
+                continue
+            chunk.open_failed(chosen)
+            if chosen and chunk.place in (Place.DONE_WITH_FAILURES, Place.WAITING):
+                chunk.due = False
                 chunk.place = Place.PARKED if self.control == "paused" else Place.QUEUED
+                queued |= {f"{self.id}/{chunk.number}/{chunk.api}"} if chunk.place is Place.QUEUED else set()
         self.ended = self.ended and not again
-        return again
+        return again, queued
 
 
 @dataclass

@@ -14,7 +14,7 @@ from local_nodes import LocalWorker, WorkerProcess, until, write_profiles
 from scripted_api import ScriptedApi, scripted_api
 
 from callmill.config.celery import app
-from callmill.errors import BatchStateError, WaitTimeoutError
+from callmill.errors import BatchStateError, UsageError, WaitTimeoutError
 from callmill.ledger.keys import PREFIX, BatchKeys
 from callmill.producer import Batch, Client, Job, Outcome
 from callmill.simulator import SimulatorOptions, SimulatorProcess
@@ -284,6 +284,26 @@ def test_retry_failed(fleet):
     latest = {outcome.id: outcome.ok for outcome in batch.outcomes()}
     assert latest == {str(n): True for n in range(10)}
     assert len(list(batch.outcomes())) == 13
+
+
+def test_failures_and_the_retry_of_one_cause(fleet):
+    """Failed jobs are grouped by cause with the API's own words; a retry of one cause leaves the other as it is."""
+    urls = ["/status/404", "/status/404", "/flaky/4/cause", "/x"]
+    batch = fleet.client.submit([Job("GET", url, api="script", id=str(n)) for n, url in enumerate(urls)])
+    assert batch.wait(WAIT_S).failed == 3
+    causes = {cause.cause: cause for cause in batch.failures()}
+    assert {name: cause.count for name, cause in causes.items()} == {"http_404": 2, "http_500": 1}
+    assert causes["http_404"].example.last.answer == "as told"
+    assert causes["http_404"].example.last.request_id == "r1"
+    assert causes["http_500"].example.last.attempts == 4
+    assert batch.retry_failed(where="status=500") == 1
+    progress = batch.wait(WAIT_S)
+    assert (progress.succeeded, progress.failed) == (2, 2)
+    assert {job.id for job in batch.failed_jobs()} == {"0", "1"}
+    assert {job.id: job.failed for job in batch.failed_jobs(include_retried=True)} == {"0": True, "1": True, "2": False}
+    assert next(outcome for outcome in reversed(list(batch.outcomes())) if outcome.id == "2").attempts == 1
+    with pytest.raises(UsageError, match="'state'"):
+        batch.retry_failed(where="state=500")
 
 
 def test_delete_while_it_runs(fleet):

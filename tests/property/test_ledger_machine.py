@@ -21,8 +21,11 @@ from ledger_model import Held, ModelBatch, ModelChunk, Place
 
 from callmill.config.redis_connections import connect
 from callmill.errors import BatchNotFoundError, BatchStateError, StaleLeaseError
+from callmill.jobs.failure import FailedJob
 from callmill.jobs.wire import Chunk, WireJob, WireOutcome, decode_outcomes, encode_chunk
 from callmill.ledger import Batches, Bundle, ChunkRef, Chunks, Claim, ClaimRefused, Finish, LedgerSession, keys
+from callmill.ledger.failure_filter import ALL, FailureFilter
+from callmill.ledger.failures import Failures
 from callmill.ledger.scripts import script
 
 APIS = ("one", "two")
@@ -43,9 +46,10 @@ def payload(api: str, first: int, count: int) -> bytes:
 
 
 def outcome(index: int, *, ok: bool) -> WireOutcome:
-    """Return a small outcome."""
-    code = None if ok else "http_404"
-    return WireOutcome(index, None, 200 if ok else 404, b"", {}, code, code, 1, 0, 1000)
+    """Return a small outcome; every other failure is a 500."""
+    status = 200 if ok else 500 if index % 2 else 404
+    code = None if ok else f"http_{status}"
+    return WireOutcome(index, None, status, b"", {}, code, code, 1, 0, 1000)
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -57,7 +61,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.redis = connect(redis_url)
         self.do(self.redis.flushall())
         session = LedgerSession(self.redis)
-        self.ledger = Batches(session)
+        self.ledger, self.failures = Batches(session), Failures(session)
         self.workers = [Chunks(session, worker=name, lease_ms=LEASE_MS) for name in ("a", "b")]
         self.batches: list[ModelBatch] = []
         self.held: list[Held] = []
@@ -184,18 +188,39 @@ class LedgerMachine(RuleBasedStateMachine):
             batch.control = control
 
     @precondition(lambda self: self.batches)
-    @rule(data=st.data())
-    def retry_failed(self, data: st.DataObject) -> None:
-        """Run failed jobs again, also of a batch that ended."""
+    @rule(data=st.data(), text=st.sampled_from(["", "status=404", "status=5xx"]))
+    def retry_failed(self, data: st.DataObject, text: str) -> None:
+        """Run failed jobs again, or those of one status, wherever their chunks are; also of a batch that ended."""
         batch = self.batch(data)
+        where = FailureFilter(text)
         if batch.deleted or batch.cancelled:
             with pytest.raises(BatchNotFoundError if batch.deleted else BatchStateError):
-                self.do(self.ledger.retry_failed(batch.id))
+                self.do(self.ledger.retry_failed(batch.id, where))
             return
-        expected = batch.members(Place.DONE_WITH_FAILURES)
-        jobs, refs = self.do(self.ledger.retry_failed(batch.id))
-        assert {ref.member for ref in refs} == expected
-        assert jobs == batch.retry_failed()
+        jobs, refs = self.do(self.ledger.retry_failed(batch.id, where))
+        wanted = batch.retry_failed(lambda chunk, at: not where or (chunk.first + at) % 2 == ("5" in text))
+        assert (jobs, {ref.member for ref in refs}) == wanted
+
+    @precondition(lambda self: self.batches)
+    @rule(data=st.data())
+    def list_failures(self, data: st.DataObject) -> None:
+        """Every failed job is listed once, with each of its failures, and what was run again apart from them."""
+        batch = self.batch(data)
+        jobs, retried = self.do(self.listed(batch.id))
+        times = {chunk.first + at: n for chunk in batch.chunks for at, n in chunk.failures.items()}
+        failed = {chunk.first + at for chunk in batch.chunks for at in chunk.failed}
+        if batch.deleted:
+            failed, times = set(), {}
+        assert [len(jobs), len(retried)] == [len(failed), len(times) - len(failed)]
+        assert {job.index for job in jobs} == failed
+        assert {job.index: len(job.failures) for job in [*jobs, *retried]} == {
+            at: min(n, 10) for at, n in times.items()
+        }
+
+    async def listed(self, batch_id: str) -> tuple[list[FailedJob], list[FailedJob]]:
+        """Return the jobs that failed, and those that did so before they were run again."""
+        jobs = [job async for page in self.failures.jobs(batch_id, ALL) for job in page]
+        return jobs, [job async for page in self.failures.retried(batch_id, ALL) for job in page]
 
     @precondition(lambda self: any(not batch.deleted for batch in self.batches))
     @rule(data=st.data(), sure=SELDOM)
@@ -236,7 +261,10 @@ class LedgerMachine(RuleBasedStateMachine):
         assert answer.claims == chunk.claims
         chunk.place, chunk.due, chunk.fence, chunk.claims = Place.LEASED, False, answer.fence, chunk.claims + 1
         assert answer.recorded == chunk.recorded
-        assert {at: n for at, n in answer.attempts.items() if at in chunk.unrecorded} == chunk.attempts
+        assert (answer.count, answer.deaths, answer.suspect) == (chunk.count, chunk.deaths, chunk.suspect)
+        assert {at: n for at, n in answer.attempts.items() if at in chunk.unrecorded} == {
+            at: n for at, n in chunk.attempts.items() if at in chunk.unrecorded
+        }
         self.held.append(Held(batch, chunk, answer))
         return self.held[-1]
 
@@ -248,9 +276,12 @@ class LedgerMachine(RuleBasedStateMachine):
             return ClaimRefused.GONE
         if chunk.place in (Place.LEASED, Place.WAITING) and not chunk.due:
             return ClaimRefused.LEASED if chunk.place is Place.LEASED else ClaimRefused.WAITING
+        if chunk.place is Place.LEASED:
+            chunk.die()
         if batch.control == "paused":
             batch.give_up(chunk)
             return ClaimRefused.PAUSED
+        chunk.open_wanted()
         if not chunk.unrecorded:
             batch.give_up(chunk)
             return ClaimRefused.GONE
@@ -260,7 +291,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(
         data=st.data(),
         failing=st.frozensets(st.integers(0, 9)),
-        finish=st.sampled_from([None, Finish(), Finish(delay_ms=DELAY_MS)]),
+        finish=st.sampled_from([None, Finish(), Finish(delay_ms=DELAY_MS), Finish(deaths=1)]),
         share=st.sampled_from(["all", "all", "some", "some, recorded ones too"]),
         calls=st.integers(0, 5),
     )
@@ -312,7 +343,8 @@ class LedgerMachine(RuleBasedStateMachine):
         batch, chunk = held.batch, held.chunk
         if finish is not None:
             left = chunk.unrecorded - set(offsets)
-            finish = Finish(delay_ms=finish.delay_ms, attempts={offset: offset + 1 for offset in left})
+            deaths = chunk.deaths if finish.deaths else 0
+            finish = Finish(delay_ms=finish.delay_ms, attempts={at: at + 1 for at in left}, deaths=deaths)
         outcomes = [(at, outcome(chunk.first + at, ok=at not in failing)) for at in offsets]
         bundle = Bundle(outcomes=outcomes, calls=calls)
         work = self.workers[0].commit(held.claim, bundle, finish)
@@ -327,8 +359,10 @@ class LedgerMachine(RuleBasedStateMachine):
         batch.stream += [(chunk.first + at, at not in failing) for at in new]
         chunk.recorded |= set(new)
         chunk.failed |= set(new) & failing
+        chunk.failures.update(set(new) & failing)
         if finish is not None:
             chunk.attempts = dict(finish.attempts)
+            chunk.forgive(finish.deaths)
             batch.give_up(chunk, delayed=finish.delay_ms > 0)
         assert result.proceed == (batch.control == "run")
         assert result.hint_wanted == (chunk.place is Place.QUEUED)
@@ -341,6 +375,18 @@ class LedgerMachine(RuleBasedStateMachine):
         bundle = Bundle(outcomes=[(0, outcome(held.chunk.first, ok=True))], calls=1)
         with pytest.raises(StaleLeaseError):
             self.do(self.workers[0].commit(held.claim, bundle, Finish()))
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data(), offset=st.sampled_from([None, 0, 0, 1]))
+    def note_alone(self, data: st.DataObject, offset: int | None) -> None:
+        """A worker notes what it is about to run alone."""
+        held = data.draw(st.sampled_from([held for held in self.held if held.holds] or self.held))
+        if not held.holds:
+            with pytest.raises(StaleLeaseError):
+                self.do(self.workers[0].note_alone(held.claim, offset))
+            return
+        self.do(self.workers[0].note_alone(held.claim, offset))
+        held.chunk.note_alone(offset)
 
     @precondition(lambda self: self.held)
     @rule()
@@ -373,6 +419,8 @@ class LedgerMachine(RuleBasedStateMachine):
         expected = set()
         for batch in self.batches:
             for chunk in [chunk for chunk in batch.chunks if chunk.due and not batch.deleted]:
+                if chunk.place is Place.LEASED:
+                    chunk.die()
                 batch.give_up(chunk)
                 if chunk.place is Place.QUEUED:
                     expected.add(f"{batch.id}/{chunk.number}/{chunk.api}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import zlib
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callmill.errors import UnknownFormatError
+from callmill.errors import CorruptChunkError, UnknownFormatError
 from callmill.jobs.wire import (
     Chunk,
     WireCost,
@@ -94,11 +95,30 @@ def test_outcomes_round_trip(outcomes):
     assert decode_outcomes(encode_outcomes(outcomes)) == outcomes
 
 
-@given(version=st.integers(0, 255).filter(lambda version: version != 1), rest=BODY)
+@given(version=st.integers(2, 255), rest=BODY)
 def test_unknown_chunk_version_is_refused(version, rest):
-    """A chunk of another version is refused by its first byte, whatever follows."""
+    """A chunk of a newer version is refused by its first byte, whatever follows its count."""
     with pytest.raises(UnknownFormatError, match=f"format {version}"):
-        decode_chunk(struct.pack(">BI", version, 1) + rest)
+        decode_chunk(struct.pack(">BI", version, 1) + rest, 1)
+
+
+@given(data=st.binary(max_size=64), jobs=st.integers(1, 500))
+def test_what_is_no_chunk_is_called_corrupt(data, jobs):
+    """Bytes that nobody wrote as a chunk of so many jobs are refused as such; a newer format has the right count."""
+    newer = len(data) >= 5 and data[0] > 1 and struct.unpack(">I", data[1:5]) == (jobs,)
+    with pytest.raises(UnknownFormatError if newer else CorruptChunkError):
+        decode_chunk(data, jobs)
+
+
+@given(cut=st.integers(0, 30), flip=st.integers(1, 255), at=st.integers(0, 200))
+def test_a_damaged_chunk_is_never_taken_for_another(cut, flip, at):
+    """A chunk that lost its end, or of which a byte behind the prefix changed, is refused or comes back as it was."""
+    chunk = Chunk("api", 0, [WireJob("GET", f"/{n}") for n in range(9)])
+    whole = encode_chunk(chunk)
+    at = 5 + at % (len(whole) - 5)
+    for damaged in (whole[: len(whole) - 1 - cut], whole[:at] + bytes([whole[at] ^ flip]) + whole[at + 1 :]):
+        with contextlib.suppress(CorruptChunkError):
+            assert decode_chunk(damaged, 9) == chunk
 
 
 @given(packing=st.integers(2, 255), rest=BODY)

@@ -8,7 +8,19 @@ from typing import assert_type
 
 from callmill.errors import CallmillError, JobError, UsageError, WaitTimeoutError
 from callmill.limits import BlockingLimiter, Limiter, LimiterStatus, Slot, open_limiter
-from callmill.producer import AsyncBatch, AsyncClient, Batch, Client, Job, Outcome, OutcomeError, Progress
+from callmill.producer import (
+    AsyncBatch,
+    AsyncClient,
+    Batch,
+    Client,
+    FailedJob,
+    Failure,
+    FailureCause,
+    Job,
+    Outcome,
+    OutcomeError,
+    Progress,
+)
 
 
 def jobs() -> Iterator[Job]:
@@ -59,6 +71,12 @@ def synchronous(client: Client) -> None:
     assert_type(batch.wait(timedelta(minutes=10)), Progress)
     assert_type(batch.progress().eta, float | None)
     assert_type(batch.retry_failed(), int)
+    assert_type(batch.retry_failed(where="status=500"), int)
+    assert_type(batch.failures(), list[FailureCause])
+    for job in batch.failed_jobs(where="code=timeout", include_retried=True):
+        assert_type(job, FailedJob)
+        assert_type(job.last, Failure)
+        assert_type(job.last.status, int | None)
     assert_type(client.batch("id"), Batch)
     assert_type(client.batches(), list[Progress])
     assert_type(client.call(Job("GET", "/users/1", api="crm")), Outcome)
@@ -79,7 +97,10 @@ async def asynchronous() -> None:
         async for bundle in batch.bundles():
             assert_type(bundle, list[Outcome])
         assert_type(await batch.wait(1.5), Progress)
-        assert_type(await batch.retry_failed(), int)
+        assert_type(await batch.retry_failed("status=5xx"), int)
+        assert_type(await batch.failures(where="api=crm"), list[FailureCause])
+        async for job in batch.failed_jobs():
+            assert_type(job.failures, list[Failure])
         assert_type(await client.call(Job("GET", "/x", api="crm")), Outcome)
 
 

@@ -18,6 +18,7 @@ from callmill.cli.run_files import RunFiles
 from callmill.cli.run_state import RunState, load_state, save_state, state_path
 from callmill.errors import InputFileError, UsageError
 from callmill.jobs import Outcome, OutcomeError
+from callmill.jobs.outcome import UNKNOWN_INDEX
 from callmill.jobs.traffic import NORMAL, TrafficClass
 
 
@@ -89,6 +90,7 @@ def test_numbers_keep_their_digits():
 def test_lines_say_whose_they_are():
     """A line's beginning tells the job's index or the bad line's number, whatever the custom_id holds."""
     assert read_id(outcome_line("b1", outcome(17))) == (False, 17)
+    assert read_id(outcome_line("b1", outcome(UNKNOWN_INDEX))) == (False, UNKNOWN_INDEX)
     assert read_id(bad_line("b1", 9, 'x","id":"b1-1"', "why")) == (True, 9)
     assert read_id(b'{"other":1}\n') is None
 

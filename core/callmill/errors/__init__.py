@@ -10,6 +10,7 @@ CallmillError
 │   ├── BatchStateError
 │   └── InputFileError
 ├── OutsideError
+│   ├── CorruptChunkError
 │   ├── RedisUnavailableError
 │   ├── ServerNotFoundError
 │   ├── StaleLeaseError
@@ -80,6 +81,10 @@ class InputFileError(UsageError):
 
 class OutsideError(CallmillError):
     """Something outside Callmill failed; the same call may succeed later."""
+
+
+class CorruptChunkError(OutsideError):
+    """What Redis holds of a chunk is not what was written; its jobs cannot be run."""
 
 
 class RedisUnavailableError(OutsideError):

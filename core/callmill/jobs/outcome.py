@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+UNKNOWN_INDEX = -1
+
 
 class OutcomeError(Struct, frozen=True):
     """Why a job failed.
@@ -28,7 +30,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
     Attributes:
         id: Id of the job.
-        index: 0-based position of the job in its batch.
+        index: 0-based position of the job in its batch; -1 where it is lost: the error is ``corrupt`` then.
         ok: Whether the call succeeded.
         status: HTTP status of the last answer; None when no answer came.
         body: Body of the last answer.

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
-from callmill.errors import UnknownFormatError
+from callmill.errors import CorruptChunkError, UnknownFormatError
 from callmill.jobs.outcome import Outcome, OutcomeError
 
 VERSION = 1
@@ -112,16 +112,31 @@ def encode_chunk(chunk: Chunk) -> bytes:
     return _PREFIX.pack(VERSION, len(chunk.jobs)) + zlib.compress(_encoder.encode(chunk), _FASTEST)
 
 
-def decode_chunk(data: bytes) -> Chunk:
+def decode_chunk(data: bytes, jobs: int | None = None) -> Chunk:
     """Return the chunk that the bytes hold.
+
+    Args:
+        data: The bytes.
+        jobs: How many jobs it must have, where that is known.
 
     Raises:
         UnknownFormatError: A newer version wrote it.
+        CorruptChunkError: The bytes are no chunk, or one of another size.
     """
-    version, _count = _PREFIX.unpack_from(data)
-    if version != VERSION:
-        raise UnknownFormatError(f"chunk format {version}, this worker knows {VERSION}: upgrade this worker")
-    return _chunk_decoder.decode(zlib.decompress(memoryview(data)[_PREFIX.size :]))
+    try:
+        version, count = _PREFIX.unpack_from(data)
+        if version < VERSION or count != (count if jobs is None else jobs):
+            raise CorruptChunkError(
+                f"its {len(data):,} bytes do not begin like a chunk of {count if jobs is None else jobs} jobs"
+            )
+        if version != VERSION:
+            raise UnknownFormatError(f"chunk format {version}, this worker knows {VERSION}: upgrade this worker")
+        chunk = _chunk_decoder.decode(zlib.decompress(memoryview(data)[_PREFIX.size :]))
+    except (struct.error, zlib.error, msgspec.MsgspecError, RecursionError) as error:
+        raise CorruptChunkError(f"its {len(data):,} bytes are no chunk: {error}") from error
+    if len(chunk.jobs) != count or (isinstance(chunk.indexes, list) and len(chunk.indexes) != count):
+        raise CorruptChunkError(f"it says {count} jobs and has {len(chunk.jobs)}")
+    return chunk
 
 
 def encode_outcomes(outcomes: Sequence[WireOutcome]) -> bytes:

@@ -4,7 +4,7 @@ from callmill.ledger.batches import FIRST, Batches
 from callmill.ledger.chunks import Bundle, Chunks, Finish
 from callmill.ledger.keys import ChunkRef
 from callmill.ledger.lines import Lines
-from callmill.ledger.records import BatchRecord, BatchState, Claim, ClaimRefused, CommitResult
+from callmill.ledger.records import BatchRecord, BatchState, Claim, ClaimRefused, CommitResult, Suspect
 from callmill.ledger.session import LedgerSession
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "Finish",
     "LedgerSession",
     "Lines",
+    "Suspect",
 ]

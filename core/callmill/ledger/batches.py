@@ -6,12 +6,14 @@ import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-from callmill.errors import BatchNotFoundError, BatchStateError
+from callmill.errors import BatchNotFoundError, BatchStateError, CorruptChunkError, UnknownFormatError
 from callmill.jobs.line import Line
 from callmill.jobs.outcome import Outcome
 from callmill.jobs.traffic import NORMAL, Priority, TrafficClass
 from callmill.jobs.wire import decode_chunk, decode_outcomes
 from callmill.ledger import keys
+from callmill.ledger.failure_filter import ALL, FailureFilter
+from callmill.ledger.failures import Failures
 from callmill.ledger.keys import BatchKeys, ChunkRef
 from callmill.ledger.latency import quantile_s
 from callmill.ledger.records import BatchRecord, BatchState
@@ -32,6 +34,7 @@ class Batches:
 
     def __init__(self, session: LedgerSession) -> None:
         self._session = session
+        self.failures = Failures(session)
         self._redis = session.redis
 
     async def create(
@@ -137,12 +140,13 @@ class Batches:
         return overdue
 
     async def unfinished(self, batch_id: str) -> AsyncIterator[ChunkRef]:
-        """Yield the chunks of a batch that have jobs without an outcome; some may have ended meanwhile."""
+        """Yield the readable chunks of a batch that have jobs without an outcome; some may have ended meanwhile."""
         record, batch = await self.record(batch_id), BatchKeys(batch_id)
         async for number, payload in self._redis.hscan_iter(batch.chunks, count=_CHUNKS_AT_ONCE):
             state = await self._session.answer(self._redis.hget(batch.state, number))
-            if state is None or state.split(b"|")[1] != b"D":
-                yield ChunkRef(batch_id, int(number), str(Line(decode_chunk(payload).api, record.traffic)))
+            over = state is not None and state.split(b"|")[1] == b"D"
+            if not over and (api := _readable_api(payload)) is not None:
+                yield ChunkRef(batch_id, int(number), str(Line(api, record.traffic)))
 
     async def control(self, batch_id: str, control: str, reason: str = "") -> bool:
         """Set what a batch should do: ``run``, ``paused`` or ``cancelled``. False: it is over already.
@@ -163,8 +167,10 @@ class Batches:
         """Return a number that grows whenever a batch is paused, resumed, cancelled or deleted."""
         return int(await self._session.answer(self._redis.get(keys.CONTROLS)) or 0)
 
-    async def retry_failed(self, batch_id: str) -> tuple[int, list[ChunkRef]]:
-        """Queue every failed job again; return how many, and the chunks that need hints.
+    async def retry_failed(self, batch_id: str, where: FailureFilter = ALL) -> tuple[int, list[ChunkRef]]:
+        """Queue failed jobs again; return how many, and the chunks that need hints.
+
+        Jobs whose chunk a worker holds are queued when it has given it up.
 
         Raises:
             BatchNotFoundError: There is no such batch.
@@ -173,17 +179,16 @@ class Batches:
         record = await self.record(batch_id)
         if record.state is BatchState.CANCELLED:
             raise BatchStateError(f"batch {batch_id} was cancelled; what it left undone can only be submitted anew")
-        batch, jobs, refs = BatchKeys(batch_id), 0, []
-        async for number in self._done_chunks_with_failures(batch):
-            api = await self._api_of(batch, number)
-            if api is None:  # cancelled meanwhile
-                continue
-            ref = ChunkRef(batch_id, number, str(Line(api, record.traffic)))
-            again = await self._session.run(
-                "retry_failed", [*keys.shared(batch_id), keys.queued(ref.line)], [number, ref.member]
+        jobs, refs = 0, []
+        async for failed in self.failures.chunks(batch_id, where):
+            ref = ChunkRef(batch_id, failed.number, str(Line(failed.api, record.traffic)))
+            again, hint_wanted = await self._session.run(
+                "retry_failed",
+                [*keys.shared(batch_id), keys.queued(ref.line)],
+                [ref.number, ref.member, failed.bitmap],
             )
-            if again:
-                jobs += again
+            jobs += again
+            if hint_wanted:
                 refs.append(ref)
         return jobs, refs
 
@@ -265,17 +270,16 @@ class Batches:
         recorded = sum(int(n) for second, n in (slot.split() for slot in ring) if since <= int(second) < now[0])
         return float(recorded / max(1, now[0] - since))
 
-    async def _done_chunks_with_failures(self, batch: BatchKeys) -> AsyncIterator[int]:
-        async for number, text in self._redis.hscan_iter(batch.state, count=500):
-            if text.split(b"|")[1] == b"D":
-                yield int(number)
-
-    async def _api_of(self, batch: BatchKeys, number: int) -> str | None:
-        payload = await self._session.answer(self._redis.hget(batch.chunks, str(number)))
-        return None if payload is None else decode_chunk(payload).api
-
     async def _has_more(self, stream: str, after: str) -> bool:
         return bool(await self._session.answer(self._redis.xrange(stream, min=f"({after}", count=1)))
+
+
+def _readable_api(payload: bytes) -> str | None:
+    """Return the API of a chunk; None where its payload cannot be read: who claims it deals with that."""
+    try:
+        return decode_chunk(payload).api
+    except (CorruptChunkError, UnknownFormatError):
+        return None
 
 
 def _raise_if_missing(batch_id: str, answer: list[Any]) -> None:

@@ -2,7 +2,7 @@ r"""The workers' side of the ledger: claim, renew, commit and finish chunks, and
 
     queued --claim (fence+1)--> leased --commit*, finish--> done
       ^                           |  \--finish with remainder--> waiting --due--> queued
-      \----- lease ended --------/
+      \----- lease ended: a death /
 
 Invariants: the fence rises with every claim, and only the holder of the newest one records; a job's bit, its outcome in
 the stream and the counters change in one step, so a job has one outcome however often its chunk is executed.
@@ -11,7 +11,7 @@ the stream and the counters change in one step, so a job has one outcome however
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -19,9 +19,11 @@ import msgspec
 from callmill.errors import CallmillError, RedisUnavailableError, StaleLeaseError
 from callmill.jobs.wire import WireOutcome, encode_outcomes
 from callmill.ledger import keys
+from callmill.ledger.bitmaps import members
+from callmill.ledger.failure_records import encode_failure
 from callmill.ledger.keys import BatchKeys, ChunkRef
 from callmill.ledger.latency import bucket
-from callmill.ledger.records import Claim, ClaimRefused, CommitResult
+from callmill.ledger.records import Claim, ClaimRefused, CommitResult, Suspect
 from callmill.ledger.session import Argument, LedgerSession
 
 _rest_encoder = msgspec.msgpack.Encoder()
@@ -49,12 +51,16 @@ class Finish(msgspec.Struct, frozen=True):
         delay_ms: Milliseconds; 0: at once.
         attempts: Attempts spent on unrecorded jobs, by offset.
         not_before_ms: Unix times in milliseconds, on the clock of Redis, before which jobs must not run, by offset.
+        deaths: Those of ``Claim.deaths`` that still stand against the chunk; 0: it is harmless.
     """
 
     delay_ms: int = 0
     attempts: Mapping[int, int] = {}
     not_before_ms: Mapping[int, int] = {}
+    deaths: int = 0
 
+
+_ALL = b"*"
 
 Commit = tuple[Claim, Bundle, Finish | None]
 
@@ -78,19 +84,47 @@ class Chunks:
         )
         if answer[0] != b"ok":
             return ClaimRefused(answer[0].decode())
-        _, fence, payload, bitmap, rest, claims, now_ms, deadline_ms = answer
-        attempts, not_before_ms = _rest_decoder.decode(rest) if rest else ({}, {})
+        _, fence, payload, bitmap, rest, claims, now_ms, deadline_ms, *trouble = answer
+        count, deaths, alone, alone_deaths = trouble
+        attempts, not_before_ms = _read_rest(rest)
         return Claim(
             ref=ref,
             fence=fence,
             payload=payload,
-            recorded=frozenset(_offsets(bitmap)),
+            recorded=frozenset(members(bitmap)),
             attempts=attempts,
             not_before_ms=not_before_ms,
             claims=claims,
             now_ms=now_ms,
             deadline_ms=int(deadline_ms) or None,
+            count=count,
+            deaths=deaths,
+            suspect=Suspect(None if alone == _ALL else int(alone), alone_deaths) if alone else None,
         )
+
+    async def note_alone(self, claim: Claim, offset: int | None) -> None:
+        """Note that a job of the chunk, or with None all of it, is about to run with nothing beside it.
+
+        Raises:
+            StaleLeaseError: Another worker holds the chunk.
+            RedisUnavailableError: Redis cannot be reached.
+        """
+        ref = claim.ref
+        arguments: list[Argument] = [ref.number, claim.fence, _ALL if offset is None else offset]
+        if not await self._session.run("suspect", keys.shared(ref.batch_id), arguments):
+            raise _stale(claim)
+
+    async def release(self, claim: Claim, delay_ms: int) -> None:
+        """Give a chunk back as it was: nothing of it was tried.
+
+        Raises:
+            StaleLeaseError: Another worker holds the chunk.
+            RedisUnavailableError: Redis cannot be reached; the lease ends by itself.
+        """
+        as_it_was = Finish(
+            delay_ms=delay_ms, attempts=claim.attempts, not_before_ms=claim.not_before_ms, deaths=claim.deaths
+        )
+        await self.commit(claim, Bundle(), as_it_was)
 
     async def commit(self, claim: Claim, bundle: Bundle, finish: Finish | None = None) -> CommitResult:
         """Record a bundle, and give the chunk up where ``finish`` says so. Safe to repeat with the same arguments.
@@ -168,6 +202,7 @@ def commit_arguments(claim: Claim, bundle: Bundle, finish: Finish | None) -> lis
     """Return the arguments of ``commit.lua``."""
     offsets = [offset for offset, _ in bundle.outcomes]
     failed = [offset for offset, outcome in bundle.outcomes if outcome.error_code is not None]
+    failures = [outcome for _, outcome in bundle.outcomes if outcome.error_code is not None] if failed else []
     buckets: dict[int, int] = {}
     for latency_us in bundle.latencies_us:
         number = bucket(latency_us)
@@ -185,6 +220,8 @@ def commit_arguments(claim: Claim, bundle: Bundle, finish: Finish | None) -> lis
         "keep" if finish is None else "finish",
         0 if finish is None else finish.delay_ms,
         _rest_encoder.encode((finish.attempts, finish.not_before_ms)) if finish else b"",
+        b"".join([encode_failure(claim.ref.api, failure) for failure in failures]),
+        finish.deaths if finish else 0,
     ]
     for item in buckets.items():
         arguments += item
@@ -198,19 +235,23 @@ def commit_result(claim: Claim, answer: list[bytes]) -> CommitResult:
         StaleLeaseError: Another worker holds the chunk.
     """
     if answer[0] == b"stale":
-        raise StaleLeaseError(f"chunk {claim.ref.member}: lease with fence {claim.fence} is over")
+        raise _stale(claim)
     return CommitResult(hint_wanted=answer[0] == b"queued", proceed=answer[1] == b"run")
+
+
+def _read_rest(rest: bytes) -> tuple[dict[int, int], dict[int, int]]:
+    try:
+        return _rest_decoder.decode(rest) if rest else ({}, {})
+    except msgspec.MsgspecError:  # corrupt: better a few attempts too many than a chunk that nobody can claim
+        return {}, {}
+
+
+def _stale(claim: Claim) -> StaleLeaseError:
+    return StaleLeaseError(f"chunk {claim.ref.member}: lease with fence {claim.fence} is over")
 
 
 def _chunk_keys(ref: ChunkRef) -> list[str]:
     return [*keys.shared(ref.batch_id), keys.queued(ref.line)]
-
-
-def _offsets(bitmap: bytes) -> Iterable[int]:
-    for at, byte in enumerate(bitmap):
-        for bit in range(8):
-            if byte & (1 << bit):
-                yield at * 8 + bit
 
 
 __all__ = ["Bundle", "Chunks", "Finish", "commit_arguments", "commit_result"]

@@ -102,6 +102,7 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
         calls: HTTP calls made since its start.
         cpu_s: CPU seconds used since its start.
         draining: It finishes what it has and takes nothing new.
+        newer_format: Batches of which it met chunks lately that only a newer Callmill can read.
     """
 
     id: str
@@ -113,6 +114,7 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     draining: bool
     apis: list[str]
     lanes: list[LaneStatus]
+    newer_format: list[str] = []
 
 
 def _pause_in_words(seconds: float) -> str:

@@ -44,7 +44,7 @@ class HintPublisher:
         with self._lock:
             try:
                 with app.amqp.Producer(self._connection, auto_declare=False) as producer, producer.batch(_AT_ONCE):
-                    for ref in refs:
+                    for ref in reversed(refs) if first else refs:  # each goes before those sent until then
                         self._send(producer, ref, labels.text(ref, label), first=first)
             except self._connection.connection_errors + self._connection.channel_errors as error:
                 self._connection.close()  # the next publish connects afresh

@@ -69,13 +69,14 @@ class BatchKeys:
         self.chunks = prefix + "chunks"
         """HASH: chunk number -> payload; gone once every job in it succeeded."""
         self.state = prefix + "state"
-        """HASH: chunk number -> fence|status|worker|count|done|failed|claims; absent: never claimed, or done."""
+        """HASH: chunk number -> fence|status|worker|count|done|failed|claims, and |deaths if any; absent: done."""
         self.done = prefix + "done"
         """HASH: chunk number -> bitmap of its recorded jobs, while it is unfinished."""
         self.failed = prefix + "failed"
         """HASH: chunk number -> bitmap of its failed jobs."""
         self.rest = prefix + "rest"
-        """HASH: chunk number -> attempts spent on its unrecorded jobs, and when they may run (msgpack)."""
+        """HASH: chunk number -> attempts spent on its unrecorded jobs, and when they may run (msgpack);
+        again/chunk number -> bitmap of its failed jobs that run again when its worker has given it up."""
         self.parked = prefix + "parked"
         """ZSET: chunk member -> since when it is held back (paused, or not yet sealed) (ms)."""
         self.outcomes = prefix + "out"
@@ -87,7 +88,7 @@ class BatchKeys:
         self.failures = prefix + "failures"
         """HASH: chunk number/offset -> what each of the job's failed outcomes was."""
         self.suspects = prefix + "suspects"
-        """HASH: chunk number -> the job that runs alone, because its chunk's workers died."""
+        """HASH: chunk number -> fence|what of it runs alone, because its workers died|how many died with that."""
 
     def all(self) -> list[str]:
         """Return every key of the batch, in the order that the scripts take them."""

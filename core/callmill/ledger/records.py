@@ -63,6 +63,18 @@ class BatchRecord(Struct, frozen=True, kw_only=True):
         return self.succeeded + self.failed
 
 
+class Suspect(Struct, frozen=True):
+    """What of a chunk ran alone in its process, because workers that held the chunk died.
+
+    Attributes:
+        offset: The job; None: all of the chunk.
+        deaths: How many workers died with it.
+    """
+
+    offset: int | None
+    deaths: int
+
+
 class Claim(Struct, frozen=True):
     """The right to execute a chunk, until the lease ends or a higher fence is given out.
 
@@ -73,6 +85,9 @@ class Claim(Struct, frozen=True):
         claims: How often the chunk was claimed before.
         now_ms: Unix time in milliseconds of the claim, on the clock of Redis.
         deadline_ms: Unix time in milliseconds after which no call of its batch starts; None: no such time.
+        count: Jobs in the chunk.
+        deaths: How many leases in a row ended without their workers giving the chunk up.
+        suspect: What ran alone last, where there were so many that something did.
     """
 
     ref: ChunkRef
@@ -83,6 +98,9 @@ class Claim(Struct, frozen=True):
     not_before_ms: dict[int, int]
     claims: int
     now_ms: int
+    count: int
+    deaths: int = 0
+    suspect: Suspect | None = None
     deadline_ms: int | None = None
 
 

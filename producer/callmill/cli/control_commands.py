@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from callmill.cli import console
 from callmill.cli.client_session import with_client
+from callmill.cli.failure_view import where_option
 from callmill.producer import AsyncBatch, AsyncClient
 
 
@@ -63,10 +64,11 @@ def seal(*, batch_id: str, as_json: bool) -> None:
 
 @click.command("retry")
 @click.argument("batch_id", metavar="BATCH")
+@where_option
 @console.json_option
-def retry(*, batch_id: str, as_json: bool) -> None:
-    """Run every failed job of a batch again; each gets a further outcome."""
-    _steer(batch_id, "retried", AsyncBatch.retry_failed, as_json=as_json)
+def retry(*, batch_id: str, where: str, as_json: bool) -> None:
+    """Run failed jobs of a batch again, all or some; each gets a further outcome."""
+    _steer(batch_id, "retried", lambda batch: batch.retry_failed(where), as_json=as_json)
 
 
 @click.command("delete")

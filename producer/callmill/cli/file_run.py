@@ -30,6 +30,7 @@ from callmill.cli.run_report import RunReport
 from callmill.cli.run_state import RunState, save_state
 from callmill.errors import BatchStateError, InputFileError, JobError, OutsideError, RedisUnavailableError
 from callmill.jobs import Outcome
+from callmill.jobs.outcome import UNKNOWN_INDEX
 from callmill.ledger.records import BatchState
 from callmill.producer import AsyncBatch, AsyncClient, Progress
 from callmill.producer.submission import Submission
@@ -69,6 +70,7 @@ class FileRun:
         self._files = [output] if errors is None else [output, errors]
         self._written = NumberSet()
         self._bad_lines = NumberSet()
+        self._of_unknown_jobs = 0
         self._cursor = state.cursor
         self._reports: list[bytes] = []
         self._writing = asyncio.Lock()
@@ -145,9 +147,10 @@ class FileRun:
         await self.commit()
         if self.state.cursor:
             await batch.release(self.state.cursor)
-        if progress.state is BatchState.DONE and len(self._written) < progress.total:
+        missing = progress.total - len(self._written) - self._of_unknown_jobs
+        if progress.state is BatchState.DONE and missing > 0:
             raise OutsideError(
-                f"{progress.total - len(self._written):,} outcomes are in Redis no more: somebody else released them; "
+                f"{missing:,} outcomes are in Redis no more: somebody else released them; "
                 "run those jobs again with --fresh"
             )
         return progress
@@ -162,6 +165,9 @@ class FileRun:
                 if found is None:
                     raise InputFileError(f"{file.path}: has a line of somebody else; begin anew with --fresh")
                 is_bad_line, number = found
+                if number == UNKNOWN_INDEX:
+                    self._of_unknown_jobs += 1
+                    continue
                 (self._bad_lines if is_bad_line else self._written).add(number)
 
     async def _submit(self) -> None:
@@ -226,7 +232,9 @@ class FileRun:
                 await self.commit()
 
     def _write(self, outcome: Outcome) -> None:
-        if self._written.add(outcome.index):
+        if outcome.index == UNKNOWN_INDEX:
+            self._of_unknown_jobs += 1
+        if outcome.index == UNKNOWN_INDEX or self._written.add(outcome.index):
             file = self._output if outcome.ok or self._errors is None else self._errors
             file.append(outcome_line(self.state.batch_id, outcome))
 

@@ -21,6 +21,7 @@ _COMMANDS = {
     "status": ("callmill.cli.status_command:status", "Show a batch, or the recent ones."),
     "watch": ("callmill.cli.watch_command:watch", "Follow a batch until it is over."),
     "outcomes": ("callmill.cli.outcomes_command:outcomes", "Print a batch's outcomes as JSONL."),
+    "failures": ("callmill.cli.failures_command:failures", "Show why jobs of a batch failed."),
     "pause": ("callmill.cli.control_commands:pause", "Start no further calls of a batch."),
     "resume": ("callmill.cli.control_commands:resume", "Go on with a paused batch."),
     "cancel": ("callmill.cli.control_commands:cancel", "End a batch for good."),

@@ -15,7 +15,7 @@ from msgspec import Raw, Struct
 from callmill.jobs import Outcome
 
 BAD_LINE = "bad_line"
-_ID = re.compile(rb'\{"id":"[^"]*?-(line-)?(\d+)"')
+_ID = re.compile(rb'\{"id":"[^"]*?-(line-)?(-?\d+)"')
 _LONGEST_ID = 128
 
 _encode = msgspec.json.Encoder().encode

@@ -1,9 +1,21 @@
 """The producer's side: submit jobs, follow batches, read outcomes."""
 
-from callmill.jobs import Job, Outcome, OutcomeError
+from callmill.jobs import FailedJob, Failure, FailureCause, Job, Outcome, OutcomeError
 from callmill.producer.async_batch import AsyncBatch
 from callmill.producer.async_client import AsyncClient
 from callmill.producer.client import Batch, Client
 from callmill.producer.progress import Progress
 
-__all__ = ["AsyncBatch", "AsyncClient", "Batch", "Client", "Job", "Outcome", "OutcomeError", "Progress"]
+__all__ = [
+    "AsyncBatch",
+    "AsyncClient",
+    "Batch",
+    "Client",
+    "FailedJob",
+    "Failure",
+    "FailureCause",
+    "Job",
+    "Outcome",
+    "OutcomeError",
+    "Progress",
+]

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 
 from callmill.errors import BatchStateError, WaitTimeoutError
-from callmill.jobs import Outcome
+from callmill.jobs import FailedJob, FailureCause, Outcome
 from callmill.ledger.batches import FIRST, Batches
+from callmill.ledger.failure_filter import FailureFilter
 from callmill.producer.connection import Connection
 from callmill.producer.progress import Progress, read_progress
 from callmill.producer.submission import publish_hints, start_parked
@@ -102,15 +103,60 @@ class AsyncBatch:
         await start_parked(self._batches, self._connection().hints, self.id, self.name)
         return jobs
 
-    async def retry_failed(self) -> int:
-        """Run every failed job again and return how many; each gets a further outcome when it is done.
+    async def retry_failed(self, where: str = "") -> int:
+        """Run failed jobs again and return how many; each gets a further outcome when it is done.
+
+        Attempts are counted anew; ``failed_jobs`` keeps what the jobs failed of before. Jobs that a worker holds in one
+        chunk with others run when it has given that up, within 30 s.
+
+        Args:
+            where: Which: ``status=500``, ``status=5xx``, ``code=timeout``, ``cause=...`` (as ``failures`` has it),
+                ``api=...`` or ``id=...``; several with commas between them must all hold. All when left out.
 
         Raises:
             BatchStateError: The batch was cancelled.
+            UsageError: ``where`` is none of these.
         """
-        jobs, refs = await self._batches.retry_failed(self.id)
+        jobs, refs = await self._batches.retry_failed(self.id, FailureFilter(where))
         await publish_hints(self._connection().hints, refs, self.name)
         return jobs
+
+    async def failures(self, where: str = "") -> list[FailureCause]:
+        """Return why jobs failed: those that failed alike have one cause; the most frequent one comes first.
+
+        Args:
+            where: Which jobs; see ``retry_failed``.
+
+        Raises:
+            UsageError: ``where`` is no condition.
+        """
+        chosen = FailureFilter(where)
+        await self._batches.record(self.id)
+        return await self._batches.failures.causes(self.id, chosen)
+
+    async def failed_jobs(self, where: str = "", *, include_retried: bool = False) -> AsyncIterator[FailedJob]:
+        """Yield every failed job with each of its failures, in no order.
+
+        Args:
+            where: Which jobs; see ``retry_failed``.
+            include_retried: Behind them, those that were run again and have not failed since.
+
+        Raises:
+            UsageError: ``where`` is no condition.
+        """
+        async for page in self.failed_pages(where, include_retried=include_retried):
+            for job in page:
+                yield job
+
+    async def failed_pages(self, where: str = "", *, include_retried: bool = False) -> AsyncIterator[list[FailedJob]]:
+        """Yield failed jobs as ``failed_jobs`` does, as many at a time as are read together."""
+        chosen = FailureFilter(where)
+        await self._batches.record(self.id)
+        async for page in self._batches.failures.jobs(self.id, chosen):
+            yield page
+        if include_retried:
+            async for page in self._batches.failures.retried(self.id, chosen):
+                yield page
 
     async def delete(self) -> None:
         """Remove the batch, its jobs and its outcomes from Redis. Calls in flight are not recorded."""

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Self
 
-from callmill.jobs import Job, Outcome
+from callmill.jobs import FailedJob, FailureCause, Job, Outcome
 from callmill.producer.async_batch import AsyncBatch
 from callmill.producer.async_client import AsyncClient, Start, Urgency
 from callmill.producer.event_loop_thread import EventLoopThread
@@ -157,9 +157,22 @@ class Batch:
         """Close a batch that its producer left open, start what waits for that, and return its number of jobs."""
         return EventLoopThread.shared().run(self._batch.seal())
 
-    def retry_failed(self) -> int:
-        """Run every failed job again and return how many."""
-        return EventLoopThread.shared().run(self._batch.retry_failed())
+    def retry_failed(self, where: str = "") -> int:
+        """Run failed jobs again, all or those where conditions hold, and return how many.
+
+        See ``AsyncBatch.retry_failed``.
+        """
+        return EventLoopThread.shared().run(self._batch.retry_failed(where))
+
+    def failures(self, where: str = "") -> list[FailureCause]:
+        """Return why jobs failed, the most frequent cause first; see ``AsyncBatch.failures``."""
+        return EventLoopThread.shared().run(self._batch.failures(where))
+
+    def failed_jobs(self, where: str = "", *, include_retried: bool = False) -> Iterator[FailedJob]:
+        """Yield every failed job with each of its failures; see ``AsyncBatch.failed_jobs``."""
+        pages = self._batch.failed_pages(where, include_retried=include_retried)
+        for page in EventLoopThread.shared().iterate(pages):
+            yield from page
 
     def delete(self) -> None:
         """Remove the batch, its jobs and its outcomes from Redis."""

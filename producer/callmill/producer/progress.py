@@ -100,6 +100,8 @@ def what_limits(record: BatchRecord, workers: Sequence[WorkerStatus]) -> str:
     unserved = [api for api in record.apis if not any(api in worker.apis for worker in workers)]
     if unserved:
         return f"no worker serves {', '.join(unserved)}: start one with `callmill worker`"
+    if any(record.id in worker.newer_format for worker in workers):
+        return "chunks that a newer Callmill wrote: upgrade the workers"
     lanes = [lane for worker in workers for lane in worker.lanes if lane.api in record.apis]
     return _what_limits_lanes(record, lanes)
 

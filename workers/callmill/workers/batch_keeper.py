@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from callmill.errors import BatchNotFoundError, StaleLeaseError, UnknownFormatError
+from callmill.errors import BatchNotFoundError, CorruptChunkError, StaleLeaseError, UnknownFormatError
 from callmill.jobs.wire import WireJob, WireOutcome, assigned_id, decode_chunk
 from callmill.ledger import Batches, Bundle, ChunkRef, Chunks, Claim, Finish
 
@@ -51,7 +51,7 @@ class BatchKeeper:
                 claim = await self._chunks.claim(ref)
                 if isinstance(claim, Claim):
                     await self._end(claim)
-        except (BatchNotFoundError, StaleLeaseError, UnknownFormatError) as error:
+        except (BatchNotFoundError, CorruptChunkError, StaleLeaseError, UnknownFormatError) as error:
             log.info("late jobs of %s left: %s", batch_id, error, extra={"action": "late_left", "batch": batch_id})
 
     async def _end(self, claim: Claim) -> None:

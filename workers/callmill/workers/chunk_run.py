@@ -7,21 +7,38 @@ time budget over, shutdown, batch paused. What is left then goes back as the rem
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from statistics import median
 from typing import Protocol
 
 from callmill.jobs.traffic import TrafficClass
 from callmill.jobs.wire import Chunk, WireOutcome, assigned_id
 from callmill.ledger import Bundle, Claim, Finish
-from callmill.workers.call import Call, Postponed
-from callmill.workers.endings import outcome_too_late
-from callmill.workers.lane import Lane
+from callmill.workers.call import Call, CallOwner, Postponed
+from callmill.workers.endings import outcome_too_late, outcome_without_answer
+from callmill.workers.suspicion import Stage, stage_of, verdict
 
 BUDGET_S = 30.0
 """How long a chunk is held before the rest of it goes back, so that others get their turn."""
 
 HELD_FOR_BACKOFF_S = 2.0
 """How long a chunk is held when all that is left of it waits for a retry."""
+
+
+class Caller(Protocol):
+    """Who makes a chunk's calls: a lane, or what stands before it."""
+
+    def add(self, owner: CallOwner, calls: Iterable[Call], *, first: bool = False) -> None:
+        """Take calls of one owner in, behind or before the others of their class."""
+        ...
+
+    def add_first(self, call: Call) -> None:
+        """Take a call in before others: it has waited already."""
+        ...
+
+    def forget(self, owner: CallOwner) -> None:
+        """Drop the waiting calls of an owner."""
+        ...
 
 
 class Recorder(Protocol):
@@ -39,7 +56,7 @@ class Recorder(Protocol):
 class ChunkRun:
     """The calls of one chunk. Belongs to one event loop."""
 
-    def __init__(self, claim: Claim, chunk: Chunk, lane: Lane, recorder: Recorder, *, traffic: TrafficClass) -> None:
+    def __init__(self, claim: Claim, chunk: Chunk, lane: Caller, recorder: Recorder, *, traffic: TrafficClass) -> None:
         self._loop = asyncio.get_running_loop()
         self.claim = claim
         self.traffic = traffic
@@ -57,12 +74,21 @@ class ChunkRun:
         self._unrecorded = self._calls_of(chunk)
         self._backoffs: dict[int, asyncio.TimerHandle] = {}
         self._due_s: dict[int, float] = {}
-        self._closes_s = self._began_s + BUDGET_S
-        self._closer = self._loop.call_at(self._closes_s, self.close)
+        self._stage = stage_of(claim)
+        self._tried = self._out_of_time = False
+        self._closes_s = float("inf")
+        self._closer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> None:
         """Hand the calls to the lane, but for those that must wait for a retry."""
+        if not self._open:
+            return
+        self._closes_s = self._loop.time() + BUDGET_S
+        self._closer = self._loop.call_at(self._closes_s, self._time_is_over)
+        if self._stage is Stage.CONVICT:
+            self._convict()
+            return
         not_before_ms = self.claim.not_before_ms
         for offset, time_ms in not_before_ms.items():
             if offset in self._unrecorded:
@@ -92,7 +118,7 @@ class ChunkRun:
             return
         self._ended = True
         self.close()
-        self._closer.cancel()
+        self._stop_clock()
         self.over.set_result(None)
 
     def may_start(self, call: Call, now_s: float) -> bool:
@@ -108,6 +134,7 @@ class ChunkRun:
     def record(self, call: Call, outcome: WireOutcome) -> None:
         """Take the outcome of a call whose attempt is over."""
         self._attempt_ended(call)
+        self._tried = True
         self.bundle.latencies_us.append(outcome.latency_us)
         self._latencies_us.append(outcome.latency_us)
         self._take(call, outcome)
@@ -119,6 +146,7 @@ class ChunkRun:
     def postpone(self, call: Call, postponed: Postponed) -> None:
         """Wait for another attempt: in line at once, on a timer, or as part of the remainder."""
         self._attempt_ended(call)
+        self._tried = True
         self.bundle.retries += postponed.spends_attempt
         self.bundle.throttled += postponed.throttled
         self._recorder.changed(self)
@@ -139,6 +167,21 @@ class ChunkRun:
         if self._latencies_us:
             parts.append(f"p50 {median(self._latencies_us) / 1000:.0f} ms")
         return ", ".join(parts)
+
+    def _convict(self) -> None:
+        """Fail the suspect, and nothing else: its outcome must be recorded before another job is noted."""
+        suspect = self.claim.suspect
+        for call in [call for call in self._unrecorded.values() if suspect and call.offset == suspect.offset]:
+            self._take(call, outcome_without_answer(call, "poison", verdict(self.claim)))
+        self.close()
+
+    def _time_is_over(self) -> None:
+        self._out_of_time = True
+        self.close()
+
+    def _stop_clock(self) -> None:
+        if self._closer is not None:
+            self._closer.cancel()
 
     def _calls_of(self, chunk: Chunk) -> dict[int, Call]:
         calls = {}
@@ -211,8 +254,9 @@ class ChunkRun:
         if self._in_flight or self._ended or (self._open and not self._only_waits()):
             return
         self._ended = True
+        regular = self._open or (self._out_of_time and self._stage is not Stage.ONE_BY_ONE)
         self.close()
-        self._closer.cancel()
+        self._stop_clock()
         waits_only = len(self._due_s) == len(self._unrecorded)
         next_s = min(self._due_s.values()) if self._due_s and waits_only else 0.0
         self._recorder.finished(
@@ -221,6 +265,7 @@ class ChunkRun:
                 delay_ms=int(max(0.0, next_s - self._loop.time()) * 1000),
                 attempts={offset: call.attempts for offset, call in self._unrecorded.items() if call.attempts},
                 not_before_ms={offset: self._redis_ms(due_s) for offset, due_s in self._due_s.items()},
+                deaths=0 if regular and self._tried else self.claim.deaths,
             ),
         )
 

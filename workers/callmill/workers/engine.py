@@ -14,14 +14,14 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from callmill.config.redis_connections import connect, connect_blocking
-from callmill.errors import RedisUnavailableError, UnknownFormatError
+from callmill.errors import RedisUnavailableError
 from callmill.jobs.line import Line
-from callmill.jobs.wire import decode_chunk
 from callmill.ledger import Batches, ChunkRef, Chunks, ClaimRefused, LedgerSession, Lines
 from callmill.ledger.fleet import STATUS_EVERY_S, Fleet, WorkerStatus
 from callmill.ledger.hints import HintPublisher
 from callmill.workers.chunk_run import ChunkRun
 from callmill.workers.committer import Committer
+from callmill.workers.execution import Execution
 from callmill.workers.lane_host import LaneHost
 from callmill.workers.lane_switch import LaneSwitch
 from callmill.workers.lease_keeper import LOST, RENEWED, LeaseKeeper
@@ -89,6 +89,9 @@ class Engine:
         self._batches = Batches(session)
         self._room = Room(self._lanes, self._switch, threads=options.chunks_at_once)
         self._committer = Committer(self._chunks, self._publish, self._open_gates)
+        self._execution = Execution(
+            self._chunks, self._lanes, self._committer, self._room, self._runs, lease_s=options.lease_ms / 1000
+        )
         self._leases = LeaseKeeper(
             connect_blocking(options.redis_url, socket_timeout_s=options.lease_ms / 3000),
             self._chunks,
@@ -150,24 +153,7 @@ class Engine:
             return "not claimed: Redis is away; the reconciler will find it"
         if isinstance(claim, ClaimRefused):
             return f"nothing to do: {claim}"
-        try:
-            chunk = decode_chunk(claim.payload)
-        except UnknownFormatError as error:
-            log.error("chunk left alone: %s", error, extra={"action": "unknown_format", "chunk": ref.member})  # noqa: TRY400
-            return f"left to others: {error}"
-        run = ChunkRun(claim, chunk, self._lanes[line.api], self._committer, traffic=line.traffic)
-        run.lease_ends_s = asked_s + self._options.lease_ms / 1000
-        self._runs[ref] = run
-        try:
-            run.begin()
-            self._room.taken_in(ref)
-            self._room.filled(line)
-            if self._draining:
-                run.close()
-            await run.over
-        finally:
-            del self._runs[ref]
-        return run.summary()
+        return await self._execution.execute(claim, line, asked_s)
 
     async def _watch_room(self) -> None:
         while True:
@@ -201,8 +187,7 @@ class Engine:
             return
         self._draining = True
         self._room.shut()
-        for run in list(self._runs.values()):
-            run.close()
+        self._execution.drain()
         self._in_background(self._end_grace())
 
     async def _end_grace(self) -> None:
@@ -268,6 +253,7 @@ class Engine:
             draining=self._draining,
             apis=list(self._lanes),
             lanes=[lane.status() for lane in self._lanes.values()],
+            newer_format=self._execution.newer_format,
         )
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:

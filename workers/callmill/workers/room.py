@@ -41,7 +41,7 @@ class Room:
         self._shared: Counter[str] = Counter()
         self._doors: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._entering: dict[ChunkRef, asyncio.Lock] = {}
-        self._open = True
+        self._open, self._held = True, False
 
     def serve(self, used: Iterable[Line]) -> None:
         """Serve these lines beside the APIs' own; forget those that were served before and are not used any more."""
@@ -84,6 +84,14 @@ class Room:
         """Let nobody in any more."""
         self._open = False
 
+    def hold(self) -> None:
+        """Let nobody in until ``resume``."""
+        self._held = True
+
+    def resume(self) -> None:
+        """Let chunks in again, unless the room is shut."""
+        self._held = False
+
     def taken_in(self, ref: ChunkRef) -> None:
         """Take note that the jobs of a chunk that entered are in their line, or will never be: the next may enter."""
         if (door := self._entering.pop(ref, None)) is not None:
@@ -100,7 +108,7 @@ class Room:
         for name, line in self._lines.items():
             if not self._switch.is_off(name):
                 self.filled(line)
-            elif self._open and self._lanes[line.api].has_room(line.traffic) and self._has_threads(line, name):
+            elif self._lets_in and self._lanes[line.api].has_room(line.traffic) and self._has_threads(line, name):
                 self._switch.set(name, on=True)
 
     async def _find(self, line: Line, ref: ChunkRef, *, shared: bool, first: bool) -> bool:
@@ -110,17 +118,21 @@ class Room:
         door = self._doors[name]
         if lane.paced:  # one at a time: how much room a chunk takes is known once its jobs are in
             await door.acquire()
-            if self._open and lane.has_room(line.traffic):
+            if self._lets_in and lane.has_room(line.traffic):
                 self._entering[ref] = door
                 return True
             door.release()
             return False
         if first:
-            return self._open
+            return self._lets_in
         async with door:
-            while self._open and not lane.has_room(line.traffic):  # noqa: ASYNC110 - an event per call would cost more
+            while self._lets_in and not lane.has_room(line.traffic):  # noqa: ASYNC110 - an event per call would cost more
                 await asyncio.sleep(_POLL_S)
-        return self._open
+        return self._lets_in
+
+    @property
+    def _lets_in(self) -> bool:
+        return self._open and not self._held
 
     def _has_threads(self, line: Line, name: str) -> bool:
         """Say whether chunks of a line would find threads, and not the last one only, or it were off again at once."""

@@ -16,6 +16,9 @@ for i = 1, n do
   local number, member, payload = first + i - 1, ARGV[1 + 2 * i], ARGV[2 + 2 * i]
   local _, count = struct.unpack('>BI4', payload)
   redis.call('HSET', CHUNKS, int(number), payload)
+  write_state(int(number), {  -- its count stays known, whatever becomes of the payload
+    fence = 0, status = park and 'P' or 'Q', worker = '', count = count, done = 0, failed = 0, claims = 0, deaths = 0,
+  })
   if park then redis.call('ZADD', PARKED, int(now_ms), member) else enqueue(KEYS[OWN - 1 + i], member) end
   redis.call('HSET', META, 'api:' .. string.match(line_of(member), '^[^@]*'), 1)
   total = total + count

@@ -17,17 +17,36 @@ local function int(x) return string.format('%.0f', x) end  -- tostring() keeps 1
 local function read_state(number)
   local text = redis.call('HGET', STATE, number)
   if not text then return nil end
-  local fence, status, worker, count, done, failed, claims =
-    string.match(text, '^(%d+)|(%a)|([^|]*)|(%d+)|(%d+)|(%d+)|(%d+)$')
+  local fence, status, worker, count, done, failed, claims, deaths =
+    string.match(text, '^(%d+)|(%a)|([^|]*)|(%d+)|(%d+)|(%d+)|(%d+)|?(%d*)$')
   return {
     fence = tonumber(fence), status = status, worker = worker, count = tonumber(count),
-    done = tonumber(done), failed = tonumber(failed), claims = tonumber(claims),
+    done = tonumber(done), failed = tonumber(failed), claims = tonumber(claims), deaths = tonumber(deaths) or 0,
   }
 end
 
+-- The last field, deaths, is there only where there were any: most chunks never have one, and older readers know none.
 local function write_state(number, s)
-  redis.call('HSET', STATE, number, table.concat(
-    {int(s.fence), s.status, s.worker, int(s.count), int(s.done), int(s.failed), int(s.claims)}, '|'))
+  redis.call('HSET', STATE, number, table.concat({
+    int(s.fence), s.status, s.worker, int(s.count), int(s.done), int(s.failed), int(s.claims),
+    s.deaths > 0 and int(s.deaths) or nil,
+  }, '|'))
+end
+
+-- What runs alone of a chunk: since which fence, '*' (all of it) or the offset of a job, how many leases died with it.
+local function read_suspect(number)
+  return string.match(redis.call('HGET', SUSPECTS, number) or '', '^(%d+)|([^|]+)|(%d+)$')
+end
+
+local function write_suspect(number, fence, alone, deaths)
+  redis.call('HSET', SUSPECTS, number, table.concat({int(fence), alone, int(deaths)}, '|'))
+end
+
+-- Takes note that a lease ended without its worker giving the chunk up.
+local function note_death(number, s)
+  s.deaths = s.deaths + 1
+  local fence, alone, deaths = read_suspect(number)
+  if fence and tonumber(fence) == s.fence then write_suspect(number, s.fence, alone, deaths + 1) end
 end
 
 -- The line of a chunk, from its member.
@@ -61,6 +80,8 @@ local function close_chunk(number, s, member)
   redis.call('ZREM', DUE, member)
   redis.call('HDEL', DONE, number)
   redis.call('HDEL', REST, number)
+  redis.call('HDEL', SUSPECTS, number)
+  s.deaths = 0
   if s.failed > 0 and control() ~= 'cancelled' then
     s.status, s.worker = 'D', ''
     write_state(number, s)
@@ -70,8 +91,69 @@ local function close_chunk(number, s, member)
   end
 end
 
+-- Forgets the attempts that jobs have spent, and their waits: `dropped` has their offsets as keys.
+local function forget_attempts(number, dropped)
+  local rest = redis.call('HGET', REST, number)
+  if not rest then return end
+  local packed = {string.char(0x92)}  -- two maps; cmsgpack takes tables with keys from 1 on for arrays
+  for _, map in ipairs(cmsgpack.unpack(rest)) do
+    local n, items = 0, {}
+    for offset, value in pairs(map) do
+      if not dropped[offset] then
+        n = n + 1
+        items[n] = cmsgpack.pack(offset) .. cmsgpack.pack(value)
+      end
+    end
+    packed[#packed + 1] = struct.pack('>BI2', 0xde, n) .. table.concat(items)
+  end
+  redis.call('HSET', REST, number, table.concat(packed))
+end
+
+-- Makes failed jobs of a chunk that nobody holds unrecorded again, those of the bitmap `chosen`; returns how many. Its
+-- caller writes the state.
+local function open_failed(number, s, chosen)
+  local failed, done = redis.call('HGET', FAILED, number), redis.call('HGET', DONE, number)
+  local again, dropped, still_failed, still_done = 0, {}, {}, {}
+  for i = 1, math.ceil(s.count / 8) do
+    local all = i * 8 <= s.count and 255 or bit.lshift(1, s.count % 8) - 1
+    local f, d = string.byte(failed, i), done and string.byte(done, i) or all  -- a closed chunk has no bitmap
+    local open = bit.band(f, string.byte(chosen, i) or 0)
+    still_failed[i], still_done[i] = string.char(f - open), string.char(d - open)
+    for j = 0, 7 do
+      if bit.band(open, bit.lshift(1, j)) ~= 0 then
+        again = again + 1
+        dropped[8 * (i - 1) + j] = true
+      end
+    end
+  end
+  if again == 0 then return 0 end
+  redis.call('HSET', DONE, number, table.concat(still_done))
+  if again == s.failed then
+    redis.call('HDEL', FAILED, number)
+  else
+    redis.call('HSET', FAILED, number, table.concat(still_failed))
+  end
+  forget_attempts(number, dropped)
+  s.done, s.failed = s.done - again, s.failed - again
+  redis.call('HINCRBY', META, 'failed', -again)
+  return again
+end
+
+-- Where REST has the failed jobs that somebody wants to run again while a worker holds their chunk.
+local function wanted_field(number) return 'again/' .. number end
+
+-- Opens what was wanted while a worker held the chunk, now that none does; returns how many jobs.
+local function run_wanted(number, s)
+  if s.failed == 0 then return 0 end
+  local wanted = redis.call('HGET', REST, wanted_field(number))
+  if not wanted then return 0 end
+  redis.call('HDEL', REST, wanted_field(number))
+  return open_failed(number, s, wanted)
+end
+
 -- Puts a chunk that nobody holds where it belongs now: queued (returns 1: publish its hint), parked, closed, or dropped.
 local function put_back(number, s, member, queued)
+  run_wanted(number, s)
   if s.done == s.count then
     close_chunk(number, s, member)
     return 0
@@ -82,6 +164,7 @@ local function put_back(number, s, member, queued)
     redis.call('HDEL', STATE, number)
     redis.call('HDEL', DONE, number)
     redis.call('HDEL', REST, number)
+    redis.call('HDEL', SUSPECTS, number)
     return 0
   end
   s.status = c == 'paused' and 'P' or 'Q'

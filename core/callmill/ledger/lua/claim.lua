@@ -2,13 +2,15 @@
 -- KEYS  SHARED, queued(line)
 -- ARGV  1 chunk number  2 member  3 worker  4 lease (ms)
 -- Returns {'ok', fence, payload, bitmap of recorded jobs or '', what the remainder must know or '', earlier claims,
---          now (ms), the batch's deadline (ms; '0': none)}
+--          now (ms), the batch's deadline (ms; '0': none), jobs, deaths: leases in a row that ended without a word,
+--          the suspect ('*': all, or an offset) or '', how many of the deaths were while it ran alone}
 --       | {'gone'} done, cancelled or unknown | {'leased'} | {'waiting'} not due yet | {'paused'} held back now
 -- Invariant: every claim raises the fence, so at most one worker can record for a chunk. The fence follows the clock, so
 -- that a server which lost its last writes does not give the same one out twice.
 local number, member = ARGV[1], ARGV[2]
 local payload = redis.call('HGET', CHUNKS, number)
 local s = read_state(number)
+if not payload and s and control() ~= 'cancelled' then payload = '' end  -- lost: its jobs end as those of a corrupt one
 if not payload or (s and s.status == 'D') then
   redis.call('ZREM', KEYS[OWN], member)
   return {'gone'}
@@ -17,10 +19,12 @@ local due = tonumber(redis.call('ZSCORE', DUE, member) or 0)
 if s and s.status == 'L' and due > now_ms then return {'leased'} end
 if s and s.status == 'W' and due > now_ms then return {'waiting'} end
 redis.call('ZREM', KEYS[OWN], member)
-if not s then
+if not s then  -- an older producer wrote it
   local _, count = struct.unpack('>BI4', payload)
-  s = {fence = 0, status = 'Q', worker = '', count = count, done = 0, failed = 0, claims = 0}
+  s = {fence = 0, status = 'Q', worker = '', count = count, done = 0, failed = 0, claims = 0, deaths = 0}
 end
+if s.status == 'L' then note_death(number, s) end
+run_wanted(number, s)
 local paused = control() ~= 'run'
 if paused or s.done == s.count then  -- the latter: its worker died between recording the last job and giving it up
   if s.status == 'L' then redis.call('HINCRBY', META, 'leased', -1) end
@@ -33,7 +37,8 @@ redis.call('ZREM', PARKED, member)
 s.fence, s.status, s.worker, s.claims = math.max(s.fence + 1, now_us), 'L', ARGV[3], s.claims + 1
 write_state(number, s)
 redis.call('ZADD', DUE, int(now_ms + tonumber(ARGV[4])), member)
+local _, alone, alone_deaths = read_suspect(number)
 return {
   'ok', s.fence, payload, redis.call('HGET', DONE, number) or '', redis.call('HGET', REST, number) or '', s.claims - 1,
-  now_ms, redis.call('HGET', META, 'deadline_ms') or '0',
+  now_ms, redis.call('HGET', META, 'deadline_ms') or '0', s.count, s.deaths, alone or '', tonumber(alone_deaths) or 0,
 }

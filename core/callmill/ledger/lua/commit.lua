@@ -3,7 +3,8 @@
 -- ARGV  1 chunk number  2 member  3 fence  4 bundle ('' = none)  5 offsets of the recorded jobs, 4 bytes each, big-endian
 --       6 offsets of the failed ones among them  7 retries  8 calls  9 throttled calls (429)
 --       10 'keep' | 'finish'  11 delay of the remainder (ms)  12 what the remainder must know when it runs again ('' = nothing)
---       13.. latency bucket, calls, ...
+--       13 what is kept of the failed ones, in the order of 6 (as failure_records.py has it)
+--       14 deaths that still stand against the chunk when it is given up  15.. latency bucket, calls, ...
 -- Returns {'ok', control} recorded, lease kept | {'done', control} | {'waiting', control} | {'queued', control}: publish
 --         the hint | {'stale'}: the lease is somebody else's now, nothing recorded | {'recorded', offset, ...}: these
 --         stand recorded already, nothing was recorded, send the others
@@ -29,10 +30,37 @@ local function set_bits(key, offsets, refuse)
   redis.call('HSET', key, number, table.concat(bytes))
 end
 
+-- Adds to what is kept of each failed job: '>I4I2d' of the lengths of head and answer and the time, head, answer; the
+-- newest last. A batch of which everything fails keeps the answers of so many jobs only: Redis must hold it.
+local ANSWERS_KEPT, FAILURES_KEPT, PREFIX = 100000, 10, '>I4I2d'
+
+local function keep_failures(offsets, records)
+  local at, answers = 1, redis.call('HLEN', FAILURES) < ANSWERS_KEPT
+  for i = 1, #offsets / 4 do
+    local field = number .. '/' .. int(struct.unpack('>I4', offsets, 4 * i - 3))
+    local head, answer, start = struct.unpack('>I4I2', records, at)
+    at = start + head + answer
+    local kept = answers and answer or 0
+    local added = struct.pack(PREFIX, head, kept, now_ms) .. string.sub(records, start, start + head + kept - 1)
+    local before = redis.call('HGET', FAILURES, field) or ''
+    local starts, from = {}, 1
+    while from <= #before do
+      starts[#starts + 1] = from
+      local h, a, _, next_from = struct.unpack(PREFIX, before, from)
+      from = next_from + h + a
+    end
+    local oldest = starts[math.max(1, #starts - FAILURES_KEPT + 2)] or 1
+    redis.call('HSET', FAILURES, field, string.sub(before, oldest) .. added)
+  end
+end
+
 if n_done > 0 then
   local clash = set_bits(DONE, ARGV[5], true)
   if clash then return {'recorded', unpack(clash)} end
-  if n_failed > 0 then set_bits(FAILED, ARGV[6], false) end
+  if n_failed > 0 then
+    set_bits(FAILED, ARGV[6], false)
+    keep_failures(ARGV[6], ARGV[13])
+  end
   redis.call('XADD', OUT, '*', 'b', ARGV[4])
   redis.call('HINCRBY', META, 'succeeded', n_done - n_failed)
   if n_failed > 0 then redis.call('HINCRBY', META, 'failed', n_failed) end
@@ -45,7 +73,7 @@ end
 if ARGV[7] ~= '0' then redis.call('HINCRBY', META, 'retries', ARGV[7]) end
 if ARGV[8] ~= '0' then redis.call('HINCRBY', META, 'calls', ARGV[8]) end
 if ARGV[9] ~= '0' then redis.call('HINCRBY', META, 'throttled', ARGV[9]) end
-for i = 13, #ARGV, 2 do redis.call('HINCRBY', LATENCY, ARGV[i], ARGV[i + 1]) end
+for i = 15, #ARGV, 2 do redis.call('HINCRBY', LATENCY, ARGV[i], ARGV[i + 1]) end
 
 if ARGV[10] == 'keep' then
   write_state(number, s)
@@ -53,16 +81,19 @@ if ARGV[10] == 'keep' then
 end
 
 redis.call('HINCRBY', META, 'leased', -1)
+s.deaths = tonumber(ARGV[14])
+if s.deaths == 0 then redis.call('HDEL', SUSPECTS, number) end
+local delay_ms = run_wanted(number, s) > 0 and 0 or tonumber(ARGV[11])
 if s.done == s.count then
   close_chunk(number, s, member)
   end_if_over()
   return {'done', control()}
 end
 if ARGV[12] ~= '' then redis.call('HSET', REST, number, ARGV[12]) end
-if tonumber(ARGV[11]) > 0 and control() == 'run' then
+if delay_ms > 0 and control() == 'run' then
   s.status, s.worker = 'W', ''
   write_state(number, s)
-  redis.call('ZADD', DUE, int(now_ms + tonumber(ARGV[11])), member)
+  redis.call('ZADD', DUE, int(now_ms + delay_ms), member)
   return {'waiting', control()}
 end
 local queued = put_back(number, s, member, KEYS[OWN])

@@ -11,7 +11,10 @@ if not s or (s.status ~= 'L' and s.status ~= 'W') then
   redis.call('ZREM', DUE, member)
   return 0
 end
-if s.status == 'L' then redis.call('HINCRBY', META, 'leased', -1) end
+if s.status == 'L' then
+  redis.call('HINCRBY', META, 'leased', -1)
+  note_death(number, s)
+end
 local queued = put_back(number, s, member, KEYS[OWN])
 end_if_over()
 return queued

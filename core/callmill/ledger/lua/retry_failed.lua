@@ -1,23 +1,33 @@
--- Queues the failed jobs of a finished chunk again.
+-- Runs failed jobs of a chunk again.
 -- KEYS  SHARED, queued(line)
--- ARGV  1 chunk number  2 member
--- Returns the number of jobs that run again
--- Invariant: a chunk is taken back once; counters fall by exactly what is queued again.
+-- ARGV  1 chunk number  2 member  3 bitmap of the jobs; those that did not fail are left alone ('' = all that failed)
+-- Returns {jobs that run again, 1: publish the hint | 0}
+-- Invariant: counters fall by exactly what becomes unrecorded. While a worker holds the chunk nothing becomes so, for the
+-- worker may repeat a bundle whose answer it missed, and must find it recorded; what is wanted then is noted, and done
+-- when the chunk is given up.
 local number, member = ARGV[1], ARGV[2]
 local s = read_state(number)
-if not s or s.status ~= 'D' or control() == 'cancelled' then return 0 end
 local failed = redis.call('HGET', FAILED, number)
-local bytes = {}
-for i = 1, math.ceil(s.count / 8) do
-  local all = i * 8 <= s.count and 255 or bit.lshift(1, s.count % 8) - 1
-  bytes[i] = string.char(bit.band(all, bit.bnot(string.byte(failed, i))))
+if not s or not failed or control() == 'cancelled' then return {0, 0} end
+local chosen = ARGV[3] == '' and failed or ARGV[3]
+
+if s.status == 'L' then
+  local noted = redis.call('HGET', REST, wanted_field(number)) or ''
+  local again, bytes = 0, {}
+  for i = 1, #failed do
+    local before = string.byte(noted, i) or 0
+    local after = bit.bor(before, bit.band(string.byte(failed, i), string.byte(chosen, i) or 0))
+    for j = 0, 7 do again = again + bit.band(bit.rshift(after - before, j), 1) end
+    bytes[i] = string.char(after)
+  end
+  if again > 0 then redis.call('HSET', REST, wanted_field(number), table.concat(bytes)) end
+  return {again, 0}
 end
-redis.call('HSET', DONE, number, table.concat(bytes))
-redis.call('HDEL', FAILED, number)
-local again = s.failed
-redis.call('HINCRBY', META, 'failed', -again)
+
+local again = open_failed(number, s, chosen)
+if again == 0 then return {0, 0} end
 redis.call('HDEL', META, 'ended_ms')
 for i = 1, BATCH_KEYS do redis.call('PERSIST', KEYS[i]) end
-s.done, s.failed = s.done - again, 0
-put_back(number, s, member, KEYS[OWN])
-return again
+if s.status == 'D' or s.status == 'W' then return {again, put_back(number, s, member, KEYS[OWN])} end
+write_state(number, s)  -- queued or parked as it is
+return {again, 0}

@@ -1,0 +1,208 @@
+"""What the ledger keeps of workers that died, and what becomes of chunks that cannot be run as they are."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import time
+
+import pytest
+
+from callmill.config.redis_connections import connect
+from callmill.errors import StaleLeaseError
+from callmill.jobs.line import Line
+from callmill.jobs.wire import Chunk, WireJob, decode_outcomes, encode_chunk
+from callmill.ledger import Batches, Bundle, ChunkRef, Chunks, Claim, Finish, LedgerSession, Suspect, keys
+from callmill.ledger.keys import BatchKeys
+from callmill.workers.execution import Execution
+
+JOBS = 3
+LINE = Line("api")
+
+
+class Ledger:
+    """One sealed batch of one chunk, and a worker's part that executes it without a lane."""
+
+    def __init__(self, redis_url: str) -> None:
+        self.redis = connect(redis_url)
+        session = LedgerSession(self.redis)
+        self.batches = Batches(session)
+        self.chunks = Chunks(session, worker="w")
+        self.execution = Execution(self.chunks, {}, None, None, {}, lease_s=15)
+
+    async def begin(self) -> None:
+        """Submit."""
+        batch_id = await self.batches.create("", retention_ms=60_000)
+        payload = encode_chunk(Chunk("api", 0, [WireJob("GET", "/")] * JOBS))
+        await self.batches.add(batch_id, 0, [("api", payload)], park=False)
+        await self.batches.seal(batch_id)
+        self.ref, self.names = ChunkRef(batch_id, 0, "api"), BatchKeys(batch_id)
+
+    async def claim(self) -> Claim:
+        """Claim what must be there to be claimed."""
+        claim = await self.chunks.claim(self.ref)
+        assert isinstance(claim, Claim)
+        return claim
+
+    async def time_passes(self) -> None:
+        """Let the lease, or the delay, be over."""
+        await self.redis.zadd(keys.DUE, {self.ref.member: 0}, xx=True)
+
+    async def die(self, *, noticed_by_reconciler: bool = True) -> None:
+        """End the lease without a word."""
+        await self.time_passes()
+        if noticed_by_reconciler:
+            assert await self.chunks.requeue_due() == [self.ref]
+
+    async def status(self) -> str:
+        """Return the letter of the chunk's state."""
+        return (await self.redis.hget(self.names.state, "0")).decode().split("|")[1]
+
+
+@pytest.fixture
+def run(redis_url):
+    """Run a scenario on a ledger of its own."""
+
+    def run_scenario(scenario) -> None:
+        async def main() -> None:
+            ledger = Ledger(redis_url)
+            try:
+                await ledger.begin()
+                await scenario(ledger)
+            finally:
+                await ledger.redis.aclose()
+
+        asyncio.run(main())
+
+    return run_scenario
+
+
+def test_deaths_in_a_row_are_counted_until_a_regular_end(run):
+    """Each lease that ends without a word counts once, whoever notices; what a worker says at the end, stands."""
+
+    async def scenario(ledger: Ledger) -> None:
+        for deaths, by_reconciler in enumerate([True, False, True]):
+            assert (await ledger.claim()).deaths == deaths
+            await ledger.die(noticed_by_reconciler=by_reconciler)
+        claim = await ledger.claim()
+        assert (claim.deaths, claim.count, claim.suspect) == (3, JOBS, None)
+        await ledger.chunks.commit(claim, Bundle(), Finish(deaths=claim.deaths))
+        claim = await ledger.claim()
+        assert claim.deaths == 3
+        await ledger.chunks.commit(claim, Bundle(), Finish())
+        assert (await ledger.claim()).deaths == 0
+
+    run(scenario)
+
+
+def test_a_death_counts_against_what_was_noted_under_its_fence(run):
+    """A worker that dies before it noted anything, or after another note, adds nothing to the job noted before."""
+
+    async def scenario(ledger: Ledger) -> None:
+        claim = await ledger.claim()
+        await ledger.chunks.note_alone(claim, 1)
+        await ledger.die()
+        stale, claim = claim, await ledger.claim()
+        assert claim.suspect == Suspect(1, 1)
+        with pytest.raises(StaleLeaseError):
+            await ledger.chunks.note_alone(stale, 0)
+        await ledger.die()
+        claim = await ledger.claim()
+        assert (claim.suspect, claim.deaths) == (Suspect(1, 1), 2)
+        await ledger.chunks.note_alone(claim, 1)
+        await ledger.die(noticed_by_reconciler=False)
+        claim = await ledger.claim()
+        assert claim.suspect == Suspect(1, 2)
+        await ledger.chunks.note_alone(claim, None)
+        await ledger.die()
+        claim = await ledger.claim()
+        assert claim.suspect == Suspect(None, 1)
+        await ledger.chunks.commit(claim, Bundle(), Finish())
+        assert await ledger.redis.exists(ledger.names.suspects) == 0
+
+    run(scenario)
+
+
+def test_states_of_older_and_younger_workers_are_read(run):
+    """A state text without deaths is one of none; without any, none are written, so that older workers read it."""
+
+    async def scenario(ledger: Ledger) -> None:
+        await ledger.redis.hset(ledger.names.state, "0", f"7|Q||{JOBS}|0|0|5")
+        claim = await ledger.claim()
+        assert (claim.deaths, claim.claims) == (0, 5)
+        assert (await ledger.redis.hget(ledger.names.state, "0")).count(b"|") == 6
+        await ledger.die()
+        assert (await ledger.redis.hget(ledger.names.state, "0")).endswith(b"|6|1")
+        await ledger.redis.delete(ledger.names.state)  # what an older producer wrote
+        assert (await ledger.claim()).count == JOBS
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"garbage", struct.pack(">BI", 1, JOBS) + b"no zlib", struct.pack(">BI", 0, JOBS), None],
+    ids=["empty", "garbage", "no zlib", "version 0", "lost"],
+)
+def test_jobs_of_a_corrupt_chunk_end(run, caplog, payload):
+    """However a payload is damaged, each of its jobs fails with the reason, the batch ends, the log is loud."""
+
+    async def scenario(ledger: Ledger) -> None:
+        if payload is None:
+            await ledger.redis.hdel(ledger.names.chunks, "0")
+        else:
+            await ledger.redis.hset(ledger.names.chunks, "0", payload)
+        assert "3 failed" in await ledger.execution.execute(await ledger.claim(), LINE, time.monotonic())
+        record = await ledger.batches.record(ledger.ref.batch_id)
+        assert (record.ended, record.failed, record.leased) == (True, JOBS, 0)
+        entries = await ledger.redis.xrange(ledger.names.outcomes)
+        outcomes = decode_outcomes(entries[0][1][b"b"])
+        assert {(outcome.index, outcome.error_code) for outcome in outcomes} == {(-1, "corrupt")}
+        assert {outcome.id for outcome in outcomes} == {f"{ledger.ref.batch_id}/0/{n}" for n in range(JOBS)}
+        assert [entry.levelname for entry in caplog.records if entry.name.endswith("execution")] == ["CRITICAL"]
+
+    run(scenario)
+
+
+def test_a_chunk_of_a_newer_format_waits_for_a_newer_worker(run):
+    """What only a newer Callmill can read goes back unharmed for seconds, and the worker's status names its batch."""
+
+    async def scenario(ledger: Ledger) -> None:
+        claim = await ledger.claim()
+        await ledger.chunks.commit(claim, Bundle(), Finish(attempts={1: 2}))
+        payload = struct.pack(">BI", 2, JOBS) + b"of the future"
+        await ledger.redis.hset(ledger.names.chunks, "0", payload)
+        assert "upgrade" in await ledger.execution.execute(await ledger.claim(), LINE, time.monotonic())
+        assert ledger.execution.newer_format == [ledger.ref.batch_id]
+        assert await ledger.status() == "W"
+        await ledger.time_passes()
+        claim = await ledger.claim()
+        assert (claim.payload, claim.attempts, claim.deaths) == (payload, {1: 2}, 0)
+
+    run(scenario)
+
+
+def test_a_bug_gives_the_chunk_back(run, caplog):
+    """An error that nobody expected leaves no lease behind: the chunk goes back as it was, for later."""
+
+    async def scenario(ledger: Ledger) -> None:
+        await ledger.claim()
+        await ledger.die()
+        assert "bug" in await ledger.execution.execute(await ledger.claim(), LINE, time.monotonic())  # there is no lane
+        assert await ledger.status() == "W"
+        assert (await ledger.batches.record(ledger.ref.batch_id)).leased == 0
+        assert "KeyError" in caplog.text
+        await ledger.time_passes()
+        assert (await ledger.claim()).deaths == 1
+
+    run(scenario)
+
+
+def test_a_corrupt_remainder_costs_attempts_and_not_the_chunk(run):
+    """A chunk whose note on attempts cannot be read is claimed as if none had been made."""
+
+    async def scenario(ledger: Ledger) -> None:
+        await ledger.redis.hset(ledger.names.rest, "0", b"\xc1")
+        assert (await ledger.claim()).attempts == {}
+
+    run(scenario)

@@ -1,0 +1,84 @@
+r"""Suspicion: which job kills its workers, found without blaming any other.
+
+A worker that dies takes every chunk that it held along. All of them are suspected, and at most one is guilty; and a
+lease also ends when Redis is away, or a worker is stopped or killed from outside. So a chunk goes through stages, by
+its deaths in a row (``Claim.deaths``) and by what ran alone when workers died (``Claim.suspect``):
+
+    TOGETHER --3 deaths--> ALONE --1 alone--> ONE_BY_ONE --2 with the same job--> CONVICT
+       ^                   |   ^                  |                                  |
+       \---- survived -----+---|------------------/                                  |
+                               \------------ the job is recorded as failed ----------/
+
+* TOGETHER: as always, beside other chunks.
+* ALONE: all its jobs at once, with nothing beside the chunk in its process.
+* ONE_BY_ONE: alone, and one job after the other, each noted in the ledger before it starts.
+* CONVICT: the noted job fails with ``poison`` without being called again.
+
+Why no innocent is blamed. Before anything runs alone, the process takes nothing in, gives its other chunks back and
+waits until their calls are over (``isolation.py``). So a worker that dies of what runs alone takes nothing else along,
+and nothing is noted while calls of other chunks are under way. The ledger counts a death against what was noted under
+the fence of the lease that ended, and against nothing else: the worker died of that, or was ended from outside. What a
+verdict leaves to chance is that the outside ends three workers in a row with a chunk, one more while the chunk is
+alone, and two more while the same job of it is. An innocent chunk that dying workers held runs alone once, and is then
+like any other.
+
+What one poison job costs: 3 + 1 + 2 workers; a further one in its chunk 1 + 2. Deaths are forgotten once the chunk got
+to try something and gave up regularly; but not while jobs of ONE_BY_ONE are untried, or the end of a chunk's time
+would end the search. A job that died alone goes first the next time: to note another one forgets its deaths.
+
+What it costs others: a process that runs something alone does nothing else meanwhile, but that at most half of the
+time; suspected chunks that must wait for it go back to the ledger. Other processes go on. Plain ``callmill.call``
+tasks are no chunks; they are neither held back nor isolated.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+
+from callmill.ledger import Claim
+
+_ALONE_FROM_DEATHS = 3
+_CONVICTED_FROM_DEATHS = 2
+
+
+class Stage(Enum):
+    """How a chunk is run, by what happened to the workers that held it."""
+
+    TOGETHER = auto()
+    ALONE = auto()
+    ONE_BY_ONE = auto()
+    CONVICT = auto()
+
+    @property
+    def needs_process(self) -> bool:
+        """Whether nothing may run beside it."""
+        return self in {Stage.ALONE, Stage.ONE_BY_ONE}
+
+
+def stage_of(claim: Claim) -> Stage:
+    """Return how a chunk is to be run now."""
+    if claim.deaths < _ALONE_FROM_DEATHS:
+        return Stage.TOGETHER
+    suspect = claim.suspect
+    if suspect is None:
+        return Stage.ALONE
+    if suspect.offset is None:
+        return Stage.ONE_BY_ONE if suspect.deaths else Stage.ALONE
+    if suspect.deaths < _CONVICTED_FROM_DEATHS:
+        return Stage.ONE_BY_ONE
+    return Stage.ALONE if suspect.offset in claim.recorded else Stage.CONVICT
+
+
+def noted_at_first(claim: Claim) -> int | None:
+    """Return what is noted of a chunk that begins to run ALONE: the offset of its only job, or None for all of it."""
+    left = [offset for offset in range(claim.count) if offset not in claim.recorded]
+    return left[0] if len(left) == 1 else None
+
+
+def verdict(claim: Claim) -> str:
+    """Return for people why the suspect of a claim fails."""
+    alone = claim.suspect.deaths if claim.suspect else 0
+    return (
+        f"it kills its worker: {alone} died while nothing but this job ran, "
+        f"after {claim.deaths - alone} that ran it with others; it was not called again"
+    )
