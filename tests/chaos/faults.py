@@ -184,7 +184,7 @@ def _api(mode: str, arena: Arena, planned: Planned) -> Fault:
 def _producer_kill(arena: Arena, planned: Planned) -> Fault:
     api = ("free", "paced")[planned.pick % 2]
     start = ("sealed", "at once")[planned.pick // 2 % 2]
-    jobs = max(60, min(1000, arena.size.jobs // 40))
+    jobs = max(60, min(600, arena.size.jobs // 40))
     with arena.submitting:
         batch_id = f"{arena.seed}-p{len(arena.batches)}"
         arena.batches[batch_id] = jobs

@@ -129,15 +129,20 @@ def _streams(arena: Arena, names: list[str], *, times: int | None) -> Iterator[l
 
 
 def _through(arena: Arena, watcher: Watcher, streams: list[Stream], until_s: float) -> None:
-    """Keep the fleet under load until the jobs are done and every stream had its round."""
+    """Keep the fleet under load until the jobs are done and every stream had its round.
+
+    The batches of producers that are killed come on top, for as long as it lasts.
+    """
+    main = set(arena.batches)
     said_s = 0.0
     while time.monotonic() < until_s:
         over = all(stream.round_over.is_set() for stream in streams)
         with arena.submitting:
-            if len(watcher.ended) == len(arena.batches):
+            if main <= watcher.ended:
                 if over:
                     return
-                arena.submit(f"{arena.seed}-more{len(arena.batches)}", "free", max(200, arena.size.jobs // 20))
+                main.add(more := f"{arena.seed}-more{len(arena.batches)}")
+                arena.submit(more, "free", max(200, arena.size.jobs // 20))
         time.sleep(0.2)
         if time.monotonic() > said_s + 15:
             said_s = time.monotonic()
