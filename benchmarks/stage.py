@@ -59,7 +59,12 @@ class Stage:
             self.redis_url = opening.enter_context(redis_server(self.directory))
             profiles = self.directory / "apis.toml"
             profiles.write_text(self._profile())
-            self.env = {"CALLMILL_REDIS_URL": self.redis_url, "CALLMILL_APIS": str(profiles), _SECRET: "secret"}
+            self.env = {
+                "CALLMILL_REDIS_URL": self.redis_url,
+                "CALLMILL_APIS": str(profiles),
+                "CALLMILL_ALLOW_UNSAFE_REDIS": "1",
+                _SECRET: "secret",
+            }
             opening.enter_context(_environment(self.env))
             self.client = opening.enter_context(Client())
             self._open = opening.pop_all()

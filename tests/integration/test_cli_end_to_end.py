@@ -248,7 +248,7 @@ def test_batch_commands(api, monkeypatch):
         assert call_here(action, batch).exit_code == 0
         assert json.loads(call_here("status", batch, "--json").stdout)["state"] == state
     assert call_here("watch", batch).exit_code == 1
-    assert call_here("outcomes", batch).stdout == ""
+    assert call_here("outcomes", batch, "--release").stdout == ""
     assert json.loads(call_here("limits", "--json").stdout)[0]["limits"] == ["400/second"]
     assert json.loads(call_here("doctor", "--json").stdout)[0]["level"] == "ok"
     assert call_here("delete", batch).exit_code == 0

@@ -57,7 +57,7 @@ def synchronous(client: Client) -> None:
         assert_type(other, Client)
     batch = client.submit(jobs(), name="translate", max_pending=10_000, start="at once", priority="bulk", tenant="acme")
     assert_type(batch, Batch)
-    for outcome in batch.outcomes(after="1-1/1"):
+    for outcome in batch.outcomes(after="1-1/1", release=True):
         assert_type(outcome, Outcome)
         assert_type(outcome.ok, bool)
         assert_type(outcome.status, int | None)

@@ -9,12 +9,12 @@ import pytest
 from msgspec.structs import replace
 from rich.console import Console
 
-from callmill.cli import doctor_checks
-from callmill.cli.doctor_checks import Level, check_profiles, check_workers
+from callmill.cli.doctor_checks import check_profiles, check_workers
 from callmill.cli.fleet_cpu import FleetCpu
 from callmill.cli.progress_view import ProgressView, progress_line, progress_panel
 from callmill.cli.run_report import RunReport, latency, render_report, seconds
 from callmill.cli.status_command import batches_table
+from callmill.config.redis_safety import Level
 from callmill.config.settings import load_settings
 from callmill.jobs.traffic import Priority
 from callmill.ledger.fleet import WorkerStatus
@@ -88,27 +88,6 @@ def test_cpu_per_call():
     for calls, cpu_s in ((0, 2.0), (1000, 2.1)):
         cpu.note([replace(WORKER, calls=calls, cpu_s=cpu_s), replace(WORKER, id="x", calls=1, cpu_s=9)])
     assert cpu.us_per_call == pytest.approx(100)
-
-
-@pytest.mark.parametrize(
-    ("info", "levels"),
-    [
-        ({"redis_version": "7.2.4", "aof_enabled": 1}, {"redis": Level.OK, "persistence": Level.OK}),
-        ({"redis_version": "6.0.9", "aof_enabled": 0}, {"redis": Level.FAIL, "persistence": Level.WARN}),
-        ({"redis_version": "7.0.0", "cluster_enabled": 1}, {"cluster": Level.FAIL}),
-        ({"redis_version": "7.0.0", "role": "slave"}, {"role": Level.FAIL}),
-        ({"maxmemory_policy": "allkeys-lru"}, {"eviction": Level.FAIL}),
-        ({"used_memory": 75, "maxmemory": 100}, {"memory": Level.WARN}),
-        ({"used_memory": 95, "maxmemory": 100}, {"memory": Level.FAIL}),
-        ({"used_memory": 5, "total_system_memory": 100}, {"memory": Level.OK}),
-    ],
-)
-def test_server_findings(info, levels):
-    """Each property of a server that endangers jobs is found, with a remedy unless it is well."""
-    findings = [*doctor_checks._server({"redis_version": "7.0.0", **info}), *doctor_checks._memory(info)]
-    found = {finding.check: finding.level for finding in findings}
-    assert {check: found[check] for check in levels} == levels
-    assert all(bool(finding.remedy) == (finding.level is not Level.OK) for finding in findings)
 
 
 def test_machine_findings(monkeypatch, tmp_path):

@@ -92,6 +92,7 @@ class Arena:
                 "CALLMILL_REDIS_URL": self.redis.url,
                 "CALLMILL_LIMITER_URL": self.limiter_redis.url,
                 "CALLMILL_APIS": str(profiles),
+                "CALLMILL_ALLOW_UNSAFE_REDIS": "1",
                 _SECRET: "secret",
             }
             opening.callback(self._stop_workers)

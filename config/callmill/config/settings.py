@@ -75,6 +75,9 @@ class Settings(BaseSettings):
         calls_in_flight: Calls that one worker process has in flight at once, over all APIs.
         shutdown_grace_s: Seconds that calls in flight get to finish when a worker is asked to stop.
         lease_s: Seconds that a chunk stays a worker's without a word from it: how long after a kill others take over.
+        allow_unsafe_redis: Work on a Redis that would lose or evict data.
+        memory_watermark: Share of Redis's ``maxmemory`` from which on producers wait; workers stop halfway to full.
+        max_unread_outcomes_mb: MiB of outcomes that a batch keeps in Redis before it is held; 0: any number.
         state_dir: Where the embedded server keeps its data.
         log_level: Least severe level that is logged.
     """
@@ -91,6 +94,9 @@ class Settings(BaseSettings):
     calls_in_flight: int = Field(default=1000, ge=1)
     shutdown_grace_s: float = Field(default=25, ge=0, allow_inf_nan=False)
     lease_s: float = Field(default=15, ge=1, allow_inf_nan=False)
+    allow_unsafe_redis: bool = False
+    memory_watermark: float = Field(default=0.85, gt=0, le=1)
+    max_unread_outcomes_mb: float = Field(default=1024, ge=0, allow_inf_nan=False)
     state_dir: UserPath = Field(default_factory=_default_state_dir)
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lowered)] = "info"
 

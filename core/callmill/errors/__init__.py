@@ -12,6 +12,7 @@ CallmillError
 ├── OutsideError
 │   ├── CorruptChunkError
 │   ├── RedisUnavailableError
+│   │   └── RedisFullError
 │   ├── ServerNotFoundError
 │   ├── StaleLeaseError
 │   ├── UnknownFormatError
@@ -89,6 +90,10 @@ class CorruptChunkError(OutsideError):
 
 class RedisUnavailableError(OutsideError):
     """Redis cannot be reached or refuses to serve."""
+
+
+class RedisFullError(RedisUnavailableError):
+    """Redis has reached its maxmemory and takes no more; what it has stays, and can be read and deleted."""
 
 
 class ServerNotFoundError(OutsideError):

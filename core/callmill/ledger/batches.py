@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -24,9 +25,12 @@ FIRST = "0-0/0"
 
 _UNPARK_AT_ONCE = 500
 _BLOCK_MS = 2000
+_FEW_BUNDLES, _BUNDLES_AT_ONCE = 4, 64
+_BYTES_AT_ONCE = 16 * 2**20
+"""What is read ahead, once it is known how large bundles are."""
+_RELEASE_EVERY_S = 1.0
 _BATCHES_AT_ONCE = 20
 _CHUNKS_AT_ONCE = 20
-_BUNDLES_AT_ONCE = 64
 
 
 class Batches:
@@ -44,6 +48,7 @@ class Batches:
         retention_ms: int,
         batch_id: str | None = None,
         traffic: TrafficClass = NORMAL,
+        max_unread_bytes: int = 0,
         deadline_ms: int = 0,
     ) -> str:
         """Open a new batch and return its id.
@@ -53,6 +58,7 @@ class Batches:
             retention_ms: How long its outcomes are kept after its end.
             batch_id: Its id, where that is chosen beforehand.
             traffic: The class of its calls.
+            max_unread_bytes: While more of its outcomes than this are not released, it is held; 0: it never is.
             deadline_ms: Unix time in milliseconds after which no call of it starts; 0: no such time.
 
         Raises:
@@ -62,7 +68,7 @@ class Batches:
         if not await self._session.run(
             "create",
             [*keys.shared(batch_id), keys.BATCHES, keys.DEADLINES],
-            [batch_id, name, retention_ms, traffic.priority.value, traffic.tenant, deadline_ms],
+            [batch_id, name, retention_ms, traffic.priority.value, traffic.tenant, deadline_ms, max_unread_bytes],
         ):
             raise BatchStateError(f"there is a batch {batch_id!r} already; attach to it, or choose another id")
         return batch_id
@@ -102,7 +108,7 @@ class Batches:
     async def unpark(self, batch_id: str) -> list[ChunkRef]:
         """Queue some of the chunks that are held back; publish their hints and call again until none comes.
 
-        None comes while the batch is paused, or waits for its seal.
+        None comes while the batch is paused, is full of unread outcomes, or waits for its seal.
         """
         members = await self._session.run("unpark", keys.shared(batch_id), [batch_id, _UNPARK_AT_ONCE, keys.queued("")])
         return [ChunkRef.parse(member.decode()) for member in members]
@@ -216,8 +222,13 @@ class Batches:
                 await self._session.answer(self._redis.zrem(keys.BATCHES, batch_id))
         return records
 
-    async def outcomes(self, batch_id: str, after: str = FIRST) -> AsyncIterator[list[Outcome]]:
+    async def outcomes(
+        self, batch_id: str, after: str = FIRST, *, release: bool = False
+    ) -> AsyncIterator[list[Outcome]]:
         """Yield outcomes, a bundle at a time, as they are recorded, until the batch is over.
+
+        With ``release``, bundles are dropped from Redis soon after the next one was asked for, and all of them before
+        it is waited for.
 
         Raises:
             BatchNotFoundError: There is no such batch.
@@ -225,25 +236,37 @@ class Batches:
         stream = BatchKeys(batch_id).outcomes
         entry_id, skip = _parse_cursor(after)
         # The entry that the cursor points into is read again: its first ``skip`` outcomes are known.
-        last = _before(entry_id) if skip else entry_id
+        last = released = _before(entry_id) if skip else entry_id
+        count, released_s = _FEW_BUNDLES, time.monotonic()
         while True:
-            answer = await self._session.answer(
-                self._redis.xread({stream: last}, count=_BUNDLES_AT_ONCE, block=_BLOCK_MS)
-            )
-            ended = not answer
-            for raw_id, fields in _entries(answer):
+            answer = await self._session.answer(self._redis.xread({stream: last}, count=count, block=_BLOCK_MS))
+            entries = _entries(answer)
+            ended, size_bytes = not entries, 0
+            for raw_id, fields in entries:
                 last = raw_id.decode()
                 ended = b"end" in fields
                 if not ended:
+                    size_bytes += len(fields[b"b"])
                     bundle = _bundle(batch_id, last, fields[b"b"])
                     yield bundle[skip:] if last == entry_id else bundle
+                    if release and time.monotonic() - released_s > _RELEASE_EVERY_S:
+                        await self.release(batch_id, last)
+                        released, released_s = last, time.monotonic()
+            if release and last != released:
+                await self.release(batch_id, last)
+                released, released_s = last, time.monotonic()
+            if size_bytes:
+                count = max(1, min(_BUNDLES_AT_ONCE, len(entries) * _BYTES_AT_ONCE // size_bytes))
             if ended and (await self.record(batch_id)).ended and not await self._has_more(stream, last):
                 return
 
-    async def release(self, batch_id: str, cursor: str) -> None:
-        """Drop the outcomes up to the cursor from Redis; they cannot be read again."""
+    async def release(self, batch_id: str, cursor: str) -> bool:
+        """Drop the outcomes up to the cursor from Redis; they cannot be read again.
+
+        Returns whether a batch that was held because of them goes on: then it has chunks to unpark.
+        """
         entry_id, _ = _parse_cursor(cursor)
-        await self._session.answer(self._redis.xtrim(BatchKeys(batch_id).outcomes, minid=entry_id, approximate=False))
+        return bool(await self._session.run("release", keys.shared(batch_id), [batch_id, entry_id]))
 
     async def delete(self, batch_id: str) -> None:
         """Remove everything of the batch; its chunks still queued lead to nothing."""
@@ -298,7 +321,7 @@ def _record(batch_id: str, fields: Mapping[str, str]) -> BatchRecord:
         name: int(fields.get(name, 0))
         for name in (
             "total", "chunks", "succeeded", "failed", "calls", "retries", "throttled", "leased",
-            "created_ms", "sealed_ms", "ended_ms", "deadline_ms",
+            "created_ms", "sealed_ms", "ended_ms", "deadline_ms", "max_unread_bytes",
         )
     }  # fmt: skip
     return BatchRecord(
@@ -307,6 +330,8 @@ def _record(batch_id: str, fields: Mapping[str, str]) -> BatchRecord:
         state=_state(fields),
         sealed=fields["phase"] == "sealed",
         ended="ended_ms" in fields,
+        full="full" in fields,
+        unread_bytes=int(fields.get("out_bytes", 0)) - int(fields.get("released_bytes", 0)),
         apis=sorted(field[4:] for field in fields if field.startswith("api:")),
         traffic=TrafficClass(Priority(fields.get("priority", Priority.NORMAL)), fields.get("tenant", "")),
         reason=fields.get("reason", ""),

@@ -39,9 +39,32 @@ class Bundle(msgspec.Struct):
     calls: int = 0
     retries: int = 0
     throttled: int = 0
+    size_bytes: int = 0
+    """Bytes of the outcomes' bodies."""
 
     def __bool__(self) -> bool:
         return bool(self.outcomes or self.calls or self.retries or self.throttled)
+
+    def add(self, offset: int, outcome: WireOutcome) -> None:
+        """Take an outcome in."""
+        self.outcomes.append((offset, outcome))
+        self.size_bytes += len(outcome.body)
+
+    def take(self, most_bytes: int) -> Bundle:
+        """Take everything out, but for outcomes beyond so many bytes; the first goes in any case."""
+        taken = Bundle(latencies_us=self.latencies_us, calls=self.calls, retries=self.retries, throttled=self.throttled)
+        self.latencies_us, self.calls, self.retries, self.throttled = [], 0, 0, 0
+        if self.size_bytes <= most_bytes:
+            taken.outcomes, taken.size_bytes = self.outcomes, self.size_bytes
+            self.outcomes, self.size_bytes = [], 0
+            return taken
+        for offset, outcome in self.outcomes:
+            if taken.outcomes and taken.size_bytes + len(outcome.body) > most_bytes:
+                break
+            taken.add(offset, outcome)
+        self.outcomes = self.outcomes[len(taken.outcomes) :]
+        self.size_bytes -= taken.size_bytes
+        return taken
 
 
 class Finish(msgspec.Struct, frozen=True):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import Any
 
@@ -102,6 +101,7 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
         calls: HTTP calls made since its start.
         cpu_s: CPU seconds used since its start.
         draining: It finishes what it has and takes nothing new.
+        held: Why it takes nothing new and starts no call now; empty: it does.
         newer_format: Batches of which it met chunks lately that only a newer Callmill can read.
     """
 
@@ -114,6 +114,7 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     draining: bool
     apis: list[str]
     lanes: list[LaneStatus]
+    held: str = ""
     newer_format: list[str] = []
 
 
@@ -151,10 +152,8 @@ class Fleet:
 
     async def report(self, status: WorkerStatus) -> None:
         """Publish what a worker does; forgotten after a few seconds without another report."""
-        pipeline = self._redis.pipeline(transaction=False)
-        pipeline.set(keys.worker_status(status.id), msgspec.json.encode(status), px=_STATUS_TTL_MS)
-        pipeline.zadd(keys.WORKERS, {status.id: int(time.time() * 1000)})
-        await self._session.answer(pipeline.execute())
+        names = [keys.worker_status(status.id), keys.WORKERS]
+        await self._session.run("report", names, [msgspec.json.encode(status), _STATUS_TTL_MS, status.id])
 
     async def leave(self, worker: str) -> None:
         """Forget a worker that ends."""

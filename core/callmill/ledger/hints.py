@@ -9,6 +9,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+from kombu.exceptions import BatchPublishError
+
 from callmill.config.broker_connection import TAKEN_NEXT
 from callmill.config.celery import app, lane_queue
 from callmill.errors import RedisUnavailableError
@@ -37,7 +39,7 @@ class HintPublisher:
             first: Whether these chunks go before those whose hints are out, because they have waited already.
 
         Raises:
-            RedisUnavailableError: The broker cannot be reached; some hints may be out.
+            RedisUnavailableError: The broker cannot be reached, or refused; some hints may be out.
         """
         if not refs:
             return
@@ -46,9 +48,14 @@ class HintPublisher:
                 with app.amqp.Producer(self._connection, auto_declare=False) as producer, producer.batch(_AT_ONCE):
                     for ref in reversed(refs) if first else refs:  # each goes before those sent until then
                         self._send(producer, ref, labels.text(ref, label), first=first)
-            except self._connection.connection_errors + self._connection.channel_errors as error:
+            except (
+                BatchPublishError,  # what kombu makes of either, and of a broker whose memory is full, in a pipeline
+                *self._connection.connection_errors,
+                *self._connection.channel_errors,
+            ) as error:
                 self._connection.close()  # the next publish connects afresh
-                raise RedisUnavailableError(f"the broker cannot be reached: {error}") from error
+                why = error.__cause__ if isinstance(error, BatchPublishError) else error
+                raise RedisUnavailableError(f"the broker cannot be reached, or refused: {why}") from error
 
     def close(self) -> None:
         """Close the connection. It opens again when used again."""

@@ -32,6 +32,9 @@ class BatchRecord(Struct, frozen=True, kw_only=True):
         leased: Chunks that workers hold now.
         created_ms: Unix time in milliseconds, as are the others; 0: not yet.
         traffic: Whom its calls go before and behind.
+        full: Held, because its outcomes fill their bound: nobody reads and releases them.
+        unread_bytes: Bytes of its outcomes that were not released.
+        max_unread_bytes: More of them, and it is held until half of them are released; 0: it never is.
         deadline_ms: After which no call of it starts; 0: no such time.
         reason: Why it was cancelled, where nobody asked for it.
     """
@@ -54,6 +57,9 @@ class BatchRecord(Struct, frozen=True, kw_only=True):
     ended_ms: int
     apis: list[str]
     traffic: TrafficClass = NORMAL
+    full: bool = False
+    unread_bytes: int = 0
+    max_unread_bytes: int = 0
     deadline_ms: int = 0
     reason: str = ""
 

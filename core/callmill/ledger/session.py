@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from callmill.errors import RedisUnavailableError
+from callmill.errors import RedisFullError, RedisUnavailableError
 from callmill.ledger.scripts import script
 
 Argument = str | bytes | int
@@ -28,6 +29,7 @@ class LedgerSession:
         """Run a script and return its answer.
 
         Raises:
+            RedisFullError: Its memory is full; the script did not run.
             RedisUnavailableError: Redis cannot be reached, or it refused; whether the script ran is unknown.
         """
         return await self.answer(self._registered(name)(keys=keys, args=arguments))
@@ -43,10 +45,7 @@ class LedgerSession:
         if any(isinstance(answer, NoScriptError) for answer in answers):  # a new or restarted server
             await self.answer(self.redis.script_load(registered.script))
             answers = await self._evaluate(registered.sha, calls)
-        return [
-            RedisUnavailableError(f"Redis refused: {answer}") if isinstance(answer, RedisError) else answer
-            for answer in answers
-        ]
+        return [refused(answer) if isinstance(answer, RedisError) else answer for answer in answers]
 
     async def _evaluate(self, sha: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]) -> list[Any]:
         pipeline = self.redis.pipeline(transaction=False)
@@ -70,6 +69,17 @@ class LedgerSession:
         try:
             return await pending
         except (RedisConnectionError, RedisTimeoutError, OSError) as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # redis-py may turn the one into the other
+                raise asyncio.CancelledError from error
             raise RedisUnavailableError(f"Redis cannot be reached: {error}") from error
         except RedisError as error:
-            raise RedisUnavailableError(f"Redis refused: {error}") from error
+            raise refused(error) from error
+
+
+def refused(error: RedisError) -> RedisUnavailableError:
+    """Return what a refusal of Redis means."""
+    # Redis 6 tells of a script that met it under another code.
+    if isinstance(error, OutOfMemoryError) or "command not allowed when used memory" in str(error):
+        return RedisFullError(f"Redis refused, its memory is full: {error}")
+    return RedisUnavailableError(f"Redis refused: {error}")

@@ -9,9 +9,10 @@ from rich.table import Table
 
 from callmill.cli import console
 from callmill.cli.client_session import with_client
-from callmill.cli.doctor_checks import Finding, Level, check_profiles, check_redis, check_workers
+from callmill.cli.doctor_checks import check_profiles, check_redis, check_workers
 from callmill.config.embedded_server import redis_url
 from callmill.config.redaction import redacted
+from callmill.config.redis_safety import Finding, Level
 from callmill.config.settings import load_settings
 from callmill.errors import ConfigurationError, OutsideError, ServerNotFoundError
 from callmill.ledger.fleet import WorkerStatus
@@ -50,7 +51,7 @@ def _findings() -> Iterator[Finding]:
         return
     whose = "embedded server" if settings.redis_url is None else redacted(url)
     yield Finding(Level.OK, "server", whose)
-    yield from check_redis(url)
+    yield from check_redis(url, settings.memory_watermark)
     try:
         yield check_workers(with_client(_workers))
     except OutsideError as error:

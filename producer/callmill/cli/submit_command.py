@@ -27,6 +27,7 @@ def submit(
     *, input_path: Path, api: str | None, name: str | None, priority: str | None, tenant: str | None, as_json: bool
 ) -> None:
     """Submit a JSONL file of calls as one batch and print its id. One bad line, and nothing is submitted."""
+    console.say_warnings(console.say_line)
     traffic = traffic_class(priority or Priority.NORMAL, tenant or "")
     batch_id, jobs = with_client(
         lambda client: _submit(client, input_path, api=api, name=name or input_path.name, traffic=traffic)

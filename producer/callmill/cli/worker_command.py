@@ -14,6 +14,7 @@ from celery.utils.nodenames import host_format
 
 from callmill.cli.worker_setup import checked_profiles
 from callmill.config.embedded_server import redis_url
+from callmill.config.redis_safety import refuse_unsafe
 from callmill.config.settings import load_settings
 from callmill.errors import ConfigurationError, InternalError
 
@@ -34,7 +35,7 @@ def worker(name: str | None) -> None:
         raise click.UsageError(f"--name {name!r}: give a plain name; the host's name is added")
     settings = load_settings()
     profiles = checked_profiles(settings)
-    redis_url(settings)
+    refuse_unsafe(redis_url(settings), allow_unsafe=settings.allow_unsafe_redis)
     node = name or f"callmill-{os.getpid()}"
     _log_to_stderr(node, settings.log_level.upper())
     # Celery warns of root for the sake of pickle, which we do not accept.

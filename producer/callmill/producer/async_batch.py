@@ -41,7 +41,7 @@ class AsyncBatch:
             BatchNotFoundError: It was deleted, or its retention is over.
         """
         connection = self._connection()
-        return await read_progress(connection.batches, connection.fleet, self.id, int(time.time() * 1000))
+        return await read_progress(connection, self.id, int(time.time() * 1000))
 
     async def wait(self, timeout: float | timedelta | None = None) -> Progress:  # noqa: ASYNC109 - the public contract
         """Wait until the batch is over and return its last progress.
@@ -61,24 +61,27 @@ class AsyncBatch:
             raise WaitTimeoutError(f"batch {self.id} is not over after {seconds} s; it goes on") from error
         return await self.progress()
 
-    async def outcomes(self, after: str | None = None) -> AsyncIterator[Outcome]:
+    async def outcomes(self, after: str | None = None, *, release: bool = False) -> AsyncIterator[Outcome]:
         """Yield every outcome as it is recorded, until the batch is over.
 
         Args:
             after: ``Outcome.cursor`` of the last outcome that is known; from the beginning when left out.
+            release: Drop outcomes from Redis once further ones are asked for: it stays small, and they cannot be read
+                again. What is read last before a crash may be dropped already: keep what you need first.
         """
-        async for bundle in self.bundles(after):
+        async for bundle in self.bundles(after, release=release):
             for outcome in bundle:
                 yield outcome
 
-    async def bundles(self, after: str | None = None) -> AsyncIterator[list[Outcome]]:
+    async def bundles(self, after: str | None = None, *, release: bool = False) -> AsyncIterator[list[Outcome]]:
         """Yield outcomes as ``outcomes`` does, as many at a time as were recorded together."""
-        async for bundle in self._batches.outcomes(self.id, after or FIRST):
+        async for bundle in self._batches.outcomes(self.id, after or FIRST, release=release):
             yield bundle
 
     async def release(self, cursor: str) -> None:
         """Drop the outcomes up to ``Outcome.cursor`` from Redis, so that it stays small. They cannot be read again."""
-        await self._batches.release(self.id, cursor)
+        if await self._batches.release(self.id, cursor):
+            await start_parked(self._batches, self._connection().hints, self.id, self.name)
 
     async def pause(self) -> None:
         """Start no further calls of this batch; those in flight finish and are recorded."""

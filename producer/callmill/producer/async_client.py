@@ -21,10 +21,12 @@ from callmill.jobs.traffic import Priority, TrafficClass
 from callmill.ledger.batches import Batches
 from callmill.ledger.fleet import Fleet
 from callmill.ledger.hints import HintPublisher
+from callmill.ledger.memory import MemoryGauge
 from callmill.ledger.session import LedgerSession
 from callmill.producer.async_batch import AsyncBatch
 from callmill.producer.connection import Connection
 from callmill.producer.known_apis import KnownApis
+from callmill.producer.memory_wait import MemoryWait, repeated_while_full
 from callmill.producer.progress import Progress, read_progress
 from callmill.producer.submission import Submission
 
@@ -74,6 +76,7 @@ class AsyncClient:
         batch_id: str | None = None,
         priority: Urgency = "normal",
         tenant: str = "",
+        max_unread_mb: float | None = None,
         deadline: datetime | None = None,
     ) -> AsyncBatch:
         """Submit jobs as one batch, in constant memory however many they are.
@@ -87,7 +90,11 @@ class AsyncClient:
             priority: While an API cannot take all calls: 8 interactive ones go with 4 normal and 1 bulk.
             tenant: On whose behalf the calls are made: tenants share each priority evenly, or by the weights of the
                 API's profile. Letters, digits, ``_``, ``.`` and ``-``.
+            max_unread_mb: MiB of its outcomes that Redis keeps unread before the batch is held until they are released;
+                0: any number. ``CALLMILL_MAX_UNREAD_OUTCOMES_MB`` when left out.
             deadline: Aware datetime after which no call of the batch starts; jobs left then fail with ``"deadline"``.
+
+        While Redis's memory is full to the watermark, this waits.
 
         Raises:
             BatchStateError: There is a batch with this id already.
@@ -102,6 +109,7 @@ class AsyncClient:
             batch_id=batch_id,
             priority=priority,
             tenant=tenant,
+            max_unread_mb=max_unread_mb,
             deadline=deadline,
         )
         try:
@@ -128,6 +136,7 @@ class AsyncClient:
         batch_id: str | None = None,
         priority: Urgency = "normal",
         tenant: str = "",
+        max_unread_mb: float | None = None,
         deadline: datetime | None = None,
     ) -> Submission:
         """Begin a batch that is filled step by step; the arguments are those of ``submit``."""
@@ -136,12 +145,20 @@ class AsyncClient:
         traffic = traffic_class(priority, tenant)
         connection = self.connection()
         retention_ms = int(self._settings.outcome_retention_hours * 3_600_000)
-        batch_id = await connection.batches.create(
-            name,
-            retention_ms=retention_ms,
-            batch_id=batch_id,
-            traffic=traffic,
-            deadline_ms=0 if deadline is None else _unix_ms(deadline),
+        unread_mb = self._settings.max_unread_outcomes_mb if max_unread_mb is None else max_unread_mb
+        if unread_mb < 0:
+            raise UsageError(f"max_unread_mb is {unread_mb}: give MiB, or 0 for any number")
+        deadline_ms = 0 if deadline is None else _unix_ms(deadline)
+        await MemoryWait(connection.memory).over()
+        batch_id = await repeated_while_full(
+            lambda: connection.batches.create(
+                name,
+                retention_ms=retention_ms,
+                batch_id=batch_id,
+                traffic=traffic,
+                deadline_ms=deadline_ms,
+                max_unread_bytes=int(unread_mb * 2**20),
+            )
         )
         return await self._submission(batch_id, name, max_pending, start, traffic=traffic)
 
@@ -179,8 +196,7 @@ class AsyncClient:
     ) -> Submission:
         connection = self.connection()
         return Submission(
-            connection.batches,
-            connection.hints,
+            connection,
             JobPacker((await self._apis(connection.fleet)).find),
             batch_id,
             name=name,
@@ -203,10 +219,7 @@ class AsyncClient:
         """Return the progress of the newest batches."""
         connection = self.connection()
         now_ms = int(time.time() * 1000)
-        return [
-            await read_progress(connection.batches, connection.fleet, record.id, now_ms)
-            for record in await connection.batches.recent(limit)
-        ]
+        return [await read_progress(connection, record.id, now_ms) for record in await connection.batches.recent(limit)]
 
     async def call(self, job: Job, *, priority: Urgency = "normal", tenant: str = "") -> Outcome:
         """Make one call: submit it, wait, and return its outcome. Nothing of it stays in Redis."""
@@ -229,7 +242,8 @@ class AsyncClient:
         if self._connection is None or self._connection.loop is not loop:
             redis = connect(self._redis_url)
             session = LedgerSession(redis)
-            self._connection = Connection(loop, redis, Batches(session), Fleet(session), self._hints)
+            memory = MemoryGauge(session, self._settings.memory_watermark)
+            self._connection = Connection(loop, redis, Batches(session), Fleet(session), self._hints, memory)
         return self._connection
 
     async def _apis(self, fleet: Fleet) -> KnownApis:

@@ -48,6 +48,7 @@ class Client:
         batch_id: str | None = None,
         priority: Urgency = "normal",
         tenant: str = "",
+        max_unread_mb: float | None = None,
         deadline: datetime | None = None,
     ) -> Batch:
         """Submit jobs as one batch, in constant memory however many; see ``AsyncClient.submit``.
@@ -63,6 +64,7 @@ class Client:
                 batch_id=batch_id,
                 priority=priority,
                 tenant=tenant,
+                max_unread_mb=max_unread_mb,
                 deadline=deadline,
             )
         )
@@ -132,9 +134,9 @@ class Batch:
         """
         return EventLoopThread.shared().run(self._batch.wait(timeout))
 
-    def outcomes(self, after: str | None = None) -> Iterator[Outcome]:
+    def outcomes(self, after: str | None = None, *, release: bool = False) -> Iterator[Outcome]:
         """Yield every outcome as it is recorded, until the batch is over; see ``AsyncBatch.outcomes``."""
-        for bundle in EventLoopThread.shared().iterate(self._batch.bundles(after)):
+        for bundle in EventLoopThread.shared().iterate(self._batch.bundles(after, release=release)):
             yield from bundle
 
     def release(self, cursor: str) -> None:

@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 from callmill.ledger.batches import Batches
 from callmill.ledger.fleet import Fleet
 from callmill.ledger.hints import HintPublisher
+from callmill.ledger.memory import MemoryGauge
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,3 +22,4 @@ class Connection:
     batches: Batches
     fleet: Fleet
     hints: HintPublisher
+    memory: MemoryGauge

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from callmill.jobs.traffic import Priority, TrafficClass
-from callmill.ledger.batches import Batches
-from callmill.ledger.fleet import Fleet, LaneStatus, WorkerStatus
+from callmill.ledger.fleet import LaneStatus, WorkerStatus
+from callmill.ledger.memory import Role
 from callmill.ledger.records import BatchRecord, BatchState
+from callmill.producer.connection import Connection
 
+_MIB = 2**20
 _SHARES = (0.5, 0.95, 0.99)
 
 
@@ -60,12 +62,15 @@ class Progress(Struct, frozen=True, kw_only=True):
         return TrafficClass(self.priority, self.tenant)
 
 
-async def read_progress(batches: Batches, fleet: Fleet, batch_id: str, now_ms: int) -> Progress:
+async def read_progress(connection: Connection, batch_id: str, now_ms: int) -> Progress:
     """Return the batch's progress as the ledger has it."""
+    batches, fleet = connection.batches, connection.fleet
     record = await batches.record(batch_id)
     rate = 0.0 if record.ended else await batches.rate_per_s(record)
     p50, p95, p99 = await batches.latency_quantiles_s(batch_id, _SHARES)
     workers = [] if record.ended else await fleet.workers()
+    role = Role.WORKER if record.sealed else Role.PRODUCER
+    memory = "" if record.ended else await connection.memory.why_wait(role)
     return Progress(
         id=record.id,
         name=record.name,
@@ -83,7 +88,7 @@ async def read_progress(batches: Batches, fleet: Fleet, batch_id: str, now_ms: i
         throttled=record.throttled,
         rate=rate,
         eta=(record.total - record.recorded) / rate if rate and record.sealed else None,
-        limited_by=what_limits(record, workers),
+        limited_by=what_limits(record, workers, memory),
         p50=p50,
         p95=p95,
         p99=p99,
@@ -91,12 +96,14 @@ async def read_progress(batches: Batches, fleet: Fleet, batch_id: str, now_ms: i
     )
 
 
-def what_limits(record: BatchRecord, workers: Sequence[WorkerStatus]) -> str:
-    """Say in a few words what holds a batch back now."""
+def what_limits(record: BatchRecord, workers: Sequence[WorkerStatus], memory: str = "") -> str:
+    """Say in a few words what holds a batch back now; ``memory`` is why Redis has no room, where it has none."""
     if record.ended:
         return f"nothing: the batch is over{f'; {record.reason}' if record.reason else ''}"
     if record.state in {BatchState.PAUSED, BatchState.CANCELLED}:
         return f"the batch is {record.state}{f': {record.reason}' if record.reason else ''}"
+    if full := _what_is_full(record, workers, memory):
+        return full
     unserved = [api for api in record.apis if not any(api in worker.apis for worker in workers)]
     if unserved:
         return f"no worker serves {', '.join(unserved)}: start one with `callmill worker`"
@@ -104,6 +111,19 @@ def what_limits(record: BatchRecord, workers: Sequence[WorkerStatus]) -> str:
         return "chunks that a newer Callmill wrote: upgrade the workers"
     lanes = [lane for worker in workers for lane in worker.lanes if lane.api in record.apis]
     return _what_limits_lanes(record, lanes)
+
+
+def _what_is_full(record: BatchRecord, workers: Sequence[WorkerStatus], memory: str) -> str:
+    if record.full:
+        return (
+            f"its outcomes fill {record.unread_bytes / _MIB:,.0f} MiB of Redis: read and release them "
+            "(outcomes(release=True), `callmill outcomes --release`), "
+            "or submit with a higher CALLMILL_MAX_UNREAD_OUTCOMES_MB"
+        )
+    if memory:
+        return memory
+    held = next((worker.held for worker in workers if worker.held and set(worker.apis) & set(record.apis)), "")
+    return f"workers hold: {held}" if held else ""
 
 
 def _what_limits_lanes(record: BatchRecord, lanes: Sequence[LaneStatus]) -> str:

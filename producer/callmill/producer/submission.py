@@ -18,6 +18,8 @@ from callmill.ledger.hint_labels import labels
 from callmill.ledger.hints import HintPublisher
 from callmill.ledger.keys import ChunkRef
 from callmill.ledger.records import BatchState
+from callmill.producer.connection import Connection
+from callmill.producer.memory_wait import MemoryWait, repeated_while_full
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +40,7 @@ class Submission:
 
     def __init__(
         self,
-        batches: Batches,
-        hints: HintPublisher,
+        connection: Connection,
         packer: JobPacker,
         batch_id: str,
         *,
@@ -51,8 +52,9 @@ class Submission:
         written_chunks: int = 0,
     ) -> None:
         self.batch_id = batch_id
-        self._batches = batches
-        self._hints = hints
+        self._batches = connection.batches
+        self._hints = connection.hints
+        self._memory = connection.memory
         self._packer = packer
         self._name = name
         self._traffic = traffic
@@ -89,6 +91,8 @@ class Submission:
     async def flush(self) -> None:
         """Write what was added, in one step, and publish its hints unless it waits for the seal.
 
+        While Redis's memory is full to the watermark, this waits.
+
         Raises:
             RedisUnavailableError: Redis stayed away; what was added is kept, and ``flush`` may be called again.
         """
@@ -96,6 +100,7 @@ class Submission:
         if not builders:
             return
         await self._wait_for_room()
+        await MemoryWait(self._memory).over(unless=self._is_cancelled)
         chunks = [builder.chunk() for builder in builders]
         lines = [str(Line(chunk.api, self._traffic)) for chunk in chunks]
         payloads = list(zip(lines, await asyncio.to_thread(_encode, chunks), strict=True))
@@ -146,18 +151,21 @@ class Submission:
                 told_s = time.monotonic()
             await asyncio.sleep(_PENDING_POLL_S)
 
+    async def _is_cancelled(self) -> bool:
+        return (await self._batches.record(self.batch_id)).state is BatchState.CANCELLED
+
     @staticmethod
     async def _repeat(step: Callable[[], Awaitable[object]]) -> None:
-        """Run an idempotent step, again after a while when Redis is away."""
+        """Run an idempotent step, again after a while when Redis is away, and for ever while it is full."""
         for delay_s in _RETRY_DELAYS_S:
             try:
-                await step()
+                await repeated_while_full(step)
             except RedisUnavailableError as error:
                 log.warning("Redis is away, trying again: %s", error, extra={"action": "submit_retry"})
                 await asyncio.sleep(delay_s)
             else:
                 return
-        await step()
+        await repeated_while_full(step)
 
 
 async def start_parked(batches: Batches, hints: HintPublisher, batch_id: str, name: str) -> None:

@@ -44,8 +44,8 @@ class Caller(Protocol):
 class Recorder(Protocol):
     """Who brings a chunk's outcomes to the ledger."""
 
-    def changed(self, run: ChunkRun) -> None:
-        """Note that the chunk has something to record."""
+    def changed(self, run: ChunkRun, size_bytes: int = 0) -> None:
+        """Note that the chunk has something to record, or so many bytes more of it."""
         ...
 
     def finished(self, run: ChunkRun, finish: Finish) -> None:
@@ -199,12 +199,12 @@ class ChunkRun:
 
     def _take(self, call: Call, outcome: WireOutcome) -> None:
         del self._unrecorded[call.offset]
-        self.bundle.outcomes.append((call.offset, outcome))
+        self.bundle.add(call.offset, outcome)
         if outcome.error_code is None:
             self.succeeded += 1
         else:
             self.failed += 1
-        self._recorder.changed(self)
+        self._recorder.changed(self, len(outcome.body))
         self._end_if_over()
 
     def _wait(self, call: Call, delay_s: float) -> None:

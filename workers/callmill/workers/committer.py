@@ -22,6 +22,15 @@ EVERY_S = 0.1
 
 _FIRST_RETRY_S, _LAST_RETRY_S = 0.1, 2.0
 
+_MOST_WAITING_BYTES = 64 * 2**20
+"""Bodies that wait to be recorded; with more of them no further call starts, whyever they wait."""
+
+_MOST_AT_ONCE_BYTES = 32 * 2**20
+"""Bodies that go out in one round trip, or a little more."""
+
+_MOST_IN_BUNDLE_BYTES = 16 * 2**20
+"""Redis takes half a GiB in one piece; readers take a bundle as a whole, too."""
+
 
 class _Entry(NamedTuple):
     run: ChunkRun
@@ -35,29 +44,33 @@ class Committer:
     Args:
         chunks: The ledger.
         publish: Takes the chunks that are queued again and need a hint.
-        on_reachable: Called with False when Redis goes away, with True when it is back.
+        on_flow: Called with False when outcomes pile up, with True when they are recorded again.
     """
 
     def __init__(
         self,
         chunks: Chunks,
         publish: Callable[[list[ChunkRef]], None],
-        on_reachable: Callable[[bool], None],
+        on_flow: Callable[[bool], None],
     ) -> None:
         self._chunks = chunks
         self._publish = publish
-        self._on_reachable = on_reachable
+        self._on_flow = on_flow
         self._changed: dict[ChunkRun, None] = {}
         self._finished: dict[ChunkRun, Finish] = {}
         self._unsettled: list[_Entry] = []
-        self._reachable = True
+        self._waiting_bytes = 0
+        self._flows = True
         self._work, self._urgent = asyncio.Event(), asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def changed(self, run: ChunkRun) -> None:
-        """Note that the chunk has something to record."""
+    def changed(self, run: ChunkRun, size_bytes: int = 0) -> None:
+        """Note that the chunk has something to record, or so many bytes more of it."""
         self._changed[run] = None
+        self._waiting_bytes += size_bytes
+        if self._waiting_bytes > _MOST_WAITING_BYTES and self._flows:
+            self._tell()
         self._idle.clear()
         self._work.set()
 
@@ -103,17 +116,23 @@ class Committer:
         self._urgent.clear()
 
     def _take(self, *, full: bool) -> list[_Entry]:
-        entries = []
+        entries: list[_Entry] = []
+        room_bytes = _MOST_AT_ONCE_BYTES
         runs = {**self._changed, **self._finished} if full else dict(self._finished)
         waiting = {entry.run for entry in self._unsettled}  # what is newer must not overtake
         for run in runs:
-            if run in waiting:
+            if run in waiting or room_bytes <= 0:
                 continue
-            finish = self._finished.pop(run, None)
-            self._changed.pop(run, None)
-            if not run.over.done() and (run.bundle or finish is not None):
-                entries.append(_Entry(run, run.bundle, finish))
+            bundle = run.bundle.take(_MOST_IN_BUNDLE_BYTES)
+            room_bytes -= bundle.size_bytes
+            finish = None
+            if not run.bundle:  # else the rest, and the end, are for the next round
+                finish = self._finished.pop(run, None)
+                self._changed.pop(run, None)
+            if run.over.done():
                 run.bundle = Bundle()
+            elif bundle or finish is not None:
+                entries.append(_Entry(run, bundle, finish))
         return entries
 
     async def _settle(self, entries: list[_Entry]) -> None:
@@ -130,9 +149,15 @@ class Committer:
         if self._unsettled:
             why = next(result for result in results if isinstance(result, RedisUnavailableError))
             log.warning("outcomes wait for Redis: %s", why, extra={"action": "commit_retry"})
-        if self._reachable == bool(self._unsettled):
-            self._reachable = not self._unsettled
-            self._on_reachable(self._reachable)
+        self._waiting_bytes = sum(run.bundle.size_bytes for run in self._changed)
+        self._waiting_bytes += sum(entry.bundle.size_bytes for entry in self._unsettled)
+        self._tell()
+
+    def _tell(self) -> None:
+        flows = not self._unsettled and self._waiting_bytes <= _MOST_WAITING_BYTES
+        if flows != self._flows:
+            self._flows = flows
+            self._on_flow(flows)
 
     def _settled(self, entry: _Entry, result: CommitResult | CallmillError) -> bool:
         if isinstance(result, StaleLeaseError):

@@ -26,6 +26,7 @@ from callmill.workers.lane_host import LaneHost
 from callmill.workers.lane_switch import LaneSwitch
 from callmill.workers.lease_keeper import LOST, RENEWED, LeaseKeeper
 from callmill.workers.reconciler import Reconciler
+from callmill.workers.redis_watch import RedisWatch
 from callmill.workers.room import Room
 from callmill.workers.worker_options import WorkerOptions
 
@@ -59,6 +60,8 @@ class Engine:
         self._hints = HintPublisher(options.broker_url)
         self._runs: dict[ChunkRef, ChunkRun] = {}
         self._draining = False
+        self._recording = True
+        self._held = ""
         self._background: set[asyncio.Task[None]] = set()
         self._thread.run(self._open())
 
@@ -88,7 +91,7 @@ class Engine:
         self._lines = Lines(session)
         self._batches = Batches(session)
         self._room = Room(self._lanes, self._switch, threads=options.chunks_at_once)
-        self._committer = Committer(self._chunks, self._publish, self._open_gates)
+        self._committer = Committer(self._chunks, self._publish, self._set_recording)
         self._execution = Execution(
             self._chunks, self._lanes, self._committer, self._room, self._runs, lease_s=options.lease_ms / 1000
         )
@@ -108,9 +111,11 @@ class Engine:
             worker=self.worker,
             open_batch_s=options.open_batch_s,
         )
+        watch = RedisWatch(session, options, self._hold)
         for part in (
             self._committer.run(),
             reconciler.run(),
+            watch.run(),
             self._report(),
             self._watch_room(),
             self._watch_lines(),
@@ -202,9 +207,20 @@ class Engine:
                 )
                 await lane.cancel()
 
-    def _open_gates(self, reachable: bool) -> None:  # noqa: FBT001 - a callback with one meaning
+    def _set_recording(self, on: bool) -> None:  # noqa: FBT001 - a callback with one meaning
+        self._recording = on
+        self._set_gates()
+
+    def _hold(self, reason: str) -> None:
+        """Take no chunk and start no call while there is a reason; calls in flight finish and are recorded."""
+        changed, self._held = bool(reason) != bool(self._held), reason
+        if changed:
+            self._room.leave_queues(on=bool(reason))
+            self._set_gates()
+
+    def _set_gates(self) -> None:
         for lane in self._lanes.values():
-            lane.gate_open = reachable
+            lane.gate_open = self._recording and not self._held
             lane.kick()
 
     def _leases_renewed(self, runs: Sequence[ChunkRun], answers: Sequence[int], asked_s: float) -> None:
@@ -251,6 +267,7 @@ class Engine:
             calls=sum(lane.calls for lane in self._lanes.values()),
             cpu_s=time.process_time(),
             draining=self._draining,
+            held=self._held,
             apis=list(self._lanes),
             lanes=[lane.status() for lane in self._lanes.values()],
             newer_format=self._execution.newer_format,

@@ -209,7 +209,9 @@ class Lane:
             )
             if slot is None:
                 slot = await self._slot_for(call.owner, cost, line)
-                if slot is None:
+                if slot is None or not self.gate_open:
+                    if slot is not None:
+                        self._limiter.settle(slot, 0)
                     self._queue.add_first(call)
                     continue
                 if not call.owner.may_start(call, self._now()):

@@ -41,7 +41,7 @@ class Room:
         self._shared: Counter[str] = Counter()
         self._doors: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._entering: dict[ChunkRef, asyncio.Lock] = {}
-        self._open, self._held = True, False
+        self._open, self._held, self._leaves_queues = True, False, False
 
     def serve(self, used: Iterable[Line]) -> None:
         """Serve these lines beside the APIs' own; forget those that were served before and are not used any more."""
@@ -92,6 +92,11 @@ class Room:
         """Let chunks in again, unless the room is shut."""
         self._held = False
 
+    def leave_queues(self, *, on: bool) -> None:
+        """Let nobody in and leave every queue alone, or end that."""
+        self._leaves_queues = on
+        self.look()
+
     def taken_in(self, ref: ChunkRef) -> None:
         """Take note that the jobs of a chunk that entered are in their line, or will never be: the next may enter."""
         if (door := self._entering.pop(ref, None)) is not None:
@@ -106,7 +111,9 @@ class Room:
     def look(self) -> None:
         """Switch lines on and off as they have room."""
         for name, line in self._lines.items():
-            if not self._switch.is_off(name):
+            if self._leaves_queues:
+                self._switch.set(name, on=False)
+            elif not self._switch.is_off(name):
                 self.filled(line)
             elif self._lets_in and self._lanes[line.api].has_room(line.traffic) and self._has_threads(line, name):
                 self._switch.set(name, on=True)
@@ -132,7 +139,7 @@ class Room:
 
     @property
     def _lets_in(self) -> bool:
-        return self._open and not self._held
+        return self._open and not self._held and not self._leaves_queues
 
     def _has_threads(self, line: Line, name: str) -> bool:
         """Say whether chunks of a line would find threads, and not the last one only, or it were off again at once."""

@@ -9,8 +9,9 @@ from kombu.entity import Queue
 
 from callmill.config.celery import CALLS_QUEUE, app, lane_queue
 from callmill.config.credentials import resolve_headers
-from callmill.config.embedded_server import broker_url
+from callmill.config.embedded_server import broker_url, redis_url
 from callmill.config.profiles import find_profiles
+from callmill.config.redis_safety import refuse_unsafe
 from callmill.config.settings import load_settings
 from callmill.errors import CallmillError
 from callmill.workers.lane_switch import LaneSwitchStep
@@ -26,6 +27,7 @@ def prepare(conf: Any, **_: Any) -> None:
     try:
         settings = load_settings()
         broker_url(settings)
+        refuse_unsafe(redis_url(settings), allow_unsafe=settings.allow_unsafe_redis)
         profiles = find_profiles(settings) or {}
         for profile in profiles.values():
             resolve_headers(profile)

@@ -16,6 +16,8 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
         calls_in_flight: Calls of one API in flight at once.
         shutdown_grace_s: Seconds that calls in flight get when the worker is asked to stop.
         lease_ms: How long a chunk stays this worker's without a renewal.
+        memory_watermark: Share of Redis's maxmemory from which on producers wait, and workers soon after.
+        allow_unsafe_redis: Work on a Redis that would lose jobs.
         open_batch_s: How long a batch that is not sealed is kept without a word from its producer.
     """
 
@@ -26,6 +28,8 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     calls_in_flight: int
     shutdown_grace_s: float
     lease_ms: int
+    memory_watermark: float
+    allow_unsafe_redis: bool
     open_batch_s: float
 
     @classmethod
@@ -43,5 +47,7 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
             calls_in_flight=settings.calls_in_flight,
             shutdown_grace_s=settings.shutdown_grace_s,
             lease_ms=int(settings.lease_s * 1000),
+            memory_watermark=settings.memory_watermark,
+            allow_unsafe_redis=settings.allow_unsafe_redis,
             open_batch_s=settings.open_batch_hours * 3600,
         )

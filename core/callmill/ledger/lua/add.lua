@@ -5,13 +5,13 @@
 -- Notes which APIs the batch uses, and whether it is held back until its seal.
 -- Invariant: what is written is a prefix of what was submitted; the same call twice appends once.
 local first, n = tonumber(ARGV[1]), #KEYS - OWN + 1
-local m = redis.call('HMGET', META, 'phase', 'control', 'chunks', 'total')
+local m = redis.call('HMGET', META, 'phase', 'control', 'chunks', 'total', 'full')
 if not m[1] then return {'missing'} end
 if m[1] ~= 'open' or m[2] == 'cancelled' then return {'closed'} end
 local chunks, total = tonumber(m[3]), tonumber(m[4])
 if chunks == first + n then return {'ok', total, chunks} end
 if chunks ~= first then return {'conflict', total, chunks} end
-local park = ARGV[2] == 'park' or m[2] == 'paused'
+local park = ARGV[2] == 'park' or m[2] == 'paused' or m[5]
 for i = 1, n do
   local number, member, payload = first + i - 1, ARGV[1 + 2 * i], ARGV[2 + 2 * i]
   local _, count = struct.unpack('>BI4', payload)

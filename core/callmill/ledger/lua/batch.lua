@@ -59,7 +59,28 @@ local function enqueue(queued, member)
   if string.find(line, '@', 1, true) then redis.call('ZADD', LINES, int(now_ms), line) end
 end
 
-local function control() return redis.call('HGET', META, 'control') end
+-- A Redis that is full refuses a script its first write if that could take memory, and none that follow. What frees
+-- memory, or only moves things, says so first, with a removal of nothing.
+local function though_full() redis.call('SREM', RESUMED, '') end
+
+-- What the batch should do: run, paused or cancelled. One whose unread outcomes fill their bound is paused until
+-- somebody has read and released enough of them.
+local function control()
+  local m = redis.call('HMGET', META, 'control', 'full')
+  return m[1] == 'run' and m[2] and 'paused' or m[1]
+end
+
+-- Notes that so many bytes of outcomes were added. Returns all that ever were, to be kept with them.
+local function count_unread(bytes)
+  local total = redis.call('HINCRBY', META, 'out_bytes', bytes)
+  local m = redis.call('HMGET', META, 'max_unread_bytes', 'released_bytes', 'full')
+  local most = tonumber(m[1] or 0)
+  if most > 0 and not m[3] and total - tonumber(m[2] or 0) > most then
+    redis.call('HSET', META, 'full', 1)
+    redis.call('INCR', CONTROLS)
+  end
+  return total
+end
 
 -- Ends the batch when nothing of it can change any more: no lease out, and everything recorded or the rest cancelled.
 -- Marks the stream, so that readers stop at once, and starts the retention.

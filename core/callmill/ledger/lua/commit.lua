@@ -9,10 +9,12 @@
 --         the hint | {'stale'}: the lease is somebody else's now, nothing recorded | {'recorded', offset, ...}: these
 --         stand recorded already, nothing was recorded, send the others
 -- Invariant: a job's bit goes from 0 to 1 once, in the same step as its outcome enters the stream and the counters.
+-- An entry of the stream has the bundle (b) and the bytes of all bundles up to it (t), of which release.lua makes use.
 local number, member, fence = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local s = read_state(number)
 if not s or s.status ~= 'L' or s.fence ~= fence then return {'stale'} end
 
+if ARGV[4] == '' then though_full() end
 local n_done, n_failed = #ARGV[5] / 4, #ARGV[6] / 4
 
 local function set_bits(key, offsets, refuse)
@@ -61,7 +63,7 @@ if n_done > 0 then
     set_bits(FAILED, ARGV[6], false)
     keep_failures(ARGV[6], ARGV[13])
   end
-  redis.call('XADD', OUT, '*', 'b', ARGV[4])
+  redis.call('XADD', OUT, '*', 'b', ARGV[4], 't', int(count_unread(#ARGV[4])))
   redis.call('HINCRBY', META, 'succeeded', n_done - n_failed)
   if n_failed > 0 then redis.call('HINCRBY', META, 'failed', n_failed) end
   s.done, s.failed = s.done + n_done, s.failed + n_failed

@@ -7,6 +7,7 @@ local m = redis.call('HMGET', META, 'control', 'ended_ms')
 if not m[1] then return {'missing'} end
 if m[2] then return {m[1] == 'cancelled' and ARGV[1] == 'cancelled' and 'ok' or 'ended'} end
 if m[1] == 'cancelled' then return {ARGV[1] == 'cancelled' and 'ok' or 'ended'} end
+though_full()
 redis.call('HSET', META, 'control', ARGV[1])
 redis.call('INCR', CONTROLS)
 if ARGV[1] == 'cancelled' then

@@ -11,6 +11,7 @@ if not s or (s.status ~= 'L' and s.status ~= 'W') then
   redis.call('ZREM', DUE, member)
   return 0
 end
+though_full()
 if s.status == 'L' then
   redis.call('HINCRBY', META, 'leased', -1)
   note_death(number, s)

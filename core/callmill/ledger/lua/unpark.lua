@@ -1,12 +1,14 @@
 -- Queues chunks that were held back; the caller publishes their hints and calls again until none is left.
 -- KEYS  SHARED
 -- ARGV  1 batch id  2 at most how many  3 prefix of the queued keys
--- Returns the members that are queued now; none while the batch is paused, cancelled, or held back until its seal.
+-- Returns the members that are queued now; none while the batch is paused, cancelled, held back until its seal,
+-- or full of unread outcomes.
 -- Invariant: a batch that may run stays in RESUMED while chunks of it are parked, so that any worker can go on here.
 -- The queued keys follow from the members' lines, so they cannot be declared; Redis Cluster is not supported.
-local m = redis.call('HMGET', META, 'control', 'phase', 'held')
+though_full()
+local m = redis.call('HMGET', META, 'control', 'phase', 'held', 'full')
 local members = {}
-if m[1] == 'run' and (m[2] == 'sealed' or not m[3]) then
+if m[1] == 'run' and not m[4] and (m[2] == 'sealed' or not m[3]) then
   members = redis.call('ZRANGE', PARKED, 0, tonumber(ARGV[2]) - 1)
 end
 for _, member in ipairs(members) do
