@@ -22,6 +22,10 @@ demo: $(VENV)/.installed ## Push a few thousand calls through a simulated API an
 test: $(VENV)/.installed-dev ## Run the tests
 	@$(BIN)/python -m pytest -q -n 3 --dist loadfile
 
+.PHONY: chaos
+chaos: $(VENV)/.installed-dev ## Break everything under load and check what came of it (10 minutes; ARGS=--short: 3)
+	@$(BIN)/python tests/chaos/storm.py $(ARGS)
+
 .PHONY: check
 check: $(VENV)/.installed-dev ## Lint, types, layers
 	@$(BIN)/ruff check .

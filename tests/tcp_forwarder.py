@@ -12,10 +12,12 @@ from typing import Any, Self
 class Link:
     """One forwarded connection."""
 
-    def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter) -> None:
+    def __init__(self, client: asyncio.StreamWriter, server: asyncio.StreamWriter, delay_s: float) -> None:
         self.writers = (client, server)
+        self.delay_s = delay_s
         self.words = b""
         self.silent = False
+        self._due_s = dict.fromkeys(self.writers, 0.0)
 
     async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Forward one direction until an end closes."""
@@ -23,10 +25,20 @@ class Link:
             while data := await reader.read(65536):
                 if writer is self.writers[1]:
                     self.words = (self.words + data)[-4096:]
-                if not self.silent:
+                if not self.silent and not self._later(writer, data):
                     writer.write(data)
                     await writer.drain()
         self.cut()
+
+    def _later(self, writer: asyncio.StreamWriter, data: bytes) -> bool:
+        """Send when the delay is over, behind what is on its way already; False: there is nothing to wait for."""
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        due_s = self._due_s[writer] = max(self._due_s[writer] + 1e-6, now_s + self.delay_s)
+        if due_s <= now_s:
+            return False
+        loop.call_at(due_s, writer.write, data)
+        return True
 
     def cut(self) -> None:
         """End both sides at once."""
@@ -41,6 +53,7 @@ class Forwarder:
         self.port = 0
         self._target = target
         self._silent = False
+        self._delay_s = 0.0
         self._links: set[Link] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = Thread(target=self._loop.run_forever)
@@ -73,6 +86,10 @@ class Forwarder:
         """
         return int(self._do(self._silence(word)))
 
+    def delay(self, delay_s: float) -> None:
+        """Forward everything so much later, each way."""
+        self._do(self._delay(delay_s))
+
     def _do(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
@@ -84,7 +101,7 @@ class Forwarder:
         except OSError:
             writer.transport.abort()
             return
-        link = Link(writer, other_writer)
+        link = Link(writer, other_writer, self._delay_s)
         link.silent = self._silent
         self._links.add(link)
         await asyncio.gather(link.pump(reader, other_writer), link.pump(other_reader, writer))
@@ -94,6 +111,11 @@ class Forwarder:
         self._target, self._silent = target, False
         for link in self._links:
             link.cut()
+
+    async def _delay(self, delay_s: float) -> None:
+        self._delay_s = delay_s
+        for link in self._links:
+            link.delay_s = delay_s
 
     async def _silence(self, word: bytes) -> int:
         self._silent = not word

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+import time
 
 import pytest
 
@@ -151,7 +152,7 @@ def test_jobs_of_a_corrupt_chunk_end(run, caplog, payload):
             await ledger.redis.hdel(ledger.names.chunks, "0")
         else:
             await ledger.redis.hset(ledger.names.chunks, "0", payload)
-        assert "3 failed" in await ledger.execution.execute(await ledger.claim(), LINE)
+        assert "3 failed" in await ledger.execution.execute(await ledger.claim(), LINE, time.monotonic())
         record = await ledger.batches.record(ledger.ref.batch_id)
         assert (record.ended, record.failed, record.leased) == (True, JOBS, 0)
         entries = await ledger.redis.xrange(ledger.names.outcomes)
@@ -171,7 +172,7 @@ def test_a_chunk_of_a_newer_format_waits_for_a_newer_worker(run):
         await ledger.chunks.commit(claim, Bundle(), Finish(attempts={1: 2}))
         payload = struct.pack(">BI", 2, JOBS) + b"of the future"
         await ledger.redis.hset(ledger.names.chunks, "0", payload)
-        assert "upgrade" in await ledger.execution.execute(await ledger.claim(), LINE)
+        assert "upgrade" in await ledger.execution.execute(await ledger.claim(), LINE, time.monotonic())
         assert ledger.execution.newer_format == [ledger.ref.batch_id]
         assert await ledger.status() == "W"
         await ledger.time_passes()
@@ -187,7 +188,7 @@ def test_a_bug_gives_the_chunk_back(run, caplog):
     async def scenario(ledger: Ledger) -> None:
         await ledger.claim()
         await ledger.die()
-        assert "bug" in await ledger.execution.execute(await ledger.claim(), LINE)  # there is no lane
+        assert "bug" in await ledger.execution.execute(await ledger.claim(), LINE, time.monotonic())  # there is no lane
         assert await ledger.status() == "W"
         assert (await ledger.batches.record(ledger.ref.batch_id)).leased == 0
         assert "KeyError" in caplog.text

@@ -144,3 +144,15 @@ def test_priorities_weigh_as_documented():
     served = Counter(owner_of(queue.take()).traffic.priority for _ in range(1300))
     assert [served[priority] for priority in Priority] == [pytest.approx(n, abs=2) for n in (800, 400, 100)]
     assert NORMAL.priority is Priority.NORMAL
+
+
+def test_calls_that_go_first_keep_their_order():
+    """Calls let in before the others of their class are taken before them, in their own order."""
+    queue = FairQueue(lambda _: 1.0)
+    waiting, back = Owner(NORMAL), Owner(NORMAL)
+    queue.add(cast("Any", waiting), waiting.calls(2))
+    queue.add(cast("Any", back), back.calls(3), first=True)
+    taken = [queue.take() for _ in range(5)]
+    assert [owner_of(call) for call in taken] == [back] * 3 + [waiting] * 2
+    assert [call.offset for call in taken if call is not None] == [0, 1, 2, 0, 1]
+    assert len(queue) == 0

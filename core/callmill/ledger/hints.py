@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from kombu.exceptions import BatchPublishError
 
+from callmill.config.broker_connection import TAKEN_NEXT
 from callmill.config.celery import app, lane_queue
 from callmill.errors import RedisUnavailableError
 from callmill.ledger.hint_labels import labels
@@ -29,12 +30,13 @@ class HintPublisher:
         self._lock = threading.Lock()
         self._connection = app.connection_for_write(broker_url)
 
-    def publish(self, refs: Sequence[ChunkRef], *, label: str = "") -> None:
+    def publish(self, refs: Sequence[ChunkRef], *, label: str = "", first: bool = False) -> None:
         """Publish one hint per chunk, pipelined.
 
         Args:
             refs: The chunks.
             label: The batch's name, which Flower shows in front of the chunk; left out where it is not at hand.
+            first: Whether these chunks go before those whose hints are out, because they have waited already.
 
         Raises:
             RedisUnavailableError: The broker cannot be reached, or refused; some hints may be out.
@@ -44,8 +46,8 @@ class HintPublisher:
         with self._lock:
             try:
                 with app.amqp.Producer(self._connection, auto_declare=False) as producer, producer.batch(_AT_ONCE):
-                    for ref in refs:
-                        self._send(producer, ref, labels.text(ref, label))
+                    for ref in reversed(refs) if first else refs:  # each goes before those sent until then
+                        self._send(producer, ref, labels.text(ref, label), first=first)
             except (
                 BatchPublishError,  # what kombu makes of either, and of a broker whose memory is full, in a pipeline
                 *self._connection.connection_errors,
@@ -60,7 +62,7 @@ class HintPublisher:
         self._connection.close()
 
     @staticmethod
-    def _send(producer: object, ref: ChunkRef, shown: str) -> None:
+    def _send(producer: object, ref: ChunkRef, shown: str, *, first: bool) -> None:
         message = app.amqp.as_task_v2(
             f"{ref.batch_id}:{ref.number}",
             RUN_CHUNK,
@@ -69,4 +71,6 @@ class HintPublisher:
             kwargsrepr="",
             ignore_result=True,
         )
+        if first:
+            message.headers[TAKEN_NEXT] = True
         app.amqp.send_task_message(producer, RUN_CHUNK, message, queue=lane_queue(ref.line), declare=(), retry=False)

@@ -28,8 +28,8 @@ HELD_FOR_BACKOFF_S = 2.0
 class Caller(Protocol):
     """Who makes a chunk's calls: a lane, or what stands before it."""
 
-    def add(self, owner: CallOwner, calls: Iterable[Call]) -> None:
-        """Take calls in."""
+    def add(self, owner: CallOwner, calls: Iterable[Call], *, first: bool = False) -> None:
+        """Take calls of one owner in, behind or before the others of their class."""
         ...
 
     def add_first(self, call: Call) -> None:
@@ -103,7 +103,7 @@ class ChunkRun:
             due_ms = claim.not_before_ms.get(offset, 0)
             self._wait(self._unrecorded[offset], max(0, due_ms - claim.now_ms) / 1000)
         calls = (call for offset, call in self._unrecorded.items() if offset not in again)
-        self._lane.add(self, calls)
+        self._lane.add(self, calls, first=self.claim.claims > 0)  # a dead worker's calls have waited already
         self._watch_deadlines()
         self._end_if_over()
 

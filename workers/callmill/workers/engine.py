@@ -65,9 +65,12 @@ class Engine:
         self._background: set[asyncio.Task[None]] = set()
         self._thread.run(self._open())
 
-    def run_chunk(self, ref: ChunkRef) -> str:
-        """Execute a chunk, or find out that there is nothing to do; return what came of it, for people."""
-        return self._thread.run(self._run_chunk(ref))
+    def run_chunk(self, ref: ChunkRef, *, first: bool = False) -> str:
+        """Execute a chunk, or find out that there is nothing to do; return what came of it, for people.
+
+        ``first``: it was put back and goes before those that wait for room.
+        """
+        return self._thread.run(self._run_chunk(ref, first=first))
 
     def drain(self) -> None:
         """Start no further calls; chunks end when their calls in flight have, the rest goes back. Returns at once."""
@@ -133,20 +136,21 @@ class Engine:
         await self._redis.aclose()
         await self._broker.aclose()
 
-    async def _run_chunk(self, ref: ChunkRef) -> str:
+    async def _run_chunk(self, ref: ChunkRef, *, first: bool) -> str:
         try:
             line = Line.parse(ref.line)
         except ValueError as error:
             return f"left to others: {error}"
         if line.api not in self._lanes:
             return f"not served here: {line.api}"
-        async with self._room.enter(line, ref) as entered:
+        async with self._room.enter(line, ref, first=first) as entered:
             if entered:
                 return await self._execute(ref, line)
-        self._publish([ref])
+        self._publish([ref], first=first)
         return "left to others: the lane is full"
 
     async def _execute(self, ref: ChunkRef, line: Line) -> str:
+        asked_s = time.monotonic()  # the lease runs from then at least, whenever its answer is read
         try:
             claim = await self._chunks.claim(ref)
         except RedisUnavailableError as error:
@@ -154,7 +158,7 @@ class Engine:
             return "not claimed: Redis is away; the reconciler will find it"
         if isinstance(claim, ClaimRefused):
             return f"nothing to do: {claim}"
-        return await self._execution.execute(claim, line)
+        return await self._execution.execute(claim, line, asked_s)
 
     async def _watch_room(self) -> None:
         while True:
@@ -219,11 +223,11 @@ class Engine:
             lane.gate_open = self._recording and not self._held
             lane.kick()
 
-    def _leases_renewed(self, runs: Sequence[ChunkRun], answers: Sequence[int]) -> None:
-        self._thread.loop.call_soon_threadsafe(self._apply_renewal, runs, answers)
+    def _leases_renewed(self, runs: Sequence[ChunkRun], answers: Sequence[int], asked_s: float) -> None:
+        self._thread.loop.call_soon_threadsafe(self._apply_renewal, runs, answers, asked_s)
 
-    def _apply_renewal(self, runs: Sequence[ChunkRun], answers: Sequence[int]) -> None:
-        ends_s = self._thread.loop.time() + self._options.lease_ms / 1000
+    def _apply_renewal(self, runs: Sequence[ChunkRun], answers: Sequence[int], asked_s: float) -> None:
+        ends_s = asked_s + self._options.lease_ms / 1000
         for run, answer in zip(runs, answers, strict=True):
             if answer == LOST:
                 run.abandon()
@@ -232,12 +236,12 @@ class Engine:
             if answer != RENEWED:
                 run.close()
 
-    def _publish(self, refs: list[ChunkRef]) -> None:
-        self._in_background(self._publish_in_thread(refs))
+    def _publish(self, refs: list[ChunkRef], *, first: bool = False) -> None:
+        self._in_background(self._publish_in_thread(refs, first=first))
 
-    async def _publish_in_thread(self, refs: list[ChunkRef]) -> None:
+    async def _publish_in_thread(self, refs: list[ChunkRef], *, first: bool) -> None:
         try:
-            await asyncio.to_thread(self._hints.publish, refs)
+            await asyncio.to_thread(self._hints.publish, refs, first=first)
         except RedisUnavailableError as error:
             log.warning("hints wait for the reconciler: %s", error, extra={"action": "hints_lost"})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Mapping
@@ -75,11 +74,14 @@ class Execution:
         for run in list(self._runs.values()):
             run.close()
 
-    async def execute(self, claim: Claim, line: Line) -> str:
-        """Run a chunk until it is given up; return what came of it, for people."""
+    async def execute(self, claim: Claim, line: Line, asked_s: float) -> str:
+        """Run a chunk until it is given up; return what came of it, for people.
+
+        ``asked_s``: when its lease was asked for (monotonic, s), from when it runs at least.
+        """
         ref = claim.ref
         try:
-            return await self._run(claim, line, decode_chunk(claim.payload, claim.count))
+            return await self._run(claim, line, decode_chunk(claim.payload, claim.count), asked_s)
         except UnknownFormatError as error:
             log.error("chunk left alone: %s", error, extra={"action": "unknown_format", "chunk": ref.member})  # noqa: TRY400
             self._newer_format[ref.batch_id] = time.monotonic()
@@ -90,7 +92,7 @@ class Execution:
             log.exception("a chunk met a bug", extra={"action": "chunk_bug", "chunk": ref.member})
             return await self._give_back(claim, _AFTER_BUG_MS, "a bug of Callmill; please report it")
 
-    async def _run(self, claim: Claim, line: Line, chunk: Chunk) -> str:
+    async def _run(self, claim: Claim, line: Line, chunk: Chunk, asked_s: float) -> str:
         stage, lane = stage_of(claim), self._lanes[line.api]
         if stage.needs_process and not self._isolation.free:
             return await self._give_back(claim, _ISOLATED_LATER_MS, "it must run alone, as another chunk does now")
@@ -99,7 +101,7 @@ class Execution:
             first = claim.suspect.offset if claim.suspect else None
             caller = OneByOne(lane, line.traffic, partial(self._chunks.note_alone, claim), first=first)
         run = ChunkRun(claim, chunk, caller, self._recorder, traffic=line.traffic)
-        run.lease_ends_s = asyncio.get_running_loop().time() + self._lease_s
+        run.lease_ends_s = asked_s + self._lease_s
         self._runs[claim.ref] = run
         try:
             if stage.needs_process:

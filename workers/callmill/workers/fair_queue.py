@@ -81,11 +81,14 @@ class FairQueue:
         if line is not None and not line.waiting:
             del self._lines[traffic]
 
-    def add(self, owner: CallOwner, calls: Iterable[Call]) -> None:
-        """Let calls of one owner wait, behind those of their class."""
+    def add(self, owner: CallOwner, calls: Iterable[Call], *, first: bool = False) -> None:
+        """Let calls of one owner wait in their order, behind or before those of their class."""
         line = self.line(owner.traffic)
         before = len(line.calls)
-        line.calls.extend(calls)
+        if first:
+            line.calls.extendleft(reversed(list(calls)))
+        else:
+            line.calls.extend(calls)
         self._grown(line, len(line.calls) - before)
 
     def add_first(self, call: Call) -> None:

@@ -132,9 +132,9 @@ class Lane:
         """Return the part of this lane that a class gets while the classes that wait here want theirs."""
         return self._queue.share(self._queue.line(traffic))
 
-    def add(self, owner: CallOwner, calls: Iterable[Call]) -> None:
-        """Take calls of one owner in."""
-        self._queue.add(owner, calls)
+    def add(self, owner: CallOwner, calls: Iterable[Call], *, first: bool = False) -> None:
+        """Take calls of one owner in, behind or before the others of their class."""
+        self._queue.add(owner, calls, first=first)
         self._breaker.woken()
         self.kick()
         self._make_heard()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from redis import Redis
@@ -30,7 +31,8 @@ class LeaseKeeper(threading.Thread):
         redis: A connection of its own.
         chunks: The ledger.
         held: Returns the chunks held now; called in this thread.
-        report: Takes each chunk with what ``renew.lua`` says of it; called in this thread.
+        report: Takes each chunk with what ``renew.lua`` says of it, and when it was asked (monotonic, s): a lease runs
+            from then at least, whenever the answer is read. Called in this thread.
         every_s: Seconds between renewals: a third of the lease.
     """
 
@@ -39,7 +41,7 @@ class LeaseKeeper(threading.Thread):
         redis: Redis,
         chunks: Chunks,
         held: Callable[[], Sequence[ChunkRun]],
-        report: Callable[[Sequence[ChunkRun], Sequence[int]], None],
+        report: Callable[[Sequence[ChunkRun], Sequence[int], float], None],
         *,
         every_s: float,
     ) -> None:
@@ -66,8 +68,9 @@ class LeaseKeeper(threading.Thread):
             if not runs:
                 continue
             keys, arguments = self._chunks.renewal([run.claim for run in runs])
+            asked_s = time.monotonic()
             try:
-                self._report(runs, self._renew(keys=keys, args=arguments))
+                self._report(runs, self._renew(keys=keys, args=arguments), asked_s)
             except (RedisError, OSError) as error:
                 log.warning("leases not renewed: %s", error, extra={"action": "renew_failed"})
                 wait_s = min(1.0, self._every_s)

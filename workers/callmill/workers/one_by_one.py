@@ -40,7 +40,7 @@ class OneByOne:
         self._handing_over: asyncio.Task[None] | None = None
         self._owner: CallOwner
 
-    def add(self, owner: CallOwner, calls: Iterable[Call]) -> None:
+    def add(self, owner: CallOwner, calls: Iterable[Call], *, first: bool = False) -> None:  # noqa: ARG002 - there are no others
         """Take the calls of the chunk in."""
         self._owner = owner
         self._waiting.extend(sorted(calls, key=lambda call: call.offset != self._first))

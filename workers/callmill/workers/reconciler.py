@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from typing import Protocol
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -28,6 +28,14 @@ _LOCK_MS = 3_000
 _STRANDED_AFTER_MS = 5_000
 
 
+class Publish(Protocol):
+    """Publishes hints, where asked before those that are out."""
+
+    def __call__(self, refs: list[ChunkRef], *, first: bool = False) -> None:
+        """Publish a hint for each chunk."""
+        ...
+
+
 class Reconciler:
     """Looks after the chunks of all batches. Belongs to one event loop."""
 
@@ -36,7 +44,7 @@ class Reconciler:
         session: LedgerSession,
         broker: Redis,
         chunks: Chunks,
-        publish: Callable[[list[ChunkRef]], None],
+        publish: Publish,
         *,
         worker: str,
         open_batch_s: float,
@@ -63,15 +71,20 @@ class Reconciler:
 
     async def reconcile(self) -> None:
         """Do one round."""
-        refs = await self._chunks.requeue_due()
+        due = await self._chunks.requeue_due()
+        if due:
+            # Before what waits: a dead worker's calls are not to wait for a whole backlog, nor is a retry that was due.
+            self._publish(due, first=True)
+        refs: list[ChunkRef] = []
         for batch_id in await self._batches.resumed():
             refs += await self._batches.unpark(batch_id)
         refs += await self._chunks.stranded(await self._without_hints(), _STRANDED_AFTER_MS)
         await self._lines.prune()
         await self._keeper.look()
         if refs:
-            log.info("%d chunks put back", len(refs), extra={"action": "reconciled", "chunks": len(refs)})
             self._publish(refs)
+        if chunks := len(due) + len(refs):
+            log.info("%d chunks put back", chunks, extra={"action": "reconciled", "chunks": chunks})
 
     async def _without_hints(self) -> list[str]:
         """Return the lines whose queues are empty."""

@@ -55,8 +55,11 @@ class Room:
         self._switch.serve(lines)
 
     @asynccontextmanager
-    async def enter(self, line: Line, ref: ChunkRef) -> AsyncIterator[bool]:
-        """Wait until the line may have another chunk here, and give True; False: leave the chunk to others."""
+    async def enter(self, line: Line, ref: ChunkRef, *, first: bool = False) -> AsyncIterator[bool]:
+        """Wait until the line may have another chunk here, and give True; False: leave the chunk to others.
+
+        A chunk that goes ``first`` does not wait behind those that wait for room in a line that nothing paces.
+        """
         name = ref.line
         self._threads[name] += 1
         shared = self._threads[name] > 1
@@ -64,7 +67,7 @@ class Room:
         self.waiting.add(ref)
         try:
             try:
-                entered = await self._find(line, ref, shared=shared)
+                entered = await self._find(line, ref, shared=shared, first=first)
             finally:
                 self.waiting.discard(ref)
             if not entered:
@@ -115,7 +118,7 @@ class Room:
             elif self._lets_in and self._lanes[line.api].has_room(line.traffic) and self._has_threads(line, name):
                 self._switch.set(name, on=True)
 
-    async def _find(self, line: Line, ref: ChunkRef, *, shared: bool) -> bool:
+    async def _find(self, line: Line, ref: ChunkRef, *, shared: bool, first: bool) -> bool:
         lane, name = self._lanes[line.api], ref.line
         if shared and not self._may_share(line, self._threads[name] - 1):
             return False
@@ -127,6 +130,8 @@ class Room:
                 return True
             door.release()
             return False
+        if first:
+            return self._lets_in
         async with door:
             while self._lets_in and not lane.has_room(line.traffic):
                 if lane.paced:  # since a moment: its API is down

@@ -6,6 +6,7 @@ from typing import Any
 
 from celery import shared_task
 
+from callmill.config.broker_connection import TAKEN_NEXT
 from callmill.config.celery import app
 from callmill.errors import UsageError
 from callmill.jobs import Job, Outcome
@@ -21,7 +22,7 @@ def run_chunk(self: Any, batch_id: str, number: int, line: str) -> str:
     """Execute a chunk; return what came of it, for people."""
     ref = ChunkRef(batch_id, number, line)
     labels.learn(ref, self.request.argsrepr or "")
-    return process.engine().run_chunk(ref)
+    return process.engine().run_chunk(ref, first=bool(self.request.get(TAKEN_NEXT)))
 
 
 @shared_task(  # type: ignore[untyped-decorator] # celery ships no types
