@@ -117,9 +117,7 @@ class Lane:
     @property
     def paced(self) -> bool:
         """Whether limits decide when calls start, or none may start as the API is down."""
-        if self._serves is not self:
-            return self._serves.paced
-        return self._intake.paced or not self._breaker.closed
+        return self._serves.paced if self._serves is not self else self._intake.paced or not self._breaker.closed
 
     def has_room(self, traffic: TrafficClass) -> bool:
         """Say whether more work of a class should be taken in; while the API is down, what a probe needs."""
