@@ -275,10 +275,12 @@ def repeated_by(history: History, kill: Fault) -> list[Call]:
 def in_hand_at(history: History, kill: Fault) -> list[Call]:
     """Return the killed worker's calls that were sent and not known to be recorded."""
     at_s = kill.ended_s
+    lost = [(fault.lost_from_s - 1, fault.ended_s) for fault in history.all(Fault) if fault.lost_from_s is not None]
     recorded = {
         job
         for commit in history.all(Commit)
         if commit.worker == kill.worker and commit.result == "recorded"
+        if not any(from_s <= commit.answered_s and commit.sent_s <= to_s for from_s, to_s in lost)
         for job in commit.jobs
     }
     return [
