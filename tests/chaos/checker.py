@@ -56,17 +56,23 @@ def one_outcome(history: History) -> Iterator[Violation]:
 
 
 def read_once(history: History) -> Iterator[Violation]:
-    """A consumer reads every outcome exactly once, but for those that Redis forgot after it had read them."""
+    """A consumer reads every outcome exactly once, but for those that Redis forgot after it had read them.
+
+    Such come again, unless the consumer was at the end of the batch, which Redis forgot as well.
+    """
     lost = [fault for fault in history.all(Fault) if fault.lost_from_s is not None]
     kept = {outcome.job: outcome.cursor for final in history.all(Final) for outcome in final.outcomes}
     times: Counter[str] = Counter()
+    forgotten = set()
     for read in history.all(Read):
         if kept.get(read.job) == read.cursor:
             times[read.job] += 1
-        elif not any(_forgotten(read, fault) for fault in lost):
+        elif any(_forgotten(read, fault) for fault in lost):
+            forgotten.add(read.job)
+        else:
             yield Violation("read twice", read.job, f"as {read}; kept is {kept.get(read.job, 'nothing')}")
     for job in kept:
-        if times[job] != 1:
+        if times[job] != 1 and not (times[job] == 0 and job in forgotten):
             yield Violation("read", job, f"read {times[job]} times; {_about(history, job)}")
 
 
@@ -275,10 +281,12 @@ def repeated_by(history: History, kill: Fault) -> list[Call]:
 def in_hand_at(history: History, kill: Fault) -> list[Call]:
     """Return the killed worker's calls that were sent and not known to be recorded."""
     at_s = kill.ended_s
+    lost = [(fault.lost_from_s - 1, fault.ended_s) for fault in history.all(Fault) if fault.lost_from_s is not None]
     recorded = {
         job
         for commit in history.all(Commit)
         if commit.worker == kill.worker and commit.result == "recorded"
+        if not any(from_s <= commit.answered_s and commit.sent_s <= to_s for from_s, to_s in lost)
         for job in commit.jobs
     }
     return [

@@ -132,7 +132,7 @@ def leases_renewed(self: Engine, runs: Sequence[ChunkRun], answers: Sequence[int
 def build(self: RequestBuilder, call: Any, key: int) -> Any:
     """Let the call tell the API which lease it is made under."""
     method, url, headers, body, timeout_s = _build(self, call, key)
-    held = call.owner.claim
+    held = getattr(call.owner, "_owner", call.owner).claim  # a suspect chunk has a caller of its own before it
     headers["user-agent"] = f"{_pid} {held.ref.member} {held.fence} {time.time():.6f}"
     return method, url, headers, body, timeout_s
 
