@@ -20,10 +20,11 @@ demo: $(VENV)/.installed ## Push a few thousand calls through a simulated API an
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## Run the tests
-	@$(BIN)/python -m pytest -q -n 3 --dist loadfile
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile -m 'not chaos'
 
 .PHONY: chaos
 chaos: $(VENV)/.installed-dev ## Break everything under load and check what came of it (10 minutes; ARGS=--short: 3)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m chaos
 	@$(BIN)/python tests/chaos/storm.py $(ARGS)
 
 .PHONY: check

@@ -169,6 +169,27 @@ def test_fence_is_not_given_out_twice_by_a_server_that_lost_its_last_writes(run)
     run(scenario)
 
 
+def test_chunk_put_back_is_looked_after_until_it_is_taken(run):
+    """A dead worker's chunk gets another hint when nobody takes it, however many others wait; none while in hand."""
+
+    async def scenario(steps: Steps) -> None:
+        await steps.begin(3)
+        await steps.lease_ends()
+        assert await steps.chunks.requeue_due() == [steps.ref]
+        await steps.lease_ends()  # the time of the next look
+        assert await steps.chunks.requeue_due() == [], "its hint is on its way"
+        for _ in range(2):
+            await steps.redis.zadd(keys.queued("api"), {steps.ref.member: 1}, xx=True)  # waiting for long
+            await steps.lease_ends()
+            assert await steps.chunks.requeue_due() == [steps.ref]
+        claim = await steps.claim()
+        await steps.chunks.commit(claim, Bundle(), Finish())
+        assert await steps.redis.zscore(keys.DUE, steps.ref.member) is None
+        assert await steps.chunks.requeue_due() == []
+
+    run(scenario)
+
+
 def test_stranded_chunks_are_named_once_a_while(run):
     """A chunk queued for long is named once, then not again before the same time has passed."""
 

@@ -62,7 +62,7 @@ class FakeLane:
         self.calls: list[Call] = []
         self.heard = asyncio.Event()
 
-    def add(self, owner: CallOwner, calls: Iterable[Call]) -> None:
+    def add(self, owner: CallOwner, calls: Iterable[Call], *, first: bool = False) -> None:  # noqa: ARG002 - the port's
         """Take calls in."""
         self.calls += calls
         self.heard.set()
@@ -116,7 +116,7 @@ class Scene:
         assert not self.lane.calls, "another job is out"
         self.noted.append(offset)
 
-    def changed(self, run: ChunkRun) -> None:
+    def changed(self, run: ChunkRun, size_bytes: int = 0) -> None:
         """Do nothing."""
 
     def finished(self, run: ChunkRun, finish: Finish) -> None:

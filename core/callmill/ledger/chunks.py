@@ -91,7 +91,7 @@ Commit = tuple[Claim, Bundle, Finish | None]
 class Chunks:
     """The chunks of every batch, as one worker process sees them."""
 
-    def __init__(self, session: LedgerSession, *, worker: str, lease_ms: int = 15_000) -> None:
+    def __init__(self, session: LedgerSession, *, worker: str, lease_ms: int = 10_000) -> None:
         self._session = session
         self._worker = worker
         self._lease_ms = lease_ms

@@ -1,12 +1,22 @@
--- Puts a chunk back whose lease has ended or whose due time has come.
+-- Puts a chunk back whose lease has ended or whose due time has come, and looks after it until somebody takes it.
 -- KEYS  SHARED, queued(line)
 -- ARGV  1 chunk number  2 member
 -- Returns 1: queued now, publish its hint | 0: nothing to do
--- Invariant: a chunk whose lease still runs is left alone.
+-- Invariant: a chunk whose lease still runs is left alone. One that was put back stays in DUE until it is claimed: its
+-- hint may be lost with a worker that dies, too, while those of the backlog are not. It is published again after the
+-- time that it has waited, so 3 s, then 6, 12, ... after it was put back.
+local WATCH_MS = 3000
 local number, member = ARGV[1], ARGV[2]
 local due = tonumber(redis.call('ZSCORE', DUE, member))
 if not due or due > now_ms then return 0 end
 local s = read_state(number)
+local since = s and s.status == 'Q' and tonumber(redis.call('ZSCORE', KEYS[OWN], member))
+if since then
+  local waited = now_ms - since
+  though_full()
+  redis.call('ZADD', DUE, int(now_ms + (waited < WATCH_MS and WATCH_MS - waited or waited)), member)
+  return waited < WATCH_MS and 0 or 1  -- waited too little: a worker has its hint in hand
+end
 if not s or (s.status ~= 'L' and s.status ~= 'W') then
   redis.call('ZREM', DUE, member)
   return 0
@@ -17,5 +27,6 @@ if s.status == 'L' then
   note_death(number, s)
 end
 local queued = put_back(number, s, member, KEYS[OWN])
+if queued == 1 then redis.call('ZADD', DUE, int(now_ms + WATCH_MS), member) end
 end_if_over()
 return queued

@@ -20,6 +20,8 @@ from callmill.producer import Batch, Client, Job
 from callmill.simulator import SimulatorOptions, SimulatorProcess
 from callmill.simulator.latency import parse_latency
 
+pytestmark = pytest.mark.chaos
+
 HOOK = """
 import os, signal
 
