@@ -15,7 +15,6 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
-from http import HTTPStatus
 
 from callmill.breaker import BreakerStore
 from callmill.config.profiles import ApiProfile
@@ -25,13 +24,13 @@ from callmill.jobs.wire import WireOutcome
 from callmill.ledger.fleet import LaneStatus
 from callmill.limits import Limiter, Slot
 from callmill.limits.feedback import Feedback
-from callmill.limits.headers import read_feedback
 from callmill.workers.asking import Asking
 from callmill.workers.breaker_gate import BreakerGate
 from callmill.workers.call import Call, CallCost, CallOwner, Postponed
 from callmill.workers.call_cost import REFUNDED, CallCosts
 from callmill.workers.endings import Endings, outcome_too_late, outcome_without_answer
 from callmill.workers.fair_queue import ClassLine, FairQueue
+from callmill.workers.header_reader import HeaderReader
 from callmill.workers.intake import Intake
 from callmill.workers.lane_report import lane_report
 from callmill.workers.pace import Pace
@@ -44,8 +43,6 @@ log = logging.getLogger(__name__)
 
 _ASKING_AT_ONCE = 256
 """Runners that wait for a slot at most, but for one of each class: what the limiter sees as demand."""
-
-_READ_HEADERS_EVERY_S = 0.1
 
 _RESERVED_AHEAD_S = 0.2
 """Slots that are reserved before a runner asks for them, in seconds of what a class gets or could have."""
@@ -85,7 +82,7 @@ class Lane:
         self._runners: set[asyncio.Task[None]] = set()
         self._asking = Asking(self._queue)
         self._asking_for_any = 0
-        self._read_headers_s = float("-inf")
+        self._headers = HeaderReader(self._rules.throttle.statuses)
         self._pace = Pace()
         self._intake = Intake(limiter, self._queue, max_in_flight=max_in_flight)
         self._now = asyncio.get_running_loop().time
@@ -375,7 +372,7 @@ class Lane:
         sent = True
         try:
             answer = await self._transport.send(*self._requests.build(call, slot.key))
-            feedback = self._feedback(answer)
+            feedback = self._headers.read(answer)
             verdict = classify_response(call.job.method, answer, feedback, self._rules)
         except TransportFault as fault:
             verdict, sent = classify_fault(fault), fault.sent
@@ -389,12 +386,3 @@ class Lane:
         if feedback is not None and feedback.observations:
             self._limiter.feed(slot, feedback.observations)
         return self._endings.of(call, slot, verdict, answer, ticket)
-
-    def _feedback(self, answer: Response) -> Feedback | None:
-        """Read what headers say of limits: of good answers, often enough to follow them."""
-        if answer.status < HTTPStatus.MULTIPLE_CHOICES and answer.status not in self._rules.throttle.statuses:
-            now_s = self._now()
-            if now_s < self._read_headers_s + _READ_HEADERS_EVERY_S:
-                return None
-            self._read_headers_s = now_s
-        return read_feedback(answer.headers)
