@@ -31,6 +31,7 @@ from callmill.cli.run_state import RunState, save_state
 from callmill.errors import BatchStateError, InputFileError, JobError, OutsideError, RedisUnavailableError
 from callmill.jobs import Outcome
 from callmill.jobs.outcome import UNKNOWN_INDEX
+from callmill.ledger.cancelling import end_tasks, to_its_end
 from callmill.ledger.records import BatchState
 from callmill.producer import AsyncBatch, AsyncClient, Progress
 from callmill.producer.submission import Submission
@@ -120,12 +121,8 @@ class FileRun:
             self._reports.clear()
             if self._cursor == self.state.cursor and not any(file.unsynced for file in self._files):
                 return
-            sync = asyncio.ensure_future(asyncio.to_thread(self._sync))
-            try:
-                await asyncio.shield(sync)
-            except asyncio.CancelledError:
-                await sync  # a thread cannot be cancelled, and nobody may write while it syncs
-                raise
+            # A thread cannot be cancelled, and nobody may write while it syncs.
+            await to_its_end(asyncio.ensure_future(asyncio.to_thread(self._sync)))
 
     async def _together(self, batch: AsyncBatch, *parts: Coroutine[Any, Any, None]) -> None:
         """Run the parts, and commits beside them, until all parts are through or anything raises."""
@@ -138,9 +135,7 @@ class FileRun:
                 for task in done:
                     task.result()
         finally:
-            for task in waiting:
-                task.cancel()
-            await asyncio.gather(*waiting, return_exceptions=True)
+            await end_tasks(waiting)
 
     async def _checked_end(self, batch: AsyncBatch) -> Progress:
         progress = await batch.progress()

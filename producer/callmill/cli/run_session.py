@@ -30,6 +30,7 @@ from callmill.errors import (
     RedisUnavailableError,
 )
 from callmill.jobs.traffic import NORMAL, TrafficClass
+from callmill.ledger.cancelling import end_tasks
 from callmill.ledger.fleet import WorkerStatus
 from callmill.producer import AsyncClient, Progress
 
@@ -129,9 +130,7 @@ class RunSession:
                 await self._find_batch(client, identity, fresh=fresh)
                 return await self._execute(client, beside)
             finally:
-                for task in beside:
-                    task.cancel()
-                await asyncio.gather(*beside, return_exceptions=True)
+                await end_tasks(beside)
 
     async def _execute(self, client: AsyncClient, beside: list[asyncio.Task[None]]) -> RunReport:
         assert self._files.state is not None  # noqa: S101 - made by _find_batch
@@ -161,8 +160,7 @@ class RunSession:
 
     @staticmethod
     async def _give_up(work: asyncio.Future[Progress], run: FileRun) -> None:
-        work.cancel()
-        await asyncio.gather(work, return_exceptions=True)
+        await end_tasks([work])
         with suppress(CallmillError):
             await run.commit()
 

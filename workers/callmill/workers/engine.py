@@ -17,6 +17,7 @@ from callmill.config.redis_connections import connect, connect_blocking
 from callmill.errors import RedisUnavailableError
 from callmill.jobs.line import Line
 from callmill.ledger import Batches, ChunkRef, Chunks, ClaimRefused, LedgerSession, Lines
+from callmill.ledger.cancelling import end_tasks
 from callmill.ledger.fleet import STATUS_EVERY_S, Fleet, WorkerStatus
 from callmill.ledger.hints import HintPublisher
 from callmill.workers.chunk_run import ChunkRun
@@ -41,9 +42,6 @@ _CONTROLS_CHECK_S = 0.5
 
 _EXIT_BUG = 70
 """EX_SOFTWARE of sysexits.h."""
-
-_CANCEL_AGAIN_S = 0.5
-"""Redis clients may turn a cancellation into a connection error; it is then said again."""
 
 
 class Engine:
@@ -125,10 +123,7 @@ class Engine:
 
     async def _close(self) -> None:
         await self._committer.idle()
-        while tasks := list(self._background):
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks, timeout=_CANCEL_AGAIN_S)
+        await end_tasks(self._background)
         try:
             await self._fleet.leave(self.worker)
         except RedisUnavailableError as error:

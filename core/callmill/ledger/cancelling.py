@@ -1,0 +1,38 @@
+"""Ending tasks for good: a Redis client may swallow a cancellation that comes while it waits for an answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+_AGAIN_S = 0.5
+
+
+async def end_tasks(tasks: Iterable[asyncio.Future[Any]]) -> None:
+    """Cancel tasks, again and again, until all are over; their errors are nobody's. Cancelled itself, it goes on first."""
+    cancelled: asyncio.CancelledError | None = None
+    tasks = list(tasks)
+    while running := [task for task in tasks if not task.done()]:
+        for task in running:
+            task.cancel()
+        try:
+            await asyncio.wait(running, timeout=_AGAIN_S)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    await asyncio.gather(*tasks, return_exceptions=True)  # whoever asks: their errors were seen
+    if cancelled is not None:
+        raise cancelled
+
+
+async def to_its_end(task: asyncio.Future[Any]) -> None:
+    """Wait for what must not be left half done, however often that is cancelled; then be cancelled."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    task.result()
