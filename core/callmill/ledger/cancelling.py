@@ -10,17 +10,22 @@ _AGAIN_S = 0.5
 
 
 async def end_tasks(tasks: Iterable[asyncio.Future[Any]]) -> None:
-    """Cancel tasks, again and again, until all are over; their errors are nobody's. Cancelled itself, it goes on first."""
-    cancelled: asyncio.CancelledError | None = None
-    tasks = list(tasks)
+    """Cancel tasks, again every half a second, until all are over; their errors are nobody's.
+
+    Cancelled itself, it goes on first.
+    """
+    loop, cancelled = asyncio.get_running_loop(), None
+    tasks, again_s = list(tasks), 0.0
     while running := [task for task in tasks if not task.done()]:
-        for task in running:
-            task.cancel()
+        if loop.time() >= again_s:
+            again_s = loop.time() + _AGAIN_S
+            for task in running:
+                task.cancel()
         try:
-            await asyncio.wait(running, timeout=_AGAIN_S)
+            await asyncio.wait(running, timeout=again_s - loop.time())
         except asyncio.CancelledError as error:
             cancelled = error
-    await asyncio.gather(*tasks, return_exceptions=True)  # whoever asks: their errors were seen
+    await asyncio.gather(*tasks, return_exceptions=True)  # their errors count as seen
     if cancelled is not None:
         raise cancelled
 
