@@ -103,7 +103,7 @@ def test_calls_given_back_take_no_slot(redis_url):
     async def scenario() -> None:
         async with lane_of(redis_url, "60/minute", 50) as (lane, limiter, transport):
             leaving, staying = SingleCall(JOB, lane, "leaving"), SingleCall(JOB, lane, "staying")
-            lane.add(leaving, (Call(JOB, leaving, number, number, "leaving") for number in range(30)))
+            lane.add(leaving, [Call(JOB, leaving, number, number, "leaving") for number in range(30)])
             await asyncio.sleep(0)
             assert limiter.status().waiting == 30
             leaving.outcome.cancel()
@@ -121,9 +121,9 @@ def test_class_gets_its_share_of_few_connections(redis_url):
     async def scenario() -> tuple[int, int]:
         big, small = Tenant("big", 60), Tenant("small", 50)
         async with lane_of(redis_url, "200/second", 8, big=3) as (lane, _, _):
-            lane.add(cast("Any", big), big.calls(2000))
+            lane.add(cast("Any", big), list(big.calls(2000)))
             await big.came_to.wait()
-            lane.add(cast("Any", small), small.calls(60))
+            lane.add(cast("Any", small), list(small.calls(60)))
             await small.came_to.wait()
             return big.done - 60, small.done
 

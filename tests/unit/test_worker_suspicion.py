@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -62,7 +62,7 @@ class FakeLane:
         self.calls: list[Call] = []
         self.heard = asyncio.Event()
 
-    def add(self, owner: CallOwner, calls: Iterable[Call], *, first: bool = False) -> None:  # noqa: ARG002 - the port's
+    def add(self, owner: CallOwner, calls: Sequence[Call], *, first: int = 0) -> None:  # noqa: ARG002 - the port's
         """Take calls in."""
         self.calls += calls
         self.heard.set()

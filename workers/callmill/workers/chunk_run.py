@@ -7,7 +7,7 @@ time budget over, shutdown, batch paused. What is left then goes back as the rem
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Sequence
 from statistics import median
 from typing import Protocol
 
@@ -21,6 +21,9 @@ from callmill.workers.suspicion import Stage, stage_of, verdict
 BUDGET_S = 30.0
 """How long a chunk is held before the rest of it goes back, so that others get their turn."""
 
+_WERE_IN_HAND = 64
+"""So many jobs of a chunk that was claimed before go before others: most that were under way are among them."""
+
 HELD_FOR_BACKOFF_S = 2.0
 """How long a chunk is held when all that is left of it waits for a retry."""
 
@@ -28,8 +31,8 @@ HELD_FOR_BACKOFF_S = 2.0
 class Caller(Protocol):
     """Who makes a chunk's calls: a lane, or what stands before it."""
 
-    def add(self, owner: CallOwner, calls: Iterable[Call], *, first: bool = False) -> None:
-        """Take calls of one owner in, behind or before the others of their class."""
+    def add(self, owner: CallOwner, calls: Sequence[Call], *, first: int = 0) -> None:
+        """Take calls of one owner in, so many of them before the others of their class and the rest behind them."""
         ...
 
     def add_first(self, call: Call) -> None:
@@ -102,8 +105,8 @@ class ChunkRun:
         for offset in sorted(again & self._unrecorded.keys()):
             due_ms = claim.not_before_ms.get(offset, 0)
             self._wait(self._unrecorded[offset], max(0, due_ms - claim.now_ms) / 1000)
-        calls = (call for offset, call in self._unrecorded.items() if offset not in again)
-        self._lane.add(self, calls, first=self.claim.claims > 0)  # a dead worker's calls have waited already
+        calls = [call for offset, call in self._unrecorded.items() if offset not in again]
+        self._lane.add(self, calls, first=_WERE_IN_HAND if claim.claims else 0)
         self._watch_deadlines()
         self._end_if_over()
 

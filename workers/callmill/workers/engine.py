@@ -40,6 +40,9 @@ _LINES_CHECK_S = 0.5
 _CONTROLS_CHECK_S = 0.5
 """How soon it is heard of that a batch was paused, cancelled or deleted."""
 
+_RESCUES_AT_ONCE = 8
+"""Chunks that a process holds beyond its threads, because a dead worker had them."""
+
 _EXIT_BUG = 70
 """EX_SOFTWARE of sysexits.h."""
 
@@ -61,6 +64,7 @@ class Engine:
         self._recording = True
         self._held = ""
         self._background: set[asyncio.Task[None]] = set()
+        self._rescues: set[asyncio.Task[str]] = set()
         self._thread.run(self._open())
 
     def run_chunk(self, ref: ChunkRef, *, first: bool = False) -> str:
@@ -106,6 +110,7 @@ class Engine:
             self._broker,
             self._chunks,
             self._publish,
+            self._rescue,
             worker=self.worker,
             open_batch_s=options.open_batch_s,
         )
@@ -122,6 +127,8 @@ class Engine:
             self._in_background(_or_die(part))
 
     async def _close(self) -> None:
+        if self._rescues:
+            await asyncio.wait(self._rescues)
         await self._committer.idle()
         await end_tasks(self._background)
         try:
@@ -154,6 +161,18 @@ class Engine:
         if isinstance(claim, ClaimRefused):
             return f"nothing to do: {claim}"
         return await self._execution.execute(claim, line, asked_s)
+
+    def _rescue(self, ref: ChunkRef) -> None:
+        """Run a chunk that waits for a thread, although its jobs were under way before: in no thread at all."""
+        line = Line.parse(ref.line)
+        lane = self._lanes.get(line.api)
+        if lane is None or self._draining or self._held or len(self._rescues) >= _RESCUES_AT_ONCE:
+            return
+        if lane.paced and not lane.has_room(line.traffic):
+            return
+        task = asyncio.ensure_future(self._execute(ref, line))
+        self._rescues.add(task)
+        task.add_done_callback(self._rescues.discard)
 
     async def _watch_room(self) -> None:
         while True:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from callmill.breaker import BreakerStore
@@ -127,9 +127,11 @@ class Lane:
         """Return the part of this lane that a class gets while the classes that wait here want theirs."""
         return self._queue.share(self._queue.line(traffic))
 
-    def add(self, owner: CallOwner, calls: Iterable[Call], *, first: bool = False) -> None:
-        """Take calls of one owner in, behind or before the others of their class."""
-        self._queue.add(owner, calls, first=first)
+    def add(self, owner: CallOwner, calls: Sequence[Call], *, first: int = 0) -> None:
+        """Take calls of one owner in, so many of them before the others of their class and the rest behind them."""
+        if first:
+            self._queue.add(owner, calls[:first], first=True)
+        self._queue.add(owner, calls[first:])
         self._breaker.woken()
         self.kick()
         self._make_heard()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 
 from callmill.errors import RedisUnavailableError, StaleLeaseError
 from callmill.jobs.traffic import TrafficClass
@@ -40,7 +40,7 @@ class OneByOne:
         self._handing_over: asyncio.Task[None] | None = None
         self._owner: CallOwner
 
-    def add(self, owner: CallOwner, calls: Iterable[Call], *, first: bool = False) -> None:  # noqa: ARG002 - there are no others
+    def add(self, owner: CallOwner, calls: Sequence[Call], *, first: int = 0) -> None:  # noqa: ARG002 - there are no others
         """Take the calls of the chunk in."""
         self._owner = owner
         self._waiting.extend(sorted(calls, key=lambda call: call.offset != self._first))

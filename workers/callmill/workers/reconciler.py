@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Protocol
 
 from redis.asyncio import Redis
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 _EVERY_S = 1.0
 _LOCK_MS = 3_000
 _STRANDED_AFTER_MS = 5_000
+_REMEMBERED = 1_000
 
 
 class Publish(Protocol):
@@ -37,7 +39,17 @@ class Publish(Protocol):
 
 
 class Reconciler:
-    """Looks after the chunks of all batches. Belongs to one event loop."""
+    """Looks after the chunks of all batches. Belongs to one event loop.
+
+    Args:
+        session: The ledger's connection.
+        broker: That of the hints.
+        chunks: The ledger.
+        publish: Publishes hints.
+        take: Runs a chunk here, if it can, that was put back and that nobody has taken since.
+        worker: Names this process.
+        open_batch_s: How long a batch that is not sealed is kept without a word from its producer.
+    """
 
     def __init__(
         self,
@@ -45,6 +57,7 @@ class Reconciler:
         broker: Redis,
         chunks: Chunks,
         publish: Publish,
+        take: Callable[[ChunkRef], object],
         *,
         worker: str,
         open_batch_s: float,
@@ -56,6 +69,8 @@ class Reconciler:
         self._fleet = Fleet(session)
         self._lines = Lines(session)
         self._publish = publish
+        self._take = take
+        self._put_back: set[ChunkRef] = set()
         self._worker = worker
         self._keeper = BatchKeeper(self._batches, chunks, open_batch_s=open_batch_s)
 
@@ -75,6 +90,9 @@ class Reconciler:
         if due:
             # Before what waits: a dead worker's calls are not to wait for a whole backlog, nor is a retry that was due.
             self._publish(due, first=True)
+        for ref in self._put_back.intersection(due):  # still there: nobody has a thread to spare
+            self._take(ref)
+        self._put_back = {*due} if len(self._put_back) > _REMEMBERED else self._put_back.union(due)
         refs: list[ChunkRef] = []
         for batch_id in await self._batches.resumed():
             refs += await self._batches.unpark(batch_id)

@@ -4,8 +4,8 @@
 -- Returns 1: queued now, publish its hint | 0: nothing to do
 -- Invariant: a chunk whose lease still runs is left alone. One that was put back stays in DUE until it is claimed: its
 -- hint may be lost with a worker that dies, too, while those of the backlog are not. It is published again after the
--- time that it has waited, so 3 s, then 6, 12, ... after it was put back.
-local WATCH_MS = 3000
+-- time that it has waited, so 2 s, then 4, 8, ... after it was put back.
+local WATCH_MS = 2000
 local number, member = ARGV[1], ARGV[2]
 local due = tonumber(redis.call('ZSCORE', DUE, member))
 if not due or due > now_ms then return 0 end
