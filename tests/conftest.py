@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 import redis
+from hypothesis import HealthCheck, settings
 from local_nodes import LocalBroker, LocalWorker, RedisProcess, WorkerProcess
 
 from callmill.config.celery import app
 from callmill.producer import Client
+
+# How long an example takes says something of the machine, nothing of the code.
+settings.register_profile("callmill", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("callmill")
 
 StartWorker = Callable[..., LocalWorker]
 
