@@ -12,7 +12,7 @@ from callmill.config.redis_connections import connect
 from callmill.errors import StaleLeaseError
 from callmill.jobs.line import Line
 from callmill.jobs.wire import Chunk, WireJob, decode_outcomes, encode_chunk
-from callmill.ledger import Batches, Bundle, ChunkRef, Chunks, Claim, Finish, LedgerSession, Suspect, keys
+from callmill.ledger import Batches, Bundle, ChunkRef, Chunks, Claim, Finish, LedgerSession, Requeued, Suspect, keys
 from callmill.ledger.keys import BatchKeys
 from callmill.workers.execution import Execution
 
@@ -52,7 +52,7 @@ class Ledger:
         """End the lease without a word."""
         await self.time_passes()
         if noticed_by_reconciler:
-            assert await self.chunks.requeue_due() == [self.ref]
+            assert await self.chunks.requeue_due() == Requeued(put_back=[self.ref])
 
     async def status(self) -> str:
         """Return the letter of the chunk's state."""

@@ -11,7 +11,18 @@ from callmill.config.redis_connections import connect
 from callmill.errors import StaleLeaseError
 from callmill.jobs import FailedJob
 from callmill.jobs.wire import Chunk, WireJob, WireOutcome, encode_chunk
-from callmill.ledger import Batches, Bundle, ChunkRef, Chunks, Claim, ClaimRefused, Finish, LedgerSession, keys
+from callmill.ledger import (
+    Batches,
+    Bundle,
+    ChunkRef,
+    Chunks,
+    Claim,
+    ClaimRefused,
+    Finish,
+    LedgerSession,
+    Requeued,
+    keys,
+)
 from callmill.ledger.failure_filter import ALL, FailureFilter
 from callmill.ledger.keys import BatchKeys
 
@@ -190,7 +201,7 @@ def test_some_run_again_wherever_their_chunk_is(run, place):
         if place == "queued":  # its worker died: what it knew of attempts is as before
             await ledger.record(claim, *outcomes)
             await ledger.redis.zadd(keys.DUE, {ledger.ref.member: 0}, xx=True)
-            assert await ledger.chunks.requeue_due() == [ledger.ref]
+            assert await ledger.chunks.requeue_due() == Requeued(put_back=[ledger.ref])
         else:
             finish = Finish(delay_ms=delay_ms, attempts={7: 4}, not_before_ms={7: 5})
             await ledger.record(claim, *outcomes, finish=finish)
@@ -249,7 +260,7 @@ def test_what_is_wanted_of_a_held_chunk_is_not_forgotten(run, way):
         else:
             await ledger.redis.zadd(keys.DUE, {ledger.ref.member: 0}, xx=True)
         if way == "requeue":
-            assert await ledger.chunks.requeue_due() == [ledger.ref]
+            assert await ledger.chunks.requeue_due() == Requeued(put_back=[ledger.ref])
         if way == "cancel":
             assert await ledger.counters() == (0, 2, True)
             return

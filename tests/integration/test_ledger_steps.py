@@ -11,7 +11,19 @@ from callmill.errors import StaleLeaseError
 from callmill.jobs.line import Line
 from callmill.jobs.traffic import NORMAL, Priority, TrafficClass
 from callmill.jobs.wire import Chunk, WireJob, WireOutcome, encode_chunk
-from callmill.ledger import Batches, Bundle, ChunkRef, Chunks, Claim, ClaimRefused, Finish, LedgerSession, Lines, keys
+from callmill.ledger import (
+    Batches,
+    Bundle,
+    ChunkRef,
+    Chunks,
+    Claim,
+    ClaimRefused,
+    Finish,
+    LedgerSession,
+    Lines,
+    Requeued,
+    keys,
+)
 from callmill.ledger.keys import BatchKeys
 
 
@@ -148,7 +160,7 @@ def test_lease_ends_by_the_clock_of_redis(run):
         assert isinstance(await short.claim(steps.ref), Claim)
         assert await steps.chunks.claim(steps.ref) == ClaimRefused.LEASED
         async with asyncio.timeout(5):
-            while not (refs := await steps.chunks.requeue_due()):  # noqa: ASYNC110 - the event is Redis's clock
+            while not (refs := (await steps.chunks.requeue_due()).put_back):  # noqa: ASYNC110 - the event is Redis's clock
                 await asyncio.sleep(0.005)
         assert refs == [steps.ref]
         assert (await steps.claim()).fence > first.fence
@@ -175,17 +187,17 @@ def test_chunk_put_back_is_looked_after_until_it_is_taken(run):
     async def scenario(steps: Steps) -> None:
         await steps.begin(3)
         await steps.lease_ends()
-        assert await steps.chunks.requeue_due() == [steps.ref]
+        assert await steps.chunks.requeue_due() == Requeued(put_back=[steps.ref])
         await steps.lease_ends()  # the time of the next look
-        assert await steps.chunks.requeue_due() == [], "its hint is on its way"
+        assert await steps.chunks.requeue_due() == Requeued(), "its hint is on its way"
         for _ in range(2):
             await steps.redis.zadd(keys.queued("api"), {steps.ref.member: 1}, xx=True)  # waiting for long
             await steps.lease_ends()
-            assert await steps.chunks.requeue_due() == [steps.ref]
+            assert await steps.chunks.requeue_due() == Requeued(not_taken=[steps.ref])
         claim = await steps.claim()
         await steps.chunks.commit(claim, Bundle(), Finish())
         assert await steps.redis.zscore(keys.DUE, steps.ref.member) is None
-        assert await steps.chunks.requeue_due() == []
+        assert await steps.chunks.requeue_due() == Requeued()
 
     run(scenario)
 

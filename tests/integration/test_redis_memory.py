@@ -21,7 +21,7 @@ from callmill.config.celery import app
 from callmill.config.redis_connections import connect
 from callmill.errors import RedisFullError
 from callmill.jobs.wire import Chunk, WireJob, WireOutcome, encode_chunk
-from callmill.ledger import Batches, Bundle, ChunkRef, Chunks, Claim, Finish, LedgerSession
+from callmill.ledger import Batches, Bundle, ChunkRef, Chunks, Claim, Finish, LedgerSession, Requeued
 from callmill.ledger.memory import MemoryGauge, Role
 from callmill.ledger.scripts import script
 from callmill.limits import open_limiter
@@ -194,7 +194,7 @@ def test_full_redis_refuses_outcomes_and_nothing_that_frees(memory):
             keys, arguments = chunks.renewal([held])
             assert await connection.register_script(script("renew"))(keys=keys, args=arguments) == [1]
             assert (await chunks.commit(given_up, Bundle(), Finish())).hint_wanted
-            assert await chunks.requeue_due() == [lost.ref]
+            assert await chunks.requeue_due() == Requeued(put_back=[lost.ref])
             assert (await batches.record(batch_id)).recorded == 0
             await batches.release(batch_id, "0-1")
             assert await batches.seal(batch_id) == 6

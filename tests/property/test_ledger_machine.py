@@ -415,7 +415,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def requeue_due(self) -> None:
         """The reconciler makes its round."""
-        refs = {ref.member for ref in self.do(self.workers[1].requeue_due())}
+        refs = {ref.member for ref in self.do(self.workers[1].requeue_due()).put_back}
         expected = set()
         for batch in self.batches:
             for chunk in [chunk for chunk in batch.chunks if chunk.due and not batch.deleted]:

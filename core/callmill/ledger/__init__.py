@@ -4,7 +4,7 @@ from callmill.ledger.batches import FIRST, Batches
 from callmill.ledger.chunks import Bundle, Chunks, Finish
 from callmill.ledger.keys import ChunkRef
 from callmill.ledger.lines import Lines
-from callmill.ledger.records import BatchRecord, BatchState, Claim, ClaimRefused, CommitResult, Suspect
+from callmill.ledger.records import BatchRecord, BatchState, Claim, ClaimRefused, CommitResult, Requeued, Suspect
 from callmill.ledger.session import LedgerSession
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "Finish",
     "LedgerSession",
     "Lines",
+    "Requeued",
     "Suspect",
 ]

@@ -30,7 +30,7 @@ _BYTES_AT_ONCE = 16 * 2**20
 """What is read ahead, once it is known how large bundles are."""
 _RELEASE_EVERY_S = 1.0
 _BATCHES_AT_ONCE = 20
-_CHUNKS_AT_ONCE = 20
+_CHUNKS_AT_ONCE = 200
 
 
 class Batches:
@@ -131,27 +131,29 @@ class Batches:
         return [batch_id.decode() for batch_id in ids]
 
     async def overdue(self) -> list[str]:
-        """Return batches whose deadline has passed, but for those that ended."""
+        """Return batches whose deadline has passed, but for those that ended, or are held back now."""
         now_s, _ = await self._session.answer(self._redis.time())
         ids = await self._session.answer(
             self._redis.zrangebyscore(keys.DEADLINES, "-inf", now_s * 1000, start=0, num=_BATCHES_AT_ONCE)
         )
         overdue = []
         for batch_id in ids:
-            ended = await self._session.answer(self._redis.hmget(BatchKeys(batch_id.decode()).meta, "name", "ended_ms"))
-            if ended[0] is None or ended[1] is not None:
+            meta = BatchKeys(batch_id.decode()).meta
+            control, full, ended = await self._session.answer(self._redis.hmget(meta, "control", "full", "ended_ms"))
+            if control is None or ended is not None:
                 await self._session.answer(self._redis.zrem(keys.DEADLINES, batch_id))
-            else:
+            elif control == b"run" and full is None:
                 overdue.append(batch_id.decode())
         return overdue
 
     async def unfinished(self, batch_id: str) -> AsyncIterator[ChunkRef]:
-        """Yield the readable chunks of a batch that have jobs without an outcome; some may have ended meanwhile."""
+        """Yield the readable chunks of a batch that nobody holds and that have jobs without an outcome."""
         record, batch = await self.record(batch_id), BatchKeys(batch_id)
-        async for number, payload in self._redis.hscan_iter(batch.chunks, count=_CHUNKS_AT_ONCE):
-            state = await self._session.answer(self._redis.hget(batch.state, number))
-            over = state is not None and state.split(b"|")[1] == b"D"
-            if not over and (api := _readable_api(payload)) is not None:
+        async for number, state in self._redis.hscan_iter(batch.state, count=_CHUNKS_AT_ONCE):
+            if state.split(b"|")[1] in b"DL":
+                continue
+            payload = await self._session.answer(self._redis.hget(batch.chunks, number))
+            if payload is not None and (api := _readable_api(payload)) is not None:
                 yield ChunkRef(batch_id, int(number), str(Line(api, record.traffic)))
 
     async def control(self, batch_id: str, control: str, reason: str = "") -> bool:

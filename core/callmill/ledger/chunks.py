@@ -23,8 +23,11 @@ from callmill.ledger.bitmaps import members
 from callmill.ledger.failure_records import encode_failure
 from callmill.ledger.keys import BatchKeys, ChunkRef
 from callmill.ledger.latency import bucket
-from callmill.ledger.records import Claim, ClaimRefused, CommitResult, Suspect
+from callmill.ledger.records import Claim, ClaimRefused, CommitResult, Requeued, Suspect
 from callmill.ledger.session import Argument, LedgerSession
+
+_NOT_TAKEN = 2
+"""Answer of ``requeue.lua``."""
 
 _rest_encoder = msgspec.msgpack.Encoder()
 _rest_decoder = msgspec.msgpack.Decoder(tuple[dict[int, int], dict[int, int]])
@@ -184,13 +187,15 @@ class Chunks:
                 results.append(error)
         return results
 
-    async def requeue_due(self, limit: int = 500) -> list[ChunkRef]:
+    async def requeue_due(self, limit: int = 500) -> Requeued:
         """Put back every chunk whose lease ended or whose due time has come; return those that need a hint."""
         members = await self._session.run("due", [keys.DUE], [limit])
         refs = [ChunkRef.parse(member.decode()) for member in members]
-        return [
-            ref for ref in refs if await self._session.run("requeue", _chunk_keys(ref), [ref.number, ref.member]) == 1
-        ]
+        answers = [await self._session.run("requeue", _chunk_keys(ref), [ref.number, ref.member]) for ref in refs]
+        return Requeued(
+            put_back=[ref for ref, answer in zip(refs, answers, strict=True) if answer == 1],
+            not_taken=[ref for ref, answer in zip(refs, answers, strict=True) if answer == _NOT_TAKEN],
+        )
 
     async def stranded(self, lines: Sequence[str], older_than_ms: int, limit: int = 200) -> list[ChunkRef]:
         """Return chunks of these lines that are queued for so long that their hints must have been lost."""

@@ -119,6 +119,18 @@ class ClaimRefused(StrEnum):
     PAUSED = "paused"
 
 
+class Requeued(Struct, frozen=True):
+    """Chunks that need a hint.
+
+    Attributes:
+        put_back: They are queued again.
+        not_taken: They were put back a while ago, and nobody has taken them since.
+    """
+
+    put_back: list[ChunkRef] = []
+    not_taken: list[ChunkRef] = []
+
+
 class CommitResult(Struct, frozen=True):
     """What became of a bundle.
 

@@ -6,6 +6,7 @@ import asyncio
 
 from redis.asyncio import Redis
 
+from callmill.config.cancelling import end_tasks
 from callmill.errors import RedisUnavailableError
 from callmill.limits.costs import MEMORY, MOST_KINDS, CostBook, Tally
 from callmill.limits.keys import Keys
@@ -40,9 +41,7 @@ class CostSharing:
         task, self._task = self._task, None
         if task is None:
             return
-        while not task.done():  # redis-py loses a cancellation that meets a time limit of its own
-            task.cancel()
-            await asyncio.wait([task], timeout=0.1)
+        await end_tasks([task])
         await self.exchange()
 
     async def exchange(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from callmill.config.cancelling import end_tasks
 from callmill.limits.layout import Layout
 from callmill.limits.refill import Refill
 from callmill.limits.slots import Dispatcher
@@ -50,7 +51,7 @@ class Group:
         """Stop; what waits is cancelled, what is owed reaches Redis if it can. Idempotent."""
         task, self._task = self._task, None
         if task is not None:
-            await end(task)
+            await end_tasks([task])
         self.dispatcher.close()
         if task is not None:
             await self.refill.exchange()
@@ -60,10 +61,3 @@ def tell_if_died(task: asyncio.Task[None]) -> None:
     """Log the bug that ended a task that nobody awaits: its calls would wait without anybody knowing why."""
     if not task.cancelled() and (error := task.exception()) is not None:
         log.critical("a part of the limiter died", exc_info=error, extra={"action": "limiter_died"})
-
-
-async def end(task: asyncio.Task[None]) -> None:
-    """Cancel a task and wait until it is over."""
-    while not task.done():  # redis-py loses a cancellation that meets a time limit of its own
-        task.cancel()
-        await asyncio.wait([task], timeout=0.1)

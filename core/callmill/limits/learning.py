@@ -11,8 +11,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from callmill.config.cancelling import end_tasks
 from callmill.errors import RedisUnavailableError
-from callmill.limits.group import Group, end, tell_if_died
+from callmill.limits.group import Group, tell_if_died
 from callmill.limits.pauses import WHOLE_API, Pauses
 from callmill.limits.slots import Slot
 from callmill.limits.store import Fact, LimitStore
@@ -76,7 +77,7 @@ class Learning:
     async def aclose(self) -> None:
         """Stop."""
         for task in list(self._tasks):
-            await end(task)
+            await end_tasks([task])
 
     async def _tell_facts(self) -> None:
         await asyncio.sleep(TELL_EVERY_S)

@@ -10,6 +10,7 @@ from time import monotonic
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
+from callmill.config.cancelling import end_tasks
 from callmill.config.limit_spec import LimitSpec
 from callmill.errors import RedisUnavailableError, UsageError
 from callmill.jobs.traffic import NORMAL, TrafficClass
@@ -18,7 +19,7 @@ from callmill.limits.clock import RedisClock
 from callmill.limits.cost import ONE_REQUEST, Cost
 from callmill.limits.drift import facts
 from callmill.limits.feedback import Observation
-from callmill.limits.group import Group, end
+from callmill.limits.group import Group
 from callmill.limits.key_ring import KeyRing
 from callmill.limits.layout import layout
 from callmill.limits.learning import Learning
@@ -90,7 +91,7 @@ class Limiter:
     async def aclose(self) -> None:
         """Stop; what waits is cancelled, what is settled reaches Redis if it can. Idempotent."""
         tasks, self._tasks = self._tasks, []
-        await asyncio.gather(*(end(task) for task in tasks))
+        await end_tasks(tasks)
         await self._learning.aclose()
         await asyncio.gather(*(group.aclose() for group in self._groups.values()))
         await self._leases.aclose()

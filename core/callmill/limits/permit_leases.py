@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
+from callmill.config.cancelling import end_tasks
 from callmill.errors import RedisUnavailableError
-from callmill.limits.group import end
 from callmill.limits.permits import PermitLease, Permits, PermitSet, PermitStore
 from callmill.limits.rules import LimitRules, concurrency
 
@@ -92,7 +92,7 @@ class PermitLeases:
         tasks, self._tasks = self._tasks, {}
         self._running = False
         for scope, task in tasks.items():
-            await end(task)
+            await end_tasks([task])
             with suppress(RedisUnavailableError):
                 await self._leases[scope].release()
 

@@ -28,10 +28,10 @@ from callmill.cli.result_file import ResultFile
 from callmill.cli.result_lines import bad_line, outcome_line, read_id
 from callmill.cli.run_report import RunReport
 from callmill.cli.run_state import RunState, save_state
+from callmill.config.cancelling import end_tasks, to_its_end
 from callmill.errors import BatchStateError, InputFileError, JobError, OutsideError, RedisUnavailableError
 from callmill.jobs import Outcome
 from callmill.jobs.outcome import UNKNOWN_INDEX
-from callmill.ledger.cancelling import end_tasks, to_its_end
 from callmill.ledger.records import BatchState
 from callmill.producer import AsyncBatch, AsyncClient, Progress
 from callmill.producer.submission import Submission

@@ -21,6 +21,7 @@ from callmill.cli.run_files import RunFiles
 from callmill.cli.run_report import RunReport
 from callmill.cli.run_state import RunState
 from callmill.cli.worker_setup import checked_profiles, cores
+from callmill.config.cancelling import end_tasks
 from callmill.config.settings import Settings
 from callmill.errors import (
     BatchNotFoundError,
@@ -30,7 +31,6 @@ from callmill.errors import (
     RedisUnavailableError,
 )
 from callmill.jobs.traffic import NORMAL, TrafficClass
-from callmill.ledger.cancelling import end_tasks
 from callmill.ledger.fleet import WorkerStatus
 from callmill.producer import AsyncClient, Progress
 

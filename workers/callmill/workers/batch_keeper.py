@@ -10,6 +10,8 @@ from callmill.ledger import Batches, Bundle, ChunkRef, Chunks, Claim, Finish
 
 log = logging.getLogger(__name__)
 
+_CHUNKS_A_ROUND = 200
+
 
 class BatchKeeper:
     """Part of the reconciler: one worker at a time does this.
@@ -46,11 +48,15 @@ class BatchKeeper:
 
     async def _end_late_jobs(self, batch_id: str) -> None:
         """Record that they are too late, in the chunks that no worker holds; those that are held see to it there."""
+        ended = 0
         try:
             async for ref in self._batches.unfinished(batch_id):
                 claim = await self._chunks.claim(ref)
                 if isinstance(claim, Claim):
                     await self._end(claim)
+                ended += 1
+                if ended == _CHUNKS_A_ROUND:  # the reconciler has other things to do, too
+                    return
         except (BatchNotFoundError, CorruptChunkError, StaleLeaseError, UnknownFormatError) as error:
             log.info("late jobs of %s left: %s", batch_id, error, extra={"action": "late_left", "batch": batch_id})
 

@@ -15,6 +15,7 @@ from contextlib import suppress
 from time import monotonic
 
 from callmill.breaker import BreakerState, BreakerStore, BreakerView, Report
+from callmill.config.cancelling import end_tasks
 from callmill.errors import RedisUnavailableError
 from callmill.workers.call import Call
 from callmill.workers.retry_tokens import RetryTokens
@@ -96,8 +97,7 @@ class BreakerGate:
         """Stop. Idempotent."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            await end_tasks([task])
 
     def woken(self) -> None:
         """Take note that work has come in: what was heard long ago is heard anew at once."""

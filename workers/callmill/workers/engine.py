@@ -13,11 +13,11 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
+from callmill.config.cancelling import end_tasks
 from callmill.config.redis_connections import connect, connect_blocking
 from callmill.errors import RedisUnavailableError
 from callmill.jobs.line import Line
 from callmill.ledger import Batches, ChunkRef, Chunks, ClaimRefused, LedgerSession, Lines
-from callmill.ledger.cancelling import end_tasks
 from callmill.ledger.fleet import STATUS_EVERY_S, Fleet, WorkerStatus
 from callmill.ledger.hints import HintPublisher
 from callmill.workers.chunk_run import ChunkRun
@@ -127,7 +127,8 @@ class Engine:
             self._in_background(_or_die(part))
 
     async def _close(self) -> None:
-        if self._rescues:
+        self._drain()
+        if self._rescues:  # no thread of the pool waits for them
             await asyncio.wait(self._rescues)
         await self._committer.idle()
         await end_tasks(self._background)
@@ -164,7 +165,10 @@ class Engine:
 
     def _rescue(self, ref: ChunkRef) -> None:
         """Run a chunk that waits for a thread, although its jobs were under way before: in no thread at all."""
-        line = Line.parse(ref.line)
+        try:
+            line = Line.parse(ref.line)
+        except ValueError:  # of a newer version, which looks after it
+            return
         lane = self._lanes.get(line.api)
         if lane is None or self._draining or self._held or len(self._rescues) >= _RESCUES_AT_ONCE:
             return
@@ -172,7 +176,12 @@ class Engine:
             return
         task = asyncio.ensure_future(self._execute(ref, line))
         self._rescues.add(task)
-        task.add_done_callback(self._rescues.discard)
+        task.add_done_callback(self._rescue_ended)
+
+    def _rescue_ended(self, task: asyncio.Task[str]) -> None:
+        self._rescues.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a rescue failed", exc_info=error, extra={"action": "rescue_failed"})
 
     async def _watch_room(self) -> None:
         while True:

@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 _EVERY_S = 1.0
 _LOCK_MS = 3_000
 _STRANDED_AFTER_MS = 5_000
-_REMEMBERED = 1_000
 
 
 class Publish(Protocol):
@@ -70,7 +69,6 @@ class Reconciler:
         self._lines = Lines(session)
         self._publish = publish
         self._take = take
-        self._put_back: set[ChunkRef] = set()
         self._worker = worker
         self._keeper = BatchKeeper(self._batches, chunks, open_batch_s=open_batch_s)
 
@@ -86,13 +84,12 @@ class Reconciler:
 
     async def reconcile(self) -> None:
         """Do one round."""
-        due = await self._chunks.requeue_due()
-        if due:
+        requeued = await self._chunks.requeue_due()
+        if due := requeued.put_back + requeued.not_taken:
             # Before what waits: a dead worker's calls are not to wait for a whole backlog, nor is a retry that was due.
             self._publish(due, first=True)
-        for ref in self._put_back.intersection(due):  # still there: nobody has a thread to spare
+        for ref in requeued.not_taken:  # nobody has a thread to spare
             self._take(ref)
-        self._put_back = {*due} if len(self._put_back) > _REMEMBERED else self._put_back.union(due)
         refs: list[ChunkRef] = []
         for batch_id in await self._batches.resumed():
             refs += await self._batches.unpark(batch_id)

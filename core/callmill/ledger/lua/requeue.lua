@@ -1,7 +1,7 @@
 -- Puts a chunk back whose lease has ended or whose due time has come, and looks after it until somebody takes it.
 -- KEYS  SHARED, queued(line)
 -- ARGV  1 chunk number  2 member
--- Returns 1: queued now, publish its hint | 0: nothing to do
+-- Returns 1: queued now, publish its hint | 2: still queued, publish it again | 0: nothing to do
 -- Invariant: a chunk whose lease still runs is left alone. One that was put back stays in DUE until it is claimed: its
 -- hint may be lost with a worker that dies, too, while those of the backlog are not. It is published again after the
 -- time that it has waited, so 2 s, then 4, 8, ... after it was put back.
@@ -15,7 +15,7 @@ if since then
   local waited = now_ms - since
   though_full()
   redis.call('ZADD', DUE, int(now_ms + (waited < WATCH_MS and WATCH_MS - waited or waited)), member)
-  return waited < WATCH_MS and 0 or 1  -- waited too little: a worker has its hint in hand
+  return waited < WATCH_MS and 0 or 2  -- waited too little: a worker has its hint in hand
 end
 if not s or (s.status ~= 'L' and s.status ~= 'W') then
   redis.call('ZREM', DUE, member)

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from callmill.ledger.cancelling import end_tasks, to_its_end
+from callmill.config.cancelling import end_tasks, to_its_end
 
 
 def test_task_that_swallows_a_cancellation_ends_all_the_same():
