@@ -196,6 +196,25 @@ def test_redis_away_while_a_worker_stops(site):
     assert_complete(batch, 600)
 
 
+def test_dead_workers_jobs_wait_for_no_thread(celery_broker, start_worker, tmp_path, monkeypatch):
+    """What a killed worker had is done while every thread of the other one is taken by a long chunk."""
+    monkeypatch.chdir(tmp_path)
+    options = SimulatorOptions(latency=parse_latency("300ms"), seed=1)
+    with SimulatorProcess(options) as api, Client(celery_broker.url) as client:
+        apis = write_profiles(tmp_path / "apis.toml", {"api": [f'base_url = "{api.url}"', "max_connections = 2"]})
+        settings = {"lease_s": LEASE_S, "chunks_per_process": 1}
+        first = start_worker(celery_broker.url, apis, settings)
+        mine = client.submit(Job("POST", f"/{n}", api="api", json=n) for n in range(20))
+        until(lambda: mine.progress().done >= 4, WAIT_S, "the first worker has its chunk")
+        second = client.submit(Job("POST", f"/{n}", api="api", json=n) for n in range(100))
+        start_worker(celery_broker.url, apis, settings)
+        until(lambda: second.progress().done, WAIT_S, "the second worker has a chunk of 15 s in its only thread")
+        assert not mine.progress().ended
+        first.kill()
+        assert mine.wait(WAIT_S).succeeded == 20
+        assert not second.progress().ended
+
+
 def test_limits_hold_over_kills(site, celery_broker, start_worker, tmp_path):
     """No limit of the API is broken by workers that share it, are killed, and come back."""
     options = SimulatorOptions(limits=(parse_limit("100/second"),), seed=1)
