@@ -5,7 +5,7 @@
     python tests/chaos/storm.py --faults kill,redis-kill         only these faults
     python tests/chaos/storm.py --short                          minutes: every kind of fault once
     python tests/chaos/storm.py --faults term --times 20         20 rolling restarts
-    python tests/chaos/storm.py --faults kill --times 10 --lease 15
+    python tests/chaos/storm.py --faults kill --times 5 --gap 30 --lease 8
 
 The same seed gives the same faults in the same order. Exit code 1: a promise was broken, and the evidence is printed;
 2: the storm itself did not come to its end.
@@ -81,7 +81,7 @@ def say(text: str) -> None:
 
 
 def storm(
-    folder: Path, seed: str, size: Size, names: list[str], *, times: int | None
+    folder: Path, seed: str, size: Size, names: list[str], *, times: int | None, gap_s: float | None
 ) -> tuple[History, list[Violation]]:
     """Run one storm and check it; each kind of fault comes so many times, or on and on until the jobs are done."""
     say(
@@ -92,7 +92,7 @@ def storm(
         arena.submit(f"{seed}-free", "free", round(0.6 * size.jobs))
         arena.submit(f"{seed}-paced", "paced", size.jobs - round(0.6 * size.jobs))
         say("submitted")
-        with _streams(arena, names, times=times) as streams:
+        with _streams(arena, names, times=times, gap_s=gap_s) as streams:
             _through(arena, watcher, streams, time.monotonic() + 4 * size.lasts_s + 300)
         say("faults are over")
         arena.heal()
@@ -106,12 +106,12 @@ def storm(
 
 
 @contextmanager
-def _streams(arena: Arena, names: list[str], *, times: int | None) -> Iterator[list[Stream]]:
+def _streams(arena: Arena, names: list[str], *, times: int | None, gap_s: float | None) -> Iterator[list[Stream]]:
     stopping = threading.Event()
     streams = []
     for name, plays in STREAMS.items():
         kinds = sum(one in names for one in plays) * (times or 1)
-        faults = plan(arena.seed, name, names, _MEAN_GAP_S[name])
+        faults = plan(arena.seed, name, names, gap_s or _MEAN_GAP_S[name])
         streams.append(Stream(arena, name, islice(faults, kinds) if times else faults, kinds, stopping))
     for stream in streams:
         stream.start()
@@ -171,6 +171,7 @@ def main() -> int:
     parser.add_argument("--lease", type=float, default=2.0, help="seconds")
     parser.add_argument("--short", action="store_true", help="every kind of fault once")
     parser.add_argument("--times", type=int, default=None, help="how often each kind of fault comes")
+    parser.add_argument("--gap", type=float, default=None, help="mean seconds between faults of one stream")
     parser.add_argument("--faults", default=",".join(NAMES), help="names, separated by commas; 'none' for none")
     parser.add_argument("--keep", type=Path, default=None, help="folder for history and logs")
     options = parser.parse_args()
@@ -184,15 +185,15 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(2))  # so that nothing is left running
     worst = 0
     for seed in range(first, first + options.seeds):
-        worst = max(worst, _one(f"s{seed}", size, names, times=times, keep=options.keep))
+        worst = max(worst, _one(f"s{seed}", size, names, times=times, gap_s=options.gap, keep=options.keep))
     return worst
 
 
-def _one(seed: str, size: Size, names: list[str], *, times: int | None, keep: Path | None) -> int:
+def _one(seed: str, size: Size, names: list[str], *, times: int | None, gap_s: float | None, keep: Path | None) -> int:
     with tempfile.TemporaryDirectory(prefix="callmill-chaos-") as made:
         folder = Path(made) if keep is None else keep / seed
         try:
-            history, violations = storm(folder, seed, size, names, times=times)
+            history, violations = storm(folder, seed, size, names, times=times, gap_s=gap_s)
         except Exception:  # noqa: BLE001 - whatever it is, it is not Callmill's verdict
             traceback.print_exc()
             return 2

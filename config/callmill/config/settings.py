@@ -93,7 +93,7 @@ class Settings(BaseSettings):
     chunks_per_process: int = Field(default=32, ge=1, le=1024)
     calls_in_flight: int = Field(default=1000, ge=1)
     shutdown_grace_s: float = Field(default=25, ge=0, allow_inf_nan=False)
-    lease_s: float = Field(default=10, ge=1, allow_inf_nan=False)
+    lease_s: float = Field(default=8, ge=1, allow_inf_nan=False)
     allow_unsafe_redis: bool = False
     memory_watermark: float = Field(default=0.85, gt=0, le=1)
     max_unread_outcomes_mb: float = Field(default=1024, ge=0, allow_inf_nan=False)
