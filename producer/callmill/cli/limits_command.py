@@ -11,12 +11,12 @@ from msgspec import Struct
 from redis.asyncio import Redis
 
 from callmill.cli import console
-from callmill.cli.api_now import ApiNow, api_now
 from callmill.cli.duration import Duration
 from callmill.cli.limiter_session import NO_API, find_api, known_apis, who, with_limiter
 from callmill.cli.limits_view import api_details, apis_table, hint, history_table, pause_in_words
 from callmill.errors import UsageError
 from callmill.limits.control import ControlChange, LimitControl, Pause
+from callmill.overview.api_now import ApiNow, api_now
 from callmill.producer import AsyncClient
 
 _ADOPTED_WITHIN_S = 2.0

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from rich.table import Table
 
-from callmill.cli.api_now import ApiNow, KeyNow, LimitNow
 from callmill.cli.run_report import latency, seconds
 from callmill.limits.bound import Guard
 from callmill.limits.control import ControlChange
+from callmill.overview.api_now import ApiNow, KeyNow, LimitNow
 
 
 def apis_table(rows: Iterable[ApiNow]) -> Table:

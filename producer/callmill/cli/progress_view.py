@@ -14,7 +14,7 @@ from rich.text import Text
 
 from callmill.cli.run_report import latency, seconds
 from callmill.jobs.traffic import NORMAL
-from callmill.producer.progress import Progress
+from callmill.overview.progress import Progress
 
 _LINE_EVERY_S = 5.0
 _BAR_WIDTH = 40

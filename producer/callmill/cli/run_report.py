@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 from rich.table import Table
 
-from callmill.producer.progress import Progress
+from callmill.overview.progress import Progress
 
 
 class RunReport(Struct, frozen=True, kw_only=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 
@@ -11,8 +10,8 @@ from callmill.errors import BatchStateError, WaitTimeoutError
 from callmill.jobs import FailedJob, FailureCause, Outcome
 from callmill.ledger.batches import FIRST, Batches
 from callmill.ledger.failure_filter import FailureFilter
+from callmill.overview.progress import Progress, read_progress
 from callmill.producer.connection import Connection
-from callmill.producer.progress import Progress, read_progress
 from callmill.producer.submission import publish_hints, start_parked
 
 _POLL_S = 0.1
@@ -41,7 +40,7 @@ class AsyncBatch:
             BatchNotFoundError: It was deleted, or its retention is over.
         """
         connection = self._connection()
-        return await read_progress(connection, self.id, int(time.time() * 1000))
+        return await read_progress(connection.batches, connection.fleet, connection.memory, self.id)
 
     async def wait(self, timeout: float | timedelta | None = None) -> Progress:  # noqa: ASYNC109 - the public contract
         """Wait until the batch is over and return its last progress.

@@ -23,11 +23,11 @@ from callmill.ledger.fleet import Fleet
 from callmill.ledger.hints import HintPublisher
 from callmill.ledger.memory import MemoryGauge
 from callmill.ledger.session import LedgerSession
+from callmill.overview.progress import Progress, read_progress
 from callmill.producer.async_batch import AsyncBatch
 from callmill.producer.connection import Connection
 from callmill.producer.known_apis import KnownApis
 from callmill.producer.memory_wait import MemoryWait, repeated_while_full
-from callmill.producer.progress import Progress, read_progress
 from callmill.producer.submission import Submission
 
 Start = Literal["sealed", "at once"]
@@ -217,9 +217,8 @@ class AsyncClient:
 
     async def batches(self, limit: int = 20) -> list[Progress]:
         """Return the progress of the newest batches."""
-        connection = self.connection()
-        now_ms = int(time.time() * 1000)
-        return [await read_progress(connection, record.id, now_ms) for record in await connection.batches.recent(limit)]
+        batches, fleet, memory = (connection := self.connection()).batches, connection.fleet, connection.memory
+        return [await read_progress(batches, fleet, memory, record.id) for record in await batches.recent(limit)]
 
     async def call(self, job: Job, *, priority: Urgency = "normal", tenant: str = "") -> Outcome:
         """Make one call: submit it, wait, and return its outcome. Nothing of it stays in Redis."""

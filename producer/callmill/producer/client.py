@@ -9,10 +9,10 @@ from types import TracebackType
 from typing import Self
 
 from callmill.jobs import FailedJob, FailureCause, Job, Outcome
+from callmill.overview.progress import Progress
 from callmill.producer.async_batch import AsyncBatch
 from callmill.producer.async_client import AsyncClient, Start, Urgency
 from callmill.producer.event_loop_thread import EventLoopThread
-from callmill.producer.progress import Progress
 
 
 class Client:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from msgspec import Struct
 
 from callmill.jobs.traffic import Priority, TrafficClass
-from callmill.ledger.fleet import LaneStatus, WorkerStatus
-from callmill.ledger.memory import Role
+from callmill.ledger.batches import Batches
+from callmill.ledger.fleet import Fleet, LaneStatus, WorkerStatus
+from callmill.ledger.memory import MemoryGauge, Role
 from callmill.ledger.records import BatchRecord, BatchState
-from callmill.producer.connection import Connection
 
 _MIB = 2**20
 _SHARES = (0.5, 0.95, 0.99)
@@ -62,15 +63,15 @@ class Progress(Struct, frozen=True, kw_only=True):
         return TrafficClass(self.priority, self.tenant)
 
 
-async def read_progress(connection: Connection, batch_id: str, now_ms: int) -> Progress:
+async def read_progress(batches: Batches, fleet: Fleet, gauge: MemoryGauge, batch_id: str) -> Progress:
     """Return the batch's progress as the ledger has it."""
-    batches, fleet = connection.batches, connection.fleet
+    now_ms = time.time_ns() // 1_000_000
     record = await batches.record(batch_id)
     rate = 0.0 if record.ended else await batches.rate_per_s(record)
     p50, p95, p99 = await batches.latency_quantiles_s(batch_id, _SHARES)
     workers = [] if record.ended else await fleet.workers()
     role = Role.WORKER if record.sealed else Role.PRODUCER
-    memory = "" if record.ended else await connection.memory.why_wait(role)
+    memory = "" if record.ended else await gauge.why_wait(role)
     return Progress(
         id=record.id,
         name=record.name,
