@@ -16,6 +16,7 @@ from tornado.options import options
 
 from callmill.config.celery import app
 from callmill.config.embedded_server import redis_url
+from callmill.config.log_format import set_up_log
 from callmill.config.settings import load_settings
 from callmill.dashboard.access import LOOPBACK, check_address, check_credentials
 from callmill.dashboard.task_texts import COLUMNS, readable
@@ -39,13 +40,14 @@ class DashboardServer:
     """
 
     def __init__(self, chosen: Mapping[str, Any], flower_arguments: Sequence[str] = ()) -> None:
-        redis_url(load_settings())
+        redis_url(settings := load_settings())
         _set_options(chosen, flower_arguments)
         check_credentials(options.basic_auth or ())
         if not options.unix_socket:
             check_address(options.address, authenticated=bool(options.basic_auth or options.auth))
         flower_command.extract_settings()
         flower_command.setup_logging()
+        set_up_log("dashboard", level=settings.log_level, style=settings.log_format)
         self._flower = Flower(capp=app, options=options, **flower_settings)
         try:
             self._port = self._flower.start_http_server()

@@ -154,14 +154,15 @@ class Submission:
     async def _is_cancelled(self) -> bool:
         return (await self._batches.record(self.batch_id)).state is BatchState.CANCELLED
 
-    @staticmethod
-    async def _repeat(step: Callable[[], Awaitable[object]]) -> None:
+    async def _repeat(self, step: Callable[[], Awaitable[object]]) -> None:
         """Run an idempotent step, again after a while when Redis is away, and for ever while it is full."""
         for delay_s in _RETRY_DELAYS_S:
             try:
                 await repeated_while_full(step)
             except RedisUnavailableError as error:
-                log.warning("Redis is away, trying again: %s", error, extra={"action": "submit_retry"})
+                log.warning(
+                    "Redis is away, trying again: %s", error, extra={"action": "submit_retry", "batch": self.batch_id}
+                )
                 await asyncio.sleep(delay_s)
             else:
                 return
@@ -174,7 +175,9 @@ async def start_parked(batches: Batches, hints: HintPublisher, batch_id: str, na
         while refs := await batches.unpark(batch_id):
             await publish_hints(hints, refs, name)
     except RedisUnavailableError as error:
-        log.warning("chunks not queued; workers will do it: %s", error, extra={"action": "unpark_failed"})
+        log.warning(
+            "chunks not queued; workers will do it: %s", error, extra={"action": "unpark_failed", "batch": batch_id}
+        )
 
 
 async def publish_hints(hints: HintPublisher, refs: list[ChunkRef], name: str) -> None:
@@ -182,7 +185,11 @@ async def publish_hints(hints: HintPublisher, refs: list[ChunkRef], name: str) -
     try:
         await asyncio.to_thread(hints.publish, refs, label=name)
     except RedisUnavailableError as error:
-        log.warning("hints not published; workers will find the chunks: %s", error, extra={"action": "hints_lost"})
+        log.warning(
+            "hints not published; workers will find the chunks: %s",
+            error,
+            extra={"action": "hints_lost", "batch": refs[0].batch_id, "chunks": len(refs)},
+        )
 
 
 def _encode(chunks: list[Chunk]) -> list[bytes]:
