@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 from msgspec import Struct
 
-from callmill.errors import BatchNotFoundError
 from callmill.ledger import keys
-from callmill.ledger.batches import Batches
 from callmill.ledger.keys import BatchKeys
 from callmill.ledger.records import BatchRecord
 from callmill.ledger.session import LedgerSession
@@ -59,8 +57,8 @@ class AlertState(Struct, frozen=True, omit_defaults=True):
     Attributes:
         told: Whether the last word was that it holds.
         since_ms: Since when the opposite was seen; 0: it is as told.
-        told_ms: When it was told last that it holds.
-        began_ms: Since when it held then.
+        told_ms: When something was told of it last.
+        began_ms: Since when it holds, or held last.
         times: How often it was told in close succession.
     """
 
@@ -69,6 +67,13 @@ class AlertState(Struct, frozen=True, omit_defaults=True):
     told_ms: int = 0
     began_ms: int = 0
     times: int = 0
+
+
+class BatchSeen(Struct, frozen=True):
+    """A batch, and when its newest outcome was recorded (Unix time in milliseconds, to the second); 0: it has none."""
+
+    record: BatchRecord
+    last_outcome_ms: int
 
 
 _encoder = msgspec.json.Encoder()
@@ -82,7 +87,6 @@ class AlertLog:
     def __init__(self, session: LedgerSession) -> None:
         self._session = session
         self._redis = session.redis
-        self._batches = Batches(session)
 
     async def now_ms(self) -> int:
         """Return the Unix time in milliseconds on the clock of Redis."""
@@ -100,10 +104,10 @@ class AlertLog:
         """Change the state of a condition, and with it note the alert; False: another worker was first."""
         return await self._tell([field, _encoded(before), _encoded(after), "", _encoded(alert)])
 
-    async def ended(self, limit: int) -> dict[str, BatchRecord | None]:
+    async def ended(self, limit: int) -> dict[str, BatchSeen | None]:
         """Return batches that ended and were not told of; None for those that are gone already."""
         ids = await self._session.answer(self._redis.zrange(keys.ENDED, 0, limit - 1))
-        return await self.records(batch_id.decode() for batch_id in ids)
+        return await self.batches([batch_id.decode() for batch_id in ids])
 
     async def end_told(self, batch_id: str, alert: Alert | None) -> bool:
         """Take note of the end of a batch, and with it of the alert; False: another worker was first."""
@@ -120,20 +124,17 @@ class AlertLog:
         """Take note that an active batch is gone."""
         await self._session.answer(self._redis.zrem(keys.ACTIVE, batch_id))
 
-    async def records(self, batch_ids: Iterable[str]) -> dict[str, BatchRecord | None]:
-        """Return batches as they stand; None for those that are gone."""
-        found: dict[str, BatchRecord | None] = {}
-        for batch_id in batch_ids:
-            try:
-                found[batch_id] = await self._batches.record(batch_id)
-            except BatchNotFoundError:
-                found[batch_id] = None
-        return found
-
-    async def last_outcome_s(self, batch_id: str) -> int:
-        """Return the Unix time in seconds at which a batch's newest outcome was recorded; 0: it has none."""
-        ring = await self._session.answer(self._redis.hvals(BatchKeys(batch_id).rate))
-        return max((int(slot.split()[0]) for slot in ring), default=0)
+    async def batches(self, batch_ids: Sequence[str]) -> dict[str, BatchSeen | None]:
+        """Return batches as they stand, in one round trip; None for those that are gone."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for names in map(BatchKeys, batch_ids):
+            pipeline.hgetall(names.meta)
+            pipeline.hvals(names.rate)
+        answers = iter(await self._session.answer(pipeline.execute()) if batch_ids else [])
+        return {
+            batch_id: BatchSeen(BatchRecord.read(batch_id, meta), _newest_ms(ring)) if meta else None
+            for batch_id, meta, ring in zip(batch_ids, answers, answers, strict=True)
+        }
 
     async def all_wait(self, batch_id: str) -> bool:
         """Say whether a batch's unfinished chunks, those that one look shows, all wait for the time of a retry."""
@@ -161,6 +162,10 @@ class AlertLog:
     async def _tell(self, arguments: list[str]) -> bool:
         names = [keys.ALERT_STATES, keys.ALERTS, keys.ENDED]
         return bool(await self._session.run("alert_tell", names, [*arguments, KEPT]))
+
+
+def _newest_ms(ring: Iterable[bytes]) -> int:
+    return max((int(slot.split()[0]) for slot in ring), default=0) * 1000
 
 
 def _encoded(value: Alert | AlertState | None) -> str:

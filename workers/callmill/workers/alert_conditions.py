@@ -104,13 +104,13 @@ def advance(state: AlertState | None, rule: Rule, *, holds: bool, now_ms: int) -
     if now_ms - since_ms < (rule.holds_s if holds else rests_s) * 1000:
         return (before if before.since_ms else _with(before, since_ms=since_ms)), False
     if not holds:
-        return _with(before, told=False, since_ms=0), True
+        return AlertState(False, 0, now_ms, before.began_ms, before.times), True
     soon = before.told_ms and now_ms - before.told_ms <= _SOON_S * 1000
     return AlertState(True, 0, now_ms, since_ms, before.times + 1 if soon else 1), True
 
 
-def _with(state: AlertState, *, since_ms: int, told: bool | None = None) -> AlertState:
-    return AlertState(state.told if told is None else told, since_ms, state.told_ms, state.began_ms, state.times)
+def _with(state: AlertState, *, since_ms: int) -> AlertState:
+    return AlertState(state.told, since_ms, state.told_ms, state.began_ms, state.times)
 
 
 def of_apis(workers: Sequence[WorkerStatus]) -> Iterator[Condition]:

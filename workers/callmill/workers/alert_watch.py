@@ -12,10 +12,9 @@ from collections.abc import Mapping
 
 from callmill.config.alert_policy import AlertEvent
 from callmill.ledger import LedgerSession
-from callmill.ledger.alert_log import Alert, AlertLog, AlertState
+from callmill.ledger.alert_log import Alert, AlertLog, AlertState, BatchSeen
 from callmill.ledger.fleet import Fleet, WorkerStatus
 from callmill.ledger.memory import MemoryGauge, Role
-from callmill.ledger.records import BatchRecord
 from callmill.overview.progress import what_limits
 from callmill.workers import alert_conditions as conditions
 from callmill.workers import alert_texts as texts
@@ -68,7 +67,8 @@ class AlertWatch:
         await self._look_at_batches(states, workers, memory, now_ms)
 
     async def _look_at_ends(self) -> None:
-        for batch_id, record in (await self._log.ended(_ENDED_A_LOOK)).items():
+        for batch_id, seen in (await self._log.ended(_ENDED_A_LOOK)).items():
+            record = seen.record if seen else None
             if record is None or (record.total == 1 and record.name == _CALL):
                 await self._log.end_told(batch_id, None)
             elif record.ended:  # else it runs again, and its end will be another one
@@ -80,26 +80,25 @@ class AlertWatch:
         self, states: Mapping[str, AlertState], workers: list[WorkerStatus], memory: str, now_ms: int
     ) -> None:
         followed = dict.fromkeys(subject for kind, subject in map(subject_of, states) if kind and kind.of_batch)
-        seen = await self._log.longest_not_seen(_BATCHES_A_LOOK, now_ms)
-        for batch_id, record in (await self._log.records([*followed, *(i for i in seen if i not in followed)])).items():
-            if record is None or record.ended:
+        others = await self._log.longest_not_seen(_BATCHES_A_LOOK, now_ms)
+        for batch_id, seen in (await self._log.batches(list(dict.fromkeys([*followed, *others])))).items():
+            if seen is None or seen.record.ended:
                 await self._log.forget(batch_id)
                 for field in (f"{kind}:{batch_id}" for kind in Kind if kind.of_batch):
                     if field in states:
                         await self._log.change(field, states[field], None)
                 continue
-            for condition in (conditions.of_held(record), await self._stuck(record, workers, memory, now_ms)):
+            for condition in (conditions.of_held(seen.record), await self._stuck(seen, workers, memory, now_ms)):
                 if condition.field in states or (condition.holds and len(followed) < _BATCHES_FOLLOWED):
                     await self._note(condition, states, now_ms)
                     followed[batch_id] = None
 
-    async def _stuck(self, batch: BatchRecord, workers: list[WorkerStatus], memory: str, now_ms: int) -> Condition:
+    async def _stuck(self, seen: BatchSeen, workers: list[WorkerStatus], memory: str, now_ms: int) -> Condition:
         """See it after half of the time without an outcome; it is told after as long of nothing that explains it."""
-        holds = False
+        holds, batch = False, seen.record
         if conditions.may_be_stuck(batch, workers, memory):
-            last_ms = max(await self._log.last_outcome_s(batch.id) * 1000, batch.sealed_ms)
-            silent = now_ms - last_ms >= self._stuck_after_s / 2 * 1000
-            holds = silent and not await self._log.all_wait(batch.id)
+            silent_ms = now_ms - max(seen.last_outcome_ms, batch.sealed_ms)
+            holds = silent_ms >= self._stuck_after_s / 2 * 1000 and not await self._log.all_wait(batch.id)
         reason = what_limits(batch, workers, memory) if holds else ""
         return Condition(kind=Kind.STUCK, subject=batch.id, holds=holds, reason=reason, batch=batch)
 
