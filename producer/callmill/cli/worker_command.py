@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import warnings
 
 import click
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
@@ -39,8 +38,6 @@ def worker(name: str | None) -> None:
     set_up_log(node, level=settings.log_level, style=settings.log_format)
     # A receiver, whatever it does, keeps Celery from setting up logging of its own.
     setup_logging.connect(_logging_is_set_up, weak=False)
-    # Celery warns of root for the sake of pickle, which we do not accept.
-    warnings.filterwarnings("ignore", message=".*superuser privileges")
     raise SystemExit(_run(node, ", ".join(sorted(profiles))))
 
 

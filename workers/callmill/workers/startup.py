@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from celery.signals import after_setup_logger, after_setup_task_logger, celeryd_init
@@ -17,6 +18,9 @@ from callmill.config.redis_safety import refuse_unsafe
 from callmill.config.settings import load_settings
 from callmill.errors import CallmillError
 from callmill.workers.lane_switch import LaneSwitchStep
+
+SUPERUSER = ".*superuser privileges"
+"""What Celery warns of for the sake of pickle, which we do not accept."""
 
 app.steps["consumer"].add(LaneSwitchStep)  # pyright: ignore[reportOptionalSubscript] - celery fills it
 
@@ -41,6 +45,7 @@ def prepare(sender: Any, conf: Any, **_: Any) -> None:
     def adopt(logger: Any, **_: Any) -> None:
         adopt_log(logger, str(sender), level=settings.log_level, style=settings.log_format)
 
+    warnings.filterwarnings("ignore", message=SUPERUSER)
     after_setup_logger.connect(adopt, weak=False)
     after_setup_task_logger.connect(adopt, weak=False)
     names = [CALLS_QUEUE, *map(lane_queue, profiles)]
