@@ -11,6 +11,7 @@ from callmill.errors import RedisUnavailableError
 from callmill.jobs import Job
 from callmill.jobs.line import Line
 from callmill.jobs.packing import ChunkBuilder, JobPacker
+from callmill.jobs.trace_context import TraceContext
 from callmill.jobs.traffic import TrafficClass
 from callmill.jobs.wire import Chunk, encode_chunk
 from callmill.ledger.batches import Batches
@@ -63,6 +64,7 @@ class Submission:
         self._position = self._written_jobs = written_jobs
         self._written_chunks = written_chunks
         self._sealed = False
+        self._trace = TraceContext.current()
         self._window_jobs = WINDOW_JOBS if max_pending is None else max(1, min(WINDOW_JOBS, max_pending // 4))
         self._open: dict[str, ChunkBuilder] = {}
         self._full: list[ChunkBuilder] = []
@@ -101,7 +103,7 @@ class Submission:
             return
         await self._wait_for_room()
         await MemoryWait(self._memory).over(unless=self._is_cancelled)
-        chunks = [builder.chunk() for builder in builders]
+        chunks = [builder.chunk(self._trace) for builder in builders]
         lines = [str(Line(chunk.api, self._traffic)) for chunk in chunks]
         payloads = list(zip(lines, await asyncio.to_thread(_encode, chunks), strict=True))
         await self._repeat(lambda: self._batches.add(self.batch_id, self._written_chunks, payloads, park=self._parks))

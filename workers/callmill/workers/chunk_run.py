@@ -220,6 +220,7 @@ class ChunkRun:
             index = chunk.index(offset)
             call = calls[offset] = Call(job, self, offset, index, assigned_id(batch_id, index))
             call.attempts = self.claim.attempts.get(offset, 0)
+            call.trace = chunk.trace
             deadlines_ms = [ms for ms in (job.deadline_ms, self.claim.deadline_ms) if ms is not None]
             if deadlines_ms:
                 call.deadline_s = now_s + (min(deadlines_ms) - self.claim.now_ms) / 1000
