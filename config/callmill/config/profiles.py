@@ -168,11 +168,13 @@ def _problem(error: ErrorDetails, table: dict[str, Any], whole: type[BaseModel] 
 
 
 def _key(loc: tuple[int | str, ...], table: dict[str, Any]) -> str:
-    """Write the place as the file has it: ``limits[0]``, ``retry.base``, and ``auth.bearer`` where auth is no list."""
+    """Write the place as the file has it: ``limits[0]``, ``retry.base``, ``auth.bearer`` where auth is no list."""
     if loc[:1] == ("usage",) and isinstance(table.get("usage"), str):
         loc = ("usage",)
     if loc[:2] == ("auth", 0) and isinstance(table.get("auth"), dict):
         loc = ("auth", *loc[2:])
+    if loc[:1] == ("webhook",) and isinstance(table.get("webhook"), str):
+        loc = ("webhook",)
     key = ""
     for part in loc:
         if part == "[key]":

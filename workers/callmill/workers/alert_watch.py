@@ -29,7 +29,7 @@ _ENDED_A_LOOK = 50
 _BATCHES_FOLLOWED = 200
 """Batches whose state is remembered at most: those are looked at every time."""
 
-_GOOD_NEWS = frozenset({AlertEvent.BATCH_DONE, AlertEvent.BATCH_GOES_ON, AlertEvent.LANE_RESUMED, AlertEvent.API_UP})
+GOOD_NEWS = frozenset({AlertEvent.BATCH_DONE, AlertEvent.BATCH_GOES_ON, AlertEvent.LANE_RESUMED, AlertEvent.API_UP})
 _CALL = "call"
 """Name of the batches of ``client.call``: their callers wait for them."""
 
@@ -117,7 +117,7 @@ class AlertWatch:
 
 
 def _say(alert: Alert) -> None:
-    level = logging.INFO if alert.event in _GOOD_NEWS else logging.WARNING
+    level = logging.INFO if alert.event in GOOD_NEWS else logging.WARNING
     batch = alert.batch
     about = {"api": alert.api} if batch is None else {"batch": batch.id, "batch_name": batch.name}
     log.log(level, "%s", alert.text.removeprefix("Callmill: "), extra={"action": alert.event, **about})
