@@ -30,8 +30,20 @@ DEADLINES = f"{PREFIX}deadlines"
 """ZSET: id of a batch -> after when no call of it starts (ms)."""
 CONTROLS = f"{PREFIX}controls"
 """STRING: how often batches were paused, resumed, cancelled or deleted; workers look again when it changes."""
+RECONCILED = f"{PREFIX}reconciled"
+"""HASH: what reconcilers did -> how often, since ever."""
 RECONCILER_LOCK = f"{PREFIX}reconciler"
 """STRING with expiry: the worker that reconciles now."""
+ACTIVE = f"{PREFIX}active"
+"""ZSET: id of a batch that has not ended -> when the alerts' watch looked at it last (ms), or when it was created."""
+ENDED = f"{PREFIX}ended"
+"""ZSET: id of a batch that ended, of which the alerts have not told yet -> when it ended (ms)."""
+ALERT_STATES = f"{PREFIX}alerts:states"
+"""HASH: kind:what of a condition that is, or lately was, out of the ordinary -> since when, and what was told (JSON)."""
+ALERTS = f"{PREFIX}alerts"
+"""STREAM, bounded: what the alerts have to tell (field e, JSON)."""
+ALERTS_SENT = f"{PREFIX}alerts:sent"
+"""HASH: name of a webhook -> id of the last entry of the stream that it was told, or need not be."""
 
 
 def queued(line: str) -> str:
@@ -42,6 +54,29 @@ def queued(line: str) -> str:
 def worker_status(worker: str) -> str:
     """STRING with expiry: what a worker process does (JSON)."""
     return f"{PREFIX}worker:{worker}"
+
+
+def reported(worker: str) -> str:
+    """STRING with expiry: number of the latest counts of a worker process that are in."""
+    return f"{PREFIX}reported:{worker}"
+
+
+class ApiKeys:
+    """The keys of what was counted of one API; they expire when no worker has reported it for long."""
+
+    __slots__ = ("minutes", "total")
+
+    def __init__(self, api: str) -> None:
+        prefix = f"{PREFIX}api:{api}:"
+        self.total = prefix + "total"
+        """HASH: name of a count -> what it came to since ever."""
+        self.minutes = prefix + "minutes"
+        """HASH: minute modulo 64 -> the counts of that minute (msgpack: name -> number; "at": which minute it is)."""
+
+
+def alert_sender(webhook: str) -> str:
+    """STRING with expiry: the worker that tells one webhook now."""
+    return f"{PREFIX}alerts:sender:{webhook}"
 
 
 class BatchKeys:
@@ -110,7 +145,7 @@ class BatchKeys:
 
 def shared(batch_id: str) -> list[str]:
     """Return the keys that every script of a batch takes first."""
-    return [*BatchKeys(batch_id).all(), DUE, LINES, RESUMED, CONTROLS, OPEN]
+    return [*BatchKeys(batch_id).all(), DUE, LINES, RESUMED, CONTROLS, OPEN, ACTIVE, ENDED]
 
 
 class ChunkRef(Struct, frozen=True, order=True):
