@@ -16,6 +16,9 @@ _NARROW_GAP = 1
 _NAME_FLOORS = (40, 24, 14, 8)
 """A name is cut to no less than this, as long as anything else can give way; the first that fits is taken."""
 
+_FOR_A_REMARK = 3
+"""Columns beyond give way to a remark that can then stand beside the others."""
+
 _INDENT = "    "
 
 
@@ -101,6 +104,9 @@ def _plans(table: FittedTable) -> Iterator[_Plan]:
         for short in (False, True):
             for floor in (None, *_NAME_FLOORS[: 2 if beside else 3]):
                 yield _Plan(columns, short, beside, floor, _NARROW_GAP if short else _GAP)
+        if beside:
+            needed = [at for at in columns if table.columns[at].leave_out <= _FOR_A_REMARK]
+            yield _Plan(needed, True, beside, _NAME_FLOORS[1], _GAP)
     yield _Plan(columns, True, False, _NAME_FLOORS[-1], _NARROW_GAP)
     for least in sorted({column.leave_out for column in table.columns if column.leave_out}, reverse=True):
         left = [at for at in columns if table.columns[at].leave_out < least]

@@ -20,7 +20,8 @@ class FleetNow(Struct, frozen=True, kw_only=True):
         at: When they were read.
         away: Why Redis could not be read since then; empty: it could.
         problems: What is wrong, the worst first.
-        batches: The newest ones.
+        batches: Those that are not over, and the newest ones.
+        unfinished: How many are not over.
         batches_total: How many there are.
     """
 
@@ -28,6 +29,7 @@ class FleetNow(Struct, frozen=True, kw_only=True):
     away: str = ""
     problems: list[Problem]
     batches: list[Progress]
+    unfinished: int
     batches_total: int
     apis: list[ApiView]
     workers: list[WorkerStatus]
@@ -35,12 +37,15 @@ class FleetNow(Struct, frozen=True, kw_only=True):
 
 
 async def read_fleet(overview: Overview, batches: int) -> FleetNow:
-    """Read everything, and so many of the newest batches; what it costs does not grow with jobs and batches.
+    """Read everything; of the batches so many that are not over, and so many of the newest.
+
+    What it costs does not grow with jobs and batches.
 
     Raises:
         RedisUnavailableError: Redis cannot be reached or refused.
     """
-    page = await overview.batches(limit=batches)
+    newest, unfinished = await overview.batches(limit=batches), await overview.unfinished(batches)
+    known = {batch.id for batch in newest.rows}
     apis = await overview.apis()
     workers = await overview.workers()
     redis = await overview.redis_state()
@@ -48,8 +53,9 @@ async def read_fleet(overview: Overview, batches: int) -> FleetNow:
     return FleetNow(
         at=datetime.now(UTC),
         problems=fleet_problems([api.now for api in apis], workers, waiting, redis.full),
-        batches=page.rows,
-        batches_total=page.total,
+        batches=[*newest.rows, *(batch for batch in unfinished.rows if batch.id not in known)],
+        unfinished=unfinished.total,
+        batches_total=newest.total,
         apis=apis,
         workers=workers,
         redis=redis,

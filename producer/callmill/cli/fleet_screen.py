@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import chain
 
 from msgspec import Struct
 from msgspec.structs import replace
 from rich.console import Console
 from rich.text import Text
 
-from callmill.cli.figures import byte_size, per_second, printable
-from callmill.cli.fitted_table import FittedTable, cut, fit
+from callmill.cli.figures import byte_size, in_ascii, printable
+from callmill.cli.fitted_table import FittedTable, Row, cut, fit
 from callmill.cli.fleet_now import FleetNow
 from callmill.cli.fleet_tables import apis_table, batches_table, calls_per_s, workers_table
-from callmill.cli.run_report import seconds
 
 _PROBLEM_LINES = 2
 """A problem is told in so many lines at most; the rest of it is for a wider window."""
@@ -39,23 +39,25 @@ class _Section(Struct):
     total: int
     empty: str
     shown: int = 0
-    gap: int = 0
+
+    def sizes(self, width: int) -> list[int]:
+        """Return how many lines each row takes."""
+        # With the longest heading there can be, so that rows take no more lines when not all of them are shown.
+        heading = f"{self.name}: {self.total:,} of {self.total:,}"
+        return [len(lines) for lines in fit(self._under(heading, self.table.rows), width).rows]
 
     def lines(self, width: int) -> list[Text]:
-        """Return the heading and the rows that are shown."""
+        """Return the heading, which says how many of how many are shown, and the rows that are."""
         if not self.total:
             return [cut(Text(self.empty, "dim"), width)]
-        fitted = fit(self.part(self.shown), width)
+        count = f"{self.total:,}" if self.shown == self.total else f"{self.shown:,} of {self.total:,}"
+        fitted = fit(self._under(f"{self.name}: {count}", self.table.rows[: self.shown]), width)
         fitted.heading.stylize("bold underline")
-        return [fitted.heading, *(line for row in fitted.rows[: self.shown] for line in row)]
+        return [fitted.heading, *chain.from_iterable(fitted.rows)]
 
-    def part(self, rows: int) -> FittedTable:
-        """Return the table with so many rows; its heading says how many there are."""
-        # As wide as it can get, so that it takes no more lines when fewer rows are shown.
-        count = f"{rows:,} of {self.total:,}" if rows < self.total else f"{self.total:,}"
-        heading = f"{count.rjust(len(f'{self.total:,} of {self.total:,}'))} {self.name}" if rows < self.total else f"{count} {self.name}"
-        first = replace(self.table.columns[0], heading=heading.strip())
-        return replace(self.table, columns=[first, *self.table.columns[1:]], rows=self.table.rows[:rows])
+    def _under(self, heading: str, rows: Sequence[Row]) -> FittedTable:
+        first, *others = self.table.columns
+        return replace(self.table, columns=[replace(first, heading=heading), *others], rows=rows)
 
 
 def fleet_screen(now: FleetNow, console: Console, at: datetime, *, height: int | None = None) -> list[Text]:
@@ -90,13 +92,11 @@ def fleet_screen(now: FleetNow, console: Console, at: datetime, *, height: int |
 
 def summary(now: FleetNow) -> str:
     """Say in a line what there is and what it does; what matters least stands last, where it may be cut."""
-    shown, unfinished = len(now.batches), sum(not batch.ended for batch in now.batches)
     rate = sum(calls_per_s(worker) for worker in now.workers)
-    batches = _counted(now.batches_total, "batch", "batches")
     parts = [
         _counted(len(now.workers), "worker"),
-        f"{per_second(rate)} calls",
-        f"{unfinished:,} of {batches if shown == now.batches_total else f'the newest {shown:,} batches'} unfinished",
+        f"{rate:,.{1 if rate < 100 else 0}f} calls/s",
+        f"{now.unfinished:,} of {_counted(now.batches_total, 'batch', 'batches')} unfinished",
         f"Redis {byte_size(now.redis.used_bytes)}",
     ]
     if now.redis.max_bytes:
@@ -133,20 +133,24 @@ def away_in_words(now: FleetNow) -> str:
 
 def _share_out(sections: Sequence[_Section], width: int, left: int | None) -> int | None:
     """Give each section rows in turn until no line is left; return the lines left."""
-    fitted = [fit(section.part(len(section.table.rows)), width).rows for section in sections]
+    sizes = [section.sizes(width) for section in sections]
     if left is None:
-        for section, rows in zip(sections, fitted, strict=True):
+        for section, rows in zip(sections, sizes, strict=True):
             section.shown = len(rows)
         return None
-    waiting = [at for at, rows in enumerate(fitted) if rows]
+    waiting = [(section, rows) for section, rows in zip(sections, sizes, strict=True) if rows]
     while waiting:
-        for at in list(waiting):
-            rows = fitted[at]
-            if len(rows[sections[at].shown]) > left:
-                waiting.remove(at)
-                continue
-            left -= len(rows[sections[at].shown])
-            sections[at].shown += 1
-            if sections[at].shown == len(rows):
-                waiting.remove(at)
+        section, rows = waiting.pop(0)
+        if rows[section.shown] > left:
+            continue
+        left -= rows[section.shown]
+        section.shown += 1
+        if section.shown < len(rows):
+            waiting.append((section, rows))
     return left
+
+
+def print_fleet(now: FleetNow, console: Console, at: datetime) -> None:
+    """Print all of it."""
+    for line in fleet_screen(now, console, at):
+        console.print(in_ascii(line) if console.options.ascii_only else line, soft_wrap=True)

@@ -67,7 +67,7 @@ def batches_table(batches: Sequence[Progress]) -> FittedTable:
 def apis_table(apis: Sequence[ApiView]) -> FittedTable:
     """Return the APIs: those that stand first, then those with the most to do."""
     ordered = sorted(apis, key=lambda api: (not _stands(api.now), -api.now.in_flight - api.now.waiting, api.now.api))
-    return FittedTable(_APIS, [_api(api) for api in ordered], "limits, and what limits it now")
+    return FittedTable(_APIS, [_api(api) for api in ordered], "limited by")
 
 
 def workers_table(workers: Sequence[WorkerStatus], now_ms: int) -> FittedTable:
@@ -117,14 +117,14 @@ def _stands(api: ApiNow) -> bool:
 
 def _api(view: ApiView) -> Row:
     now, traffic = view.now, view.traffic.now
-    used = [share for share in _used(view) if share is not None]
-    limits = ", ".join(now.limits)
-    remark = f"{limits}: {view.limits_by}" if limits else view.limits_by
+    used = _used(view)
+    limits = ", ".join(f"{limit} {percent(used[limit])}" if limit in used else limit for limit in now.limits)
+    remark = f"{view.limits_by} (limits: {limits})" if limits else view.limits_by
     return Row(
         [
             cell(printable(now.api), style="bold"),
             cell(per_second(now.rate), short_rate(now.rate)),
-            cell(percent(max(used))) if used else _NOTHING,
+            cell(percent(max(used.values()))) if used else _NOTHING,
             _count(now.in_flight),
             _count(now.waiting),
             _latency(traffic.latency.p50),
@@ -136,10 +136,13 @@ def _api(view: ApiView) -> Row:
     )
 
 
-def _used(view: ApiView) -> list[float | None]:
+def _used(view: ApiView) -> dict[str, float]:
     # Of what is granted the last seconds are known; of the rest the last minutes.
     lately = {bound.limit: bound.used for bound in view.now.bounds}
-    return [share.now if (used := lately.get(share.limit)) is None else used for share in view.shares]
+    shares = {
+        share.limit: share.now if lately.get(share.limit) is None else lately[share.limit] for share in view.shares
+    }
+    return {limit: share for limit, share in shares.items() if share is not None}
 
 
 def _worker(worker: WorkerStatus, now_ms: int) -> Row:

@@ -15,8 +15,8 @@ from callmill.errors import RedisUnavailableError, ServerNotFoundError
 from callmill.overview.reader import Overview
 
 _EVERY_S = 1.0
-_PATIENCE_S = 3.0
-"""A Redis that does not answer for so long counts as away."""
+_PATIENCE = 3
+"""A Redis that has not answered by then, in looks, counts as away."""
 
 _BATCHES = 50
 
@@ -53,19 +53,26 @@ async def _follow(display: FleetDisplay) -> None:
             # Opened anew after each failure: an embedded server may come back at another address.
             async with open_overview() as overview:
                 while True:
-                    now = await _read(overview)
+                    now = await _read(overview, display, now)
                     display.show(now)
                     await asyncio.sleep(_EVERY_S)
         except (RedisUnavailableError, ServerNotFoundError) as error:
             if now is None:
                 raise
-            display.show(replace(now, away=str(error)))
+            now = replace(now, away=str(error))
+            display.show(now)
         await asyncio.sleep(_EVERY_S)
 
 
-async def _read(overview: Overview) -> FleetNow:
+async def _read(overview: Overview, display: FleetDisplay, before: FleetNow | None) -> FleetNow:
+    """Read everything; while that takes long, what was read before is shown on."""
+    reading = asyncio.create_task(read_fleet(overview, _BATCHES))
     try:
-        async with asyncio.timeout(_PATIENCE_S):
-            return await read_fleet(overview, _BATCHES)
-    except TimeoutError:
-        raise RedisUnavailableError(f"Redis does not answer within {_PATIENCE_S:g} s") from None
+        for _ in range(_PATIENCE):
+            if (await asyncio.wait([reading], timeout=_EVERY_S))[0]:
+                return reading.result()
+            if before is not None:
+                display.show(before)
+    finally:
+        await end_tasks([reading])
+    raise RedisUnavailableError(f"Redis does not answer within {_PATIENCE * _EVERY_S:g} s")

@@ -59,7 +59,8 @@ def _workers(workers: Sequence[WorkerStatus], waiting: Sequence[str]) -> Iterato
             held[worker.held].append(f"{worker.host}/{worker.pid}")
         if worker.newer_format:
             which = ", ".join(worker.newer_format)
-            text = f"worker {worker.host}/{worker.pid} cannot read chunks of {which}: a newer Callmill wrote them; upgrade it"
+            who = f"worker {worker.host}/{worker.pid}"
+            text = f"{who} cannot read chunks of {which}: a newer Callmill wrote them; upgrade it"
             yield Problem("newer_format", worker.id, text)
     for reason, names in held.items():
         which = f"worker {names[0]} holds" if len(names) == 1 else f"{len(names)} workers hold"
@@ -76,4 +77,6 @@ def _apis(apis: Sequence[ApiNow]) -> Iterator[Problem]:
             yield Problem("breaker_open", api.api, api.down)
         aside = [key.name for key in api.keys if key.paused_s != 0]
         if aside:
-            yield Problem("key_aside", api.api, f"{api.api}: {len(aside)} of {len(api.keys)} keys set aside: {', '.join(aside)}")
+            yield Problem(
+                "key_aside", api.api, f"{api.api}: {len(aside)} of {len(api.keys)} keys set aside: {', '.join(aside)}"
+            )
