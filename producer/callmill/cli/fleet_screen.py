@@ -43,15 +43,15 @@ class _Section(Struct):
     def sizes(self, width: int) -> list[int]:
         """Return how many lines each row takes."""
         # With the longest heading there can be, so that rows take no more lines when not all of them are shown.
-        heading = f"{self.name}: {self.total:,} of {self.total:,}"
+        heading = f"{self.total:,}/{self.total:,} {self.name}"
         return [len(lines) for lines in fit(self._under(heading, self.table.rows), width).rows]
 
     def lines(self, width: int) -> list[Text]:
         """Return the heading, which says how many of how many are shown, and the rows that are."""
         if not self.total:
             return [cut(Text(self.empty, "dim"), width)]
-        count = f"{self.total:,}" if self.shown == self.total else f"{self.shown:,} of {self.total:,}"
-        fitted = fit(self._under(f"{self.name}: {count}", self.table.rows[: self.shown]), width)
+        count = f"{self.total:,}" if self.shown == self.total else f"{self.shown:,}/{self.total:,}"
+        fitted = fit(self._under(f"{count} {self.name}", self.table.rows[: self.shown]), width)
         fitted.heading.stylize("bold underline")
         return [fitted.heading, *chain.from_iterable(fitted.rows)]
 
@@ -75,7 +75,7 @@ def fleet_screen(now: FleetNow, console: Console, at: datetime, *, height: int |
         _Section("APIs", apis_table(now.apis), len(now.apis), _NO_API),
         _Section("workers", workers_table(now.workers, int(now.at.timestamp() * 1000)), len(now.workers), _NO_WORKER),
     ]
-    title = Text.assemble(("callmill", "bold"), f"  {at.astimezone():%H:%M:%S}  ", summary(now))
+    title = Text.assemble((f"{at.astimezone():%H:%M:%S}", "bold"), f"  {summary(now)}")
     head = [cut(title, width), *_problems(now, console, height)]
     left = None if height is None else max(0, height - len(head) - len(sections))
     spare = _share_out(sections, width, left)
@@ -100,7 +100,7 @@ def summary(now: FleetNow) -> str:
         f"Redis {byte_size(now.redis.used_bytes)}",
     ]
     if now.redis.max_bytes:
-        parts[-1] += f" of {byte_size(now.redis.max_bytes)}"
+        parts[-1] += f" ({now.redis.used_bytes / now.redis.max_bytes:.0%})"
     if now.problems:
         parts.insert(0, _counted(len(now.problems), "problem"))
     return ", ".join(parts)
