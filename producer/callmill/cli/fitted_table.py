@@ -83,18 +83,27 @@ class _Plan(Struct, frozen=True):
 
 def fit(table: FittedTable, width: int) -> FittedLines:
     """Return the lines of a table, none of them wider than ``width``."""
-    for plan in _plans(table):
-        widths = _widths(table, plan)
-        room = width - plan.gap * (len(widths) - 1) - sum(widths)
-        names = [at for at, column in enumerate(plan.columns) if table.columns[column].name]
-        floors = {at: widths[at] if plan.floor is None else min(widths[at], plan.floor) for at in names}
-        if room + sum(widths[at] - floors[at] for at in names) >= 0:
-            break
-    for at in names:
-        cut = min(max(0, -room), widths[at] - floors[at])
-        widths[at] -= cut
-        room += cut
+    *plans, narrowest = _plans(table)
+    plan = next((plan for plan in plans if _least_width(table, plan) <= width), narrowest)
+    widths = _widths(table, plan)
+    over = sum(widths) + plan.gap * (len(widths) - 1) - width
+    for at, least in _floors(table, plan, widths).items():
+        cut_off = min(max(0, over), widths[at] - least)
+        widths[at] -= cut_off
+        over -= cut_off
     return _lines(table, plan, widths, width)
+
+
+def _least_width(table: FittedTable, plan: _Plan) -> int:
+    widths = _widths(table, plan)
+    spare = sum(widths[at] - least for at, least in _floors(table, plan, widths).items())
+    return sum(widths) + plan.gap * (len(widths) - 1) - spare
+
+
+def _floors(table: FittedTable, plan: _Plan, widths: Sequence[int]) -> dict[int, int]:
+    """Return to what the columns of names may be cut, by their place in the plan."""
+    names = [at for at, column in enumerate(plan.columns) if table.columns[column].name]
+    return {at: widths[at] if plan.floor is None else min(widths[at], plan.floor) for at in names}
 
 
 def _plans(table: FittedTable) -> Iterator[_Plan]:
