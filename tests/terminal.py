@@ -52,6 +52,7 @@ class Terminal:
 
     def resize(self, columns: int, lines: int) -> None:
         """Give the window another size; whoever is in front is told by a signal."""
+        self._columns, self._lines = columns, lines
         fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     def press_ctrl_c(self) -> None:
@@ -71,9 +72,12 @@ class Terminal:
         return termios.tcgetattr(self._theirs)
 
     def screen(self) -> list[str]:
-        """Return the lines of the latest whole screen."""
-        *_, frame, _ = self.output.split(_HOME) if self.output.count(_HOME) > 1 else ("", "")
-        return _SEQUENCE.sub("", frame).replace("\r", "").split("\n")
+        """Return the lines of the latest screen that is there as a whole and has the size of the window; else none."""
+        for frame in reversed(self.output.split(_HOME)[-2:]):
+            shown = _SEQUENCE.sub("", frame).replace("\r", "").split("\n")
+            if len(shown) == self._lines and len(shown[-1]) == self._columns:
+                return shown
+        return []
 
     def until(self, shown: Callable[[list[str]], object], timeout_s: float = 60.0) -> list[str]:
         """Return the first screen of which that holds."""

@@ -279,3 +279,18 @@ def test_where_a_screen_is_drawn(monkeypatch):
     assert isinstance(display_for(Console(file=io.StringIO()), as_json=False), LinesDisplay)
     monkeypatch.setenv("TERM", "dumb")
     assert isinstance(display_for(Console(force_terminal=True), as_json=False), LinesDisplay)
+
+
+def test_another_size_is_drawn_at_once(monkeypatch):
+    """When the window changes its size, what was read last is drawn again, in the new size."""
+    monkeypatch.setenv("TERM", "xterm")
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, color_system=None, width=80, height=24)
+    with ScreenDisplay(console) as display:
+        display.resized()  # nothing was read yet
+        display.show(FLEET)
+        console.width, console.height = 50, 9
+        display.resized()
+    *_, first, second = re.sub(r"\x1b\[(?!H)[0-9;?]*[A-Za-z]", "", file.getvalue()).split("\x1b[H")
+    assert [{len(line) for line in frame.split("\n")} for frame in (first, second)] == [{80}, {50}]
+    assert [len(frame.split("\n")) for frame in (first, second)] == [24, 9]
