@@ -274,10 +274,9 @@ class Batches:
         """Remove everything of the batch; its chunks still queued lead to nothing."""
         pipeline = self._redis.pipeline(transaction=True)
         pipeline.unlink(*BatchKeys(batch_id).all())
-        pipeline.zrem(keys.BATCHES, batch_id)
         pipeline.srem(keys.RESUMED, batch_id)
-        pipeline.zrem(keys.OPEN, batch_id)
-        pipeline.zrem(keys.DEADLINES, batch_id)
+        for index in (keys.BATCHES, keys.OPEN, keys.DEADLINES, keys.ACTIVE, keys.ENDED):
+            pipeline.zrem(index, batch_id)
         pipeline.incr(keys.CONTROLS)
         await self._session.answer(pipeline.execute())
 

@@ -32,6 +32,16 @@ CONTROLS = f"{PREFIX}controls"
 """STRING: how often batches were paused, resumed, cancelled or deleted; workers look again when it changes."""
 RECONCILER_LOCK = f"{PREFIX}reconciler"
 """STRING with expiry: the worker that reconciles now."""
+ACTIVE = f"{PREFIX}active"
+"""ZSET: id of a batch that has not ended -> when the alerts' watch looked at it last (ms), or when it was created."""
+ENDED = f"{PREFIX}ended"
+"""ZSET: id of a batch that ended, of which the alerts have not told yet -> when it ended (ms)."""
+ALERT_STATES = f"{PREFIX}alerts:states"
+"""HASH: kind:what of a condition that is, or lately was, out of the ordinary -> since when, and what was told (JSON)."""
+ALERTS = f"{PREFIX}alerts"
+"""STREAM, bounded: what the alerts have to tell (field e, JSON)."""
+ALERTS_SENT = f"{PREFIX}alerts:sent"
+"""HASH: name of a webhook -> id of the last entry of the stream that it was told, or need not be."""
 
 
 def queued(line: str) -> str:
@@ -42,6 +52,11 @@ def queued(line: str) -> str:
 def worker_status(worker: str) -> str:
     """STRING with expiry: what a worker process does (JSON)."""
     return f"{PREFIX}worker:{worker}"
+
+
+def alert_sender(webhook: str) -> str:
+    """STRING with expiry: the worker that tells one webhook now."""
+    return f"{PREFIX}alerts:sender:{webhook}"
 
 
 class BatchKeys:
@@ -110,7 +125,7 @@ class BatchKeys:
 
 def shared(batch_id: str) -> list[str]:
     """Return the keys that every script of a batch takes first."""
-    return [*BatchKeys(batch_id).all(), DUE, LINES, RESUMED, CONTROLS, OPEN]
+    return [*BatchKeys(batch_id).all(), DUE, LINES, RESUMED, CONTROLS, OPEN, ACTIVE, ENDED]
 
 
 class ChunkRef(Struct, frozen=True, order=True):

@@ -1,10 +1,11 @@
 -- Shared by every script of the ledger: the keys of one batch, the clock, a chunk's state, the end of a batch.
 -- KEYS of every script begin with SHARED, as keys.shared() has it: those of BatchKeys.all(), then DUE, LINES, RESUMED,
--- CONTROLS, OPEN. From OWN on come those that the script names.
+-- CONTROLS, OPEN, ACTIVE, ENDED. From OWN on come those that the script names.
 local META, CHUNKS, STATE, DONE, FAILED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local REST, PARKED, OUT, LATENCY, RATE = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local FAILURES, SUSPECTS, BATCH_KEYS = KEYS[11], KEYS[12], 12
-local DUE, LINES, RESUMED, CONTROLS, OPEN, OWN = KEYS[13], KEYS[14], KEYS[15], KEYS[16], KEYS[17], 18
+local DUE, LINES, RESUMED, CONTROLS, OPEN = KEYS[13], KEYS[14], KEYS[15], KEYS[16], KEYS[17]
+local ACTIVE, ENDED, OWN = KEYS[18], KEYS[19], 20
 
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -82,14 +83,18 @@ local function count_unread(bytes)
   return total
 end
 
+local function batch_id() return string.match(META, ':b:(.*):meta$') end
+
 -- Ends the batch when nothing of it can change any more: no lease out, and everything recorded or the rest cancelled.
--- Marks the stream, so that readers stop at once, and starts the retention.
+-- Marks the stream, so that readers stop at once, notes the end for the alerts, and starts the retention.
 local function end_if_over()
   local m = redis.call('HMGET', META, 'phase', 'control', 'total', 'succeeded', 'failed', 'leased', 'ended_ms', 'retention_ms')
   if not m[1] or m[7] or tonumber(m[6]) > 0 then return false end
   local recorded = tonumber(m[4]) + tonumber(m[5])
   local complete = m[1] == 'sealed' and recorded == tonumber(m[3])
   if not complete and m[2] ~= 'cancelled' then return false end
+  redis.call('ZREM', ACTIVE, batch_id())
+  redis.call('ZADD', ENDED, int(now_ms), batch_id())
   redis.call('HSET', META, 'ended_ms', int(now_ms))
   redis.call('XADD', OUT, '*', 'end', complete and 'complete' or 'cancelled')
   for i = 1, BATCH_KEYS do redis.call('PEXPIRE', KEYS[i], m[8]) end

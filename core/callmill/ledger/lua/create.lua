@@ -10,5 +10,6 @@ redis.call('HSET', META, 'name', ARGV[2], 'phase', 'open', 'control', 'run', 'cr
   'max_unread_bytes', ARGV[7])
 redis.call('ZADD', KEYS[OWN], int(now_ms), ARGV[1])
 redis.call('ZADD', OPEN, int(now_ms), ARGV[1])
+redis.call('ZADD', ACTIVE, int(now_ms), ARGV[1])
 if ARGV[6] ~= '0' then redis.call('ZADD', KEYS[OWN + 1], ARGV[6], ARGV[1]) end
 return 1

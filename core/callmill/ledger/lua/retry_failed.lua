@@ -26,7 +26,10 @@ end
 
 local again = open_failed(number, s, chosen)
 if again == 0 then return {0, 0} end
-redis.call('HDEL', META, 'ended_ms')
+if redis.call('HDEL', META, 'ended_ms') == 1 then
+  redis.call('ZREM', ENDED, batch_id())
+  redis.call('ZADD', ACTIVE, int(now_ms), batch_id())
+end
 for i = 1, BATCH_KEYS do redis.call('PERSIST', KEYS[i]) end
 if s.status == 'D' or s.status == 'W' then return {again, put_back(number, s, member, KEYS[OWN])} end
 write_state(number, s)  -- queued or parked as it is
