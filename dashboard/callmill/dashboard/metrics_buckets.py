@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from prometheus_client.utils import floatToGoString
-
 from callmill.ledger.latency import upper_bound_s
 
 _DIGITS = 4
@@ -20,7 +18,7 @@ class Ladder:
     """
 
     def __init__(self, buckets: Iterable[int]) -> None:
-        self._rungs = [(bucket, floatToGoString(_shown(upper_bound_s(bucket)))) for bucket in buckets]
+        self._rungs = [(bucket, repr(_shown(upper_bound_s(bucket)))) for bucket in buckets]
 
     @property
     def bounds(self) -> list[str]:

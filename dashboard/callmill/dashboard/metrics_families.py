@@ -233,10 +233,7 @@ def _workers(workers: Sequence[WorkerStatus]) -> Iterator[Metric]:
     yield _of_workers(
         "callmill_worker_call_cpu_seconds",
         "CPU seconds that the worker spends on a call; missing while it makes none.",
-        (
-            (worker, None if worker.cpu_us_per_call is None else worker.cpu_us_per_call / 1e6)
-            for worker in workers
-        ),
+        ((worker, None if worker.cpu_us_per_call is None else worker.cpu_us_per_call / 1e6) for worker in workers),
     )
     yield _of_workers(
         "callmill_worker_resident_memory_bytes",
@@ -284,9 +281,7 @@ def _counters(name: str, text: str, labels: Sequence[str], rows: _Rows) -> Metri
     return family
 
 
-def _histogram(
-    name: str, text: str, ladder: Ladder, rows: Iterable[tuple[str, Mapping[int, int], float]]
-) -> Metric:
+def _histogram(name: str, text: str, ladder: Ladder, rows: Iterable[tuple[str, Mapping[int, int], float]]) -> Metric:
     family = HistogramMetricFamily(name, text, labels=("api",))
     for api, counts, sum_s in rows:
         family.add_metric((api,), buckets=ladder.cumulative(counts), sum_value=sum_s)
