@@ -21,11 +21,18 @@ class Exposition:
     Args:
         read: Reads the fleet's; it must not raise.
         before: Called before Flower's own are written.
+        clock: Seconds, from any beginning.
     """
 
-    def __init__(self, read: Callable[[], Awaitable[Sequence[Metric]]], before: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        read: Callable[[], Awaitable[Sequence[Metric]]],
+        before: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._read = read
         self._before = before
+        self._clock = clock
         self._reading: asyncio.Task[Sequence[Metric]] | None = None
         self._read_at_s = float("-inf")
 
@@ -37,14 +44,14 @@ class Exposition:
         return encode(_Together(REGISTRY, fleet)), content_type
 
     async def _fleet(self) -> Sequence[Metric]:
-        if self._reading is None or (self._reading.done() and time.monotonic() - self._read_at_s >= _FRESH_S):
+        if self._reading is None or (self._reading.done() and self._clock() - self._read_at_s >= _FRESH_S):
             self._reading = asyncio.create_task(self._once())
         # One reading for all who ask meanwhile; who goes away does not end it for the others.
         return await asyncio.shield(self._reading)
 
     async def _once(self) -> Sequence[Metric]:
         metrics = await self._read()
-        self._read_at_s = time.monotonic()
+        self._read_at_s = self._clock()
         return metrics
 
 
