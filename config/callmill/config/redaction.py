@@ -20,17 +20,35 @@ _SHORTEST = 4
 
 _SECRET_NAME = r"[\w.-]*(?:api[_-]?key|access[_-]?key|token|secret|passw(?:or)?d|signature)[\w.-]*|key|sig"  # noqa: S105 - a pattern
 _SECRET_HEADER = r"(?:proxy-)?authorization|(?:set-)?cookie|x-api-key|api-key|x-auth-token"  # noqa: S105 - a pattern
-_PATTERNS = (
-    (re.compile(r"\b([a-z][a-z0-9+.-]*://)(?:([^\s/?#@:'\"]*):)?[^\s/?#'\"]+@", re.IGNORECASE), rf"\1\2:{HIDDEN}@"),
-    (re.compile(rf"([?&;](?:{_SECRET_NAME})=)[^\s&;'\"<>]+", re.IGNORECASE), rf"\1{HIDDEN}"),
+_PATTERNS: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
+    # A pattern is looked for only where one of the texts before it, in small letters, occurs: that is much cheaper.
     (
+        ("://",),
+        re.compile(r"\b([a-z][a-z0-9+.-]*://)(?:([^\s/?#@:'\"]*):)?[^\s/?#'\"]+@", re.IGNORECASE),
+        rf"\1\2:{HIDDEN}@",
+    ),
+    (
+        ("?", "&", ";"),
+        re.compile(rf"([?&;](?:{_SECRET_NAME})=)[^\s&;'\"<>]+", re.IGNORECASE),
+        rf"\1{HIDDEN}",
+    ),
+    (
+        ("authorization", "cookie", "api-key", "auth-token"),
         re.compile(
             rf"(\b(?:{_SECRET_HEADER})\b\\?['\"]?\s*[:=,]\s*(?:b?\\?['\"])?)[^\s'\"\\][^'\"\\\r\n]*", re.IGNORECASE
         ),
         rf"\1{HIDDEN}",
     ),
-    (re.compile(r"(\bpassword\\?['\"]?\s*[:=]\s*(?:b?\\?['\"])?)[^\s'\"\\,;)&]+", re.IGNORECASE), rf"\1{HIDDEN}"),
-    (re.compile(r"\b(Bearer|Basic)\s+(?=[\w.~+/-]*[\d=])[\w.~+/-]{8,}=*", re.IGNORECASE), rf"\1 {HIDDEN}"),
+    (
+        ("password",),
+        re.compile(r"(\bpassword\\?['\"]?\s*[:=]\s*(?:b?\\?['\"])?)[^\s'\"\\,;)&]+", re.IGNORECASE),
+        rf"\1{HIDDEN}",
+    ),
+    (
+        ("bearer", "basic"),
+        re.compile(r"\b(Bearer|Basic)\s+(?=[\w.~+/-]*[\d=])[\w.~+/-]{8,}=*", re.IGNORECASE),
+        rf"\1 {HIDDEN}",
+    ),
 )
 
 _lock = threading.Lock()
@@ -68,8 +86,10 @@ def without_secrets(text: str) -> str:
     known = _known()
     if known is not None:
         text = known.sub(HIDDEN, text)
-    for pattern, replacement in _PATTERNS:
-        text = pattern.sub(replacement, text)
+    lowered = text.lower()
+    for signs, pattern, replacement in _PATTERNS:
+        if any(sign in lowered for sign in signs):
+            text = pattern.sub(replacement, text)
     return text
 
 
