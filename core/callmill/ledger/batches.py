@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from callmill.errors import BatchNotFoundError, BatchStateError, CorruptChunkError, UnknownFormatError
 from callmill.jobs.line import Line
 from callmill.jobs.outcome import Outcome
-from callmill.jobs.traffic import NORMAL, Priority, TrafficClass
+from callmill.jobs.traffic import NORMAL, TrafficClass
 from callmill.jobs.wire import decode_chunk, decode_outcomes
 from callmill.ledger import keys
 from callmill.ledger.failure_filter import ALL, FailureFilter
 from callmill.ledger.failures import Failures
 from callmill.ledger.keys import BatchKeys, ChunkRef
 from callmill.ledger.latency import quantile_s
-from callmill.ledger.records import BatchRecord, BatchState
+from callmill.ledger.records import BatchRecord, BatchState, recorded_per_s
 from callmill.ledger.session import LedgerSession
 
 FIRST = "0-0/0"
@@ -211,7 +211,7 @@ class Batches:
             raise BatchNotFoundError(
                 f"no batch {batch_id!r}: never submitted to this Redis, deleted, or its retention is over"
             )
-        return _record(batch_id, {key.decode(): value.decode() for key, value in fields.items()})
+        return BatchRecord.read(batch_id, fields)
 
     async def recent(self, limit: int = 100) -> list[BatchRecord]:
         """Return the newest batches first; forget those whose retention is over."""
@@ -290,9 +290,7 @@ class Batches:
         """Return the batch's outcomes per second over the last whole seconds, or those since its beginning."""
         now = await self._session.answer(self._redis.time())
         ring = await self._session.answer(self._redis.hvals(BatchKeys(record.id).rate))
-        since = max(now[0] - over_s, record.created_ms // 1000)
-        recorded = sum(int(n) for second, n in (slot.split() for slot in ring) if since <= int(second) < now[0])
-        return float(recorded / max(1, now[0] - since))
+        return recorded_per_s(record, ring, now[0], over_s)
 
     async def _has_more(self, stream: str, after: str) -> bool:
         return bool(await self._session.answer(self._redis.xrange(stream, min=f"({after}", count=1)))
@@ -315,39 +313,6 @@ def _raise_unless_open(batch_id: str, answer: list[Any]) -> None:
     _raise_if_missing(batch_id, answer)
     if answer[0] == b"closed":
         raise BatchStateError(f"batch {batch_id} takes no more jobs: it is sealed or cancelled")
-
-
-def _record(batch_id: str, fields: Mapping[str, str]) -> BatchRecord:
-    number = {
-        name: int(fields.get(name, 0))
-        for name in (
-            "total", "chunks", "succeeded", "failed", "calls", "retries", "throttled", "leased",
-            "created_ms", "sealed_ms", "ended_ms", "deadline_ms", "max_unread_bytes",
-        )
-    }  # fmt: skip
-    return BatchRecord(
-        id=batch_id,
-        name=fields["name"],
-        state=_state(fields),
-        sealed=fields["phase"] == "sealed",
-        ended="ended_ms" in fields,
-        full="full" in fields,
-        unread_bytes=int(fields.get("out_bytes", 0)) - int(fields.get("released_bytes", 0)),
-        apis=sorted(field[4:] for field in fields if field.startswith("api:")),
-        traffic=TrafficClass(Priority(fields.get("priority", Priority.NORMAL)), fields.get("tenant", "")),
-        reason=fields.get("reason", ""),
-        **number,
-    )
-
-
-def _state(fields: Mapping[str, str]) -> BatchState:
-    if fields["control"] == "cancelled":
-        return BatchState.CANCELLED
-    if "ended_ms" in fields:
-        return BatchState.DONE
-    if fields["control"] == "paused":
-        return BatchState.PAUSED
-    return BatchState.RUNNING if fields["phase"] == "sealed" else BatchState.SUBMITTING
 
 
 def _parse_cursor(cursor: str) -> tuple[str, int]:

@@ -122,6 +122,9 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
         draining: It finishes what it has and takes nothing new.
         held: Why it takes nothing new and starts no call now; empty: it does.
         newer_format: Batches of which it met chunks lately that only a newer Callmill can read.
+        loop_lag_s: How late its event loop was at most within the last seconds; None: not told.
+        rss_bytes: Memory that the process holds.
+        cpu_us_per_call: CPU microseconds per call over the last seconds; None while it makes none.
     """
 
     id: str
@@ -135,6 +138,9 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     lanes: list[LaneStatus]
     held: str = ""
     newer_format: list[str] = []
+    loop_lag_s: float | None = None
+    rss_bytes: int | None = None
+    cpu_us_per_call: float | None = None
 
 
 def _pause_in_words(seconds: float) -> str:

@@ -30,6 +30,8 @@ DEADLINES = f"{PREFIX}deadlines"
 """ZSET: id of a batch -> after when no call of it starts (ms)."""
 CONTROLS = f"{PREFIX}controls"
 """STRING: how often batches were paused, resumed, cancelled or deleted; workers look again when it changes."""
+RECONCILED = f"{PREFIX}reconciled"
+"""HASH: what reconcilers did -> how often, since ever."""
 RECONCILER_LOCK = f"{PREFIX}reconciler"
 """STRING with expiry: the worker that reconciles now."""
 ACTIVE = f"{PREFIX}active"
@@ -52,6 +54,24 @@ def queued(line: str) -> str:
 def worker_status(worker: str) -> str:
     """STRING with expiry: what a worker process does (JSON)."""
     return f"{PREFIX}worker:{worker}"
+
+
+def reported(worker: str) -> str:
+    """STRING with expiry: number of the latest counts of a worker process that are in."""
+    return f"{PREFIX}reported:{worker}"
+
+
+class ApiKeys:
+    """The keys of what was counted of one API; they expire when no worker has reported it for long."""
+
+    __slots__ = ("minutes", "total")
+
+    def __init__(self, api: str) -> None:
+        prefix = f"{PREFIX}api:{api}:"
+        self.total = prefix + "total"
+        """HASH: name of a count -> what it came to since ever."""
+        self.minutes = prefix + "minutes"
+        """HASH: minute modulo 64 -> the counts of that minute (msgpack: name -> number; "at": which minute it is)."""
 
 
 def alert_sender(webhook: str) -> str:

@@ -21,3 +21,8 @@ def quantile_s(counts: Mapping[int, int], share: float) -> float | None:
         if seen >= rank:
             return math.exp((number + 0.5) * _LOG_RATIO) / 1e6
     return None
+
+
+def upper_bound_s(number: int) -> float:
+    """Return the latency in seconds that nothing in a bucket reaches; that of the bucket before, everything does."""
+    return math.exp((number + 1) * _LOG_RATIO) / 1e6

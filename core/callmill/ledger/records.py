@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 from msgspec import Struct
 
-from callmill.jobs.traffic import NORMAL, TrafficClass
+from callmill.jobs.traffic import NORMAL, Priority, TrafficClass
 from callmill.ledger.keys import ChunkRef
 
 
@@ -18,6 +19,17 @@ class BatchState(StrEnum):
     PAUSED = "paused"
     CANCELLED = "cancelled"
     DONE = "done"
+
+    @classmethod
+    def read(cls, control: bytes | None, phase: bytes | None, *, ended: bool) -> BatchState:
+        """Return the state that fields of a batch's META tell."""
+        if control == b"cancelled":
+            return cls.CANCELLED
+        if ended:
+            return cls.DONE
+        if control == b"paused":
+            return cls.PAUSED
+        return cls.RUNNING if phase == b"sealed" else cls.SUBMITTING
 
 
 class BatchRecord(Struct, frozen=True, kw_only=True):
@@ -67,6 +79,47 @@ class BatchRecord(Struct, frozen=True, kw_only=True):
     def recorded(self) -> int:
         """Jobs that have their outcome."""
         return self.succeeded + self.failed
+
+    @classmethod
+    def read(cls, batch_id: str, fields: Mapping[bytes, bytes]) -> BatchRecord:
+        """Return the batch whose META has these fields."""
+        number = {name: int(fields.get(name.encode(), 0)) for name in _NUMBERS}
+        ended = b"ended_ms" in fields
+        return cls(
+            id=batch_id,
+            name=fields[b"name"].decode(),
+            state=BatchState.read(fields[b"control"], fields[b"phase"], ended=ended),
+            sealed=fields[b"phase"] == b"sealed",
+            ended=ended,
+            full=b"full" in fields,
+            unread_bytes=int(fields.get(b"out_bytes", 0)) - int(fields.get(b"released_bytes", 0)),
+            apis=sorted(field[4:].decode() for field in fields if field.startswith(b"api:")),
+            traffic=TrafficClass(
+                Priority(fields.get(b"priority", b"normal").decode()), fields.get(b"tenant", b"").decode()
+            ),
+            reason=fields.get(b"reason", b"").decode(),
+            **number,
+        )
+
+
+_NUMBERS = (
+    "total", "chunks", "succeeded", "failed", "calls", "retries", "throttled", "leased",
+    "created_ms", "sealed_ms", "ended_ms", "deadline_ms", "max_unread_bytes",
+)  # fmt: skip
+
+
+def recorded_per_s(record: BatchRecord, ring: Iterable[bytes], now_s: int, over_s: int = 10) -> float:
+    """Return a batch's outcomes per second over the last whole seconds, or those since its beginning.
+
+    Args:
+        record: The batch.
+        ring: What its RATE holds: ``second count``.
+        now_s: Unix time in seconds, on the clock of Redis.
+        over_s: How many seconds.
+    """
+    since = max(now_s - over_s, record.created_ms // 1000)
+    recorded = sum(int(n) for second, n in (slot.split() for slot in ring) if since <= int(second) < now_s)
+    return recorded / max(1, now_s - since)
 
 
 class Suspect(Struct, frozen=True):

@@ -91,6 +91,7 @@ class LimitControl:
 
     def __init__(self, redis: Redis, api: str) -> None:
         self._redis = redis
+        self._api = api
         self._keys = Keys(api)
 
     async def set(self, limits: Sequence[str] | None, *, by: str) -> int:
@@ -132,18 +133,8 @@ class LimitControl:
             RedisUnavailableError: Redis cannot be reached or refused.
             UnknownFormatError: A newer Callmill wrote the limits.
         """
-        pipeline = self._redis.pipeline(transaction=True)
-        pipeline.hgetall(self._keys.control)
-        pipeline.hgetall(self._keys.meta)
-        pipeline.time()
-        control, meta, (seconds, micros) = await answer(pipeline.execute())
-        noted, state = _texts(control), _texts(meta)
-        now_us = max(seconds * 1e6 + micros + float(state.get("skew", 0)), float(state.get("now", 0)))
-        generation, limits = _override(noted.get("generation"), noted.get("limits"))
-        names = sorted(field.removeprefix(_KEY_PAUSE) for field in state if field.startswith(_KEY_PAUSE))
-        keys = {name: _pause(noted, state, name, f":key:{name}", now_us) for name in names}
-        whole = _pause(noted, state, "", "", now_us)
-        return ControlState(generation, limits, whole, {name: pause for name, pause in keys.items() if pause})
+        (state,) = await current_states(self._redis, [self._api])
+        return state
 
     async def history(self, count: int) -> list[ControlChange]:
         """The latest changes, the newest first; of the last 1000.
@@ -173,6 +164,34 @@ class LimitControl:
             pipeline.eval(script("pause"), 1, names.meta, value, reason, names.channel, scope)
         (generation, _changed), *_ = await answer(pipeline.execute())
         return int(generation)
+
+
+async def current_states(redis: Redis, apis: Sequence[str]) -> list[ControlState]:
+    """What is in force now for each of these APIs, in one round trip.
+
+    Raises:
+        RedisUnavailableError: Redis cannot be reached or refused.
+        UnknownFormatError: A newer Callmill wrote the limits.
+    """
+    pipeline = redis.pipeline(transaction=True)
+    pipeline.time()
+    for keys in map(Keys, apis):
+        pipeline.hgetall(keys.control)
+        pipeline.hgetall(keys.meta)
+    (seconds, micros), *looks = await answer(pipeline.execute())
+    now_us = seconds * 1e6 + micros
+    return [
+        _state(_texts(control), _texts(meta), now_us) for control, meta in zip(looks[::2], looks[1::2], strict=True)
+    ]
+
+
+def _state(noted: Mapping[str, str], state: Mapping[str, str], now_us: float) -> ControlState:
+    now_us = max(now_us + float(state.get("skew", 0)), float(state.get("now", 0)))
+    generation, limits = _override(noted.get("generation"), noted.get("limits"))
+    names = sorted(field.removeprefix(_KEY_PAUSE) for field in state if field.startswith(_KEY_PAUSE))
+    keys = {name: _pause(noted, state, name, f":key:{name}", now_us) for name in names}
+    whole = _pause(noted, state, "", "", now_us)
+    return ControlState(generation, limits, whole, {name: pause for name, pause in keys.items() if pause})
 
 
 async def load_override(redis: Redis, api: str) -> tuple[int, tuple[LimitSpec, ...] | None]:

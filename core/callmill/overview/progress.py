@@ -68,10 +68,32 @@ async def read_progress(batches: Batches, fleet: Fleet, gauge: MemoryGauge, batc
     now_ms = time.time_ns() // 1_000_000
     record = await batches.record(batch_id)
     rate = 0.0 if record.ended else await batches.rate_per_s(record)
-    p50, p95, p99 = await batches.latency_quantiles_s(batch_id, _SHARES)
-    workers = [] if record.ended else await fleet.workers()
-    role = Role.WORKER if record.sealed else Role.PRODUCER
-    memory = "" if record.ended else await gauge.why_wait(role)
+    quantiles = await batches.latency_quantiles_s(batch_id, _SHARES)
+    if record.ended:
+        return progress_of(record, now_ms, rate, quantiles, what_limits(record, ()))
+    workers = await fleet.workers()
+    memory = await gauge.why_wait(waits_as(record))
+    return progress_of(record, now_ms, rate, quantiles, what_limits(record, workers, memory))
+
+
+def waits_as(record: BatchRecord) -> Role:
+    """Return who of the batch waits when Redis has no room."""
+    return Role.WORKER if record.sealed else Role.PRODUCER
+
+
+def progress_of(
+    record: BatchRecord, now_ms: int, rate: float, quantiles: Sequence[float | None], limited_by: str
+) -> Progress:
+    """Return the progress of a batch.
+
+    Args:
+        record: The batch.
+        now_ms: Unix time in milliseconds.
+        rate: Its outcomes per second.
+        quantiles: p50, p95 and p99 of its latencies in seconds.
+        limited_by: What holds it back now, in words.
+    """
+    p50, p95, p99 = quantiles
     return Progress(
         id=record.id,
         name=record.name,
@@ -89,7 +111,7 @@ async def read_progress(batches: Batches, fleet: Fleet, gauge: MemoryGauge, batc
         throttled=record.throttled,
         rate=rate,
         eta=(record.total - record.recorded) / rate if rate and record.sealed else None,
-        limited_by=what_limits(record, workers, memory),
+        limited_by=limited_by,
         p50=p50,
         p95=p95,
         p99=p99,
@@ -128,6 +150,15 @@ def _what_is_full(record: BatchRecord, workers: Sequence[WorkerStatus], memory: 
 
 
 def _what_limits_lanes(record: BatchRecord, lanes: Sequence[LaneStatus]) -> str:
+    if words := what_limits_lanes(lanes):
+        return words
+    if record.total == record.recorded:
+        return "the producer: everything so far is done"
+    return "nobody yet: the jobs left are about to be taken, or wait for a retry or for a lost worker's lease to end"
+
+
+def what_limits_lanes(lanes: Sequence[LaneStatus]) -> str:
+    """Say what holds the calls of lanes back now; empty where they have nothing to do."""
     if (down := next((lane for lane in lanes if lane.down_in_words or lane.diverted_to), None)) is not None:
         return down.down_in_words or f"calls of {down.api} go to {down.diverted_to}, for it is paused"
     paused = max(lanes, key=lambda lane: lane.paused_s, default=None)
@@ -140,6 +171,4 @@ def _what_limits_lanes(record: BatchRecord, lanes: Sequence[LaneStatus]) -> str:
         return ": ".join(filter(None, (f"limit {max(set(limited), key=limited.count)}", soonest.next_start_in_words)))
     if any(lane.in_flight for lane in lanes):
         return "the API's latency" if not any(lane.waiting for lane in lanes) else "workers: more would help"
-    if record.total == record.recorded:
-        return "the producer: everything so far is done"
-    return "nobody yet: the jobs left are about to be taken, or wait for a retry or for a lost worker's lease to end"
+    return ""

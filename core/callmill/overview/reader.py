@@ -1,0 +1,276 @@
+"""Overview: everything that views show, read in a handful of round trips each; never a scan over jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from msgspec import Struct
+from redis.asyncio import Redis
+
+from callmill.errors import BatchNotFoundError
+from callmill.jobs.line import api_of
+from callmill.ledger import keys
+from callmill.ledger.fleet import Fleet, WorkerStatus
+from callmill.ledger.keys import ApiKeys, BatchKeys
+from callmill.ledger.latency import quantile_s
+from callmill.ledger.lines import Lines
+from callmill.ledger.memory import MemoryGauge, Role
+from callmill.ledger.records import BatchRecord, BatchState, recorded_per_s
+from callmill.ledger.session import LedgerSession
+from callmill.limits.control import current_states
+from callmill.overview.api_now import summed_up
+from callmill.overview.api_view import ApiView, shares_of, what_limits_api
+from callmill.overview.batch_view import BatchView
+from callmill.overview.progress import Progress, progress_of, waits_as, what_limits
+from callmill.overview.traffic import traffic_of
+
+_SHARES = (0.5, 0.95, 0.99)
+_STATES_AT_ONCE = 1000
+
+
+class BatchPage(Struct, frozen=True, kw_only=True):
+    """Some batches, the newest first; ``total``: how many there are, of the state that was asked for."""
+
+    rows: list[Progress]
+    total: int
+
+
+class RedisState(Struct, frozen=True, kw_only=True):
+    """The Redis of the ledger.
+
+    Attributes:
+        used_bytes: Memory in use, as Redis itself counts it.
+        max_bytes: Its ``maxmemory``; 0: none, so it takes all that the machine has.
+        watermark: Share of ``max_bytes`` from which on producers wait.
+        full: Why producers or workers wait for memory; empty: nobody does.
+        clients: Connections.
+        version: Of the server.
+        uptime_s: How long it runs.
+    """
+
+    used_bytes: int
+    max_bytes: int
+    watermark: float
+    full: str
+    clients: int
+    version: str
+    uptime_s: int
+
+
+class Overview:
+    """What goes on, as every view shows it.
+
+    Args:
+        session: The ledger.
+        limiter: The limiter's Redis.
+        watermark: Share of Redis's memory from which on producers wait.
+    """
+
+    def __init__(self, session: LedgerSession, limiter: Redis, *, watermark: float = 0.85) -> None:
+        self._session = session
+        self._redis = session.redis
+        self._limiter = limiter
+        self._watermark = watermark
+        self._fleet = Fleet(session)
+        self._lines = Lines(session)
+        self._gauge = MemoryGauge(session, watermark)
+
+    async def batches(self, offset: int = 0, limit: int = 50, state: BatchState | None = None) -> BatchPage:
+        """Return batches, the newest first.
+
+        Args:
+            offset: How many to leave out.
+            limit: How many at most.
+            state: Only those in this state; None: all.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached or refused.
+        """
+        if state is None:
+            pipeline = self._redis.pipeline(transaction=False)
+            pipeline.zcard(keys.BATCHES)
+            pipeline.zrevrange(keys.BATCHES, offset, offset + limit - 1)
+            total, ids = await self._session.answer(pipeline.execute())
+        else:
+            chosen = await self._in_state(state)
+            total, ids = len(chosen), chosen[offset : offset + limit]
+        found = await self._read([batch_id.decode() for batch_id in ids])
+        workers = await self._fleet.workers()
+        return BatchPage(rows=[await self._progress(look, workers) for look in found], total=total)
+
+    async def batch(self, batch_id: str) -> BatchView:
+        """Return one batch in detail.
+
+        Raises:
+            BatchNotFoundError: There is no such batch.
+            RedisUnavailableError: Redis cannot be reached or refused.
+        """
+        found = await self._read([batch_id])
+        if not found:
+            raise BatchNotFoundError(
+                f"no batch {batch_id!r}: never submitted to this Redis, deleted, or its retention is over"
+            )
+        (look,) = found
+        record = look.record
+        return BatchView(
+            progress=await self._progress(look, await self._fleet.workers()),
+            history=[],
+            step_s=1.0,
+            errors=[],
+            slowest=[],
+            latency_buckets=look.latencies,
+            age_s=max(0, look.now_ms - record.created_ms) / 1000,
+            created_at=record.created_ms / 1000,
+            ended_at=record.ended_ms / 1000 if record.ended else None,
+            apis=record.apis,
+            chunks=record.chunks,
+            leased=record.leased,
+            unread_bytes=record.unread_bytes,
+            max_unread_bytes=record.max_unread_bytes,
+            deadline_at=record.deadline_ms / 1000 or None,
+        )
+
+    async def apis(self) -> list[ApiView]:
+        """Return every API that a worker ever announced, by name.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached or refused.
+            UnknownFormatError: A newer Callmill wrote the limits.
+        """
+        known = await self._fleet.apis()
+        names = sorted(known)
+        workers = await self._fleet.workers()
+        lines: dict[str, list[str]] = {name: [name] for name in names}
+        for line in map(str, await self._lines.used()):
+            lines.get(api_of(line), []).append(line)
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.time()
+        for name in names:
+            pipeline.hgetall(ApiKeys(name).total)
+            pipeline.hvals(ApiKeys(name).minutes)
+        every_line = [line for name in names for line in lines[name]]
+        for line in every_line:
+            pipeline.zcard(keys.queued(line))
+            pipeline.zrange(keys.queued(line), 0, 0, withscores=True)
+        (seconds, micros), *answers = await self._session.answer(pipeline.execute())
+        now_s = seconds + micros / 1e6
+        pairs = list(zip(answers[::2], answers[1::2], strict=True))
+        counted = dict(zip(names, pairs[: len(names)], strict=True))
+        queued = dict(zip(every_line, pairs[len(names) :], strict=True))
+        states = await current_states(self._limiter, names)
+        memory = await self._gauge.why_wait(Role.WORKER)
+        views = []
+        for name, state in zip(names, states, strict=True):
+            now = summed_up(known[name], state, workers)
+            traffic = traffic_of(name, counted[name][0], counted[name][1], now_s)
+            chunks = sum(queued[line][0] for line in lines[name])
+            oldest_ms = min((first[0][1] for line in lines[name] if (first := queued[line][1])), default=None)
+            views.append(
+                ApiView(
+                    now=now,
+                    traffic=traffic,
+                    queued_chunks=chunks,
+                    oldest_chunk_age_s=None if oldest_ms is None else max(0.0, now_s - oldest_ms / 1000),
+                    limits_by=what_limits_api(now, chunks, workers, memory),
+                    shares=shares_of(now, traffic),
+                )
+            )
+        return views
+
+    async def workers(self) -> list[WorkerStatus]:
+        """Return the workers that reported within the last seconds.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached or refused.
+        """
+        return await self._fleet.workers()
+
+    async def redis_state(self) -> RedisState:
+        """Return how the Redis of the ledger is.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached or refused.
+        """
+        info = await self._session.answer(self._redis.info())
+        full = await self._gauge.why_wait(Role.PRODUCER) or await self._gauge.why_wait(Role.WORKER)
+        return RedisState(
+            used_bytes=int(info.get("used_memory", 0)) - int(info.get("mem_not_counted_for_evict", 0)),
+            max_bytes=int(info.get("maxmemory", 0)),
+            watermark=self._watermark,
+            full=full,
+            clients=int(info.get("connected_clients", 0)),
+            version=str(info.get("redis_version", "")),
+            uptime_s=int(info.get("uptime_in_seconds", 0)),
+        )
+
+    async def reconciled(self) -> dict[str, int]:
+        """Return what reconcilers did since ever: action -> how often.
+
+        ``put_back``: chunks whose lease had ended or whose due time had come; ``published_again``: hints of chunks that
+        nobody had taken, or that were lost; ``unparked``: chunks held back that a dead producer had left.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached or refused.
+        """
+        counts = await self._session.answer(self._redis.hgetall(keys.RECONCILED))
+        return {action.decode(): int(count) for action, count in counts.items()}
+
+    async def _in_state(self, state: BatchState) -> list[bytes]:
+        """Return the ids of all batches in a state, the newest first."""
+        every = await self._session.answer(self._redis.zrevrange(keys.BATCHES, 0, -1))
+        chosen = []
+        for start in range(0, len(every), _STATES_AT_ONCE):
+            some = every[start : start + _STATES_AT_ONCE]
+            pipeline = self._redis.pipeline(transaction=False)
+            for batch_id in some:
+                pipeline.hmget(BatchKeys(batch_id.decode()).meta, ("control", "phase", "ended_ms"))
+            for batch_id, (control, phase, ended) in zip(
+                some, await self._session.answer(pipeline.execute()), strict=True
+            ):
+                if control is not None and BatchState.read(control, phase, ended=ended is not None) is state:
+                    chosen.append(batch_id)
+        return chosen
+
+    async def _read(self, ids: Sequence[str]) -> list[_Look]:
+        """Look at batches in one round trip; those whose retention is over are forgotten."""
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.time()
+        for names in map(BatchKeys, ids):
+            pipeline.hgetall(names.meta)
+            pipeline.hgetall(names.latency)
+            pipeline.hvals(names.rate)
+        (seconds, micros), *answers = await self._session.answer(pipeline.execute())
+        found, gone = [], []
+        for at, batch_id in enumerate(ids):
+            meta, latencies, ring = answers[3 * at : 3 * at + 3]
+            if not meta:
+                gone.append(batch_id)
+                continue
+            found.append(
+                _Look(
+                    record=BatchRecord.read(batch_id, meta),
+                    latencies={int(bucket): int(calls) for bucket, calls in latencies.items()},
+                    ring=ring,
+                    now_ms=seconds * 1000 + micros // 1000,
+                )
+            )
+        if gone:
+            await self._session.answer(self._redis.zrem(keys.BATCHES, *gone))
+        return found
+
+    async def _progress(self, look: _Look, workers: Sequence[WorkerStatus]) -> Progress:
+        record = look.record
+        rate = 0.0 if record.ended else recorded_per_s(record, look.ring, look.now_ms // 1000)
+        memory = "" if record.ended else await self._gauge.why_wait(waits_as(record))
+        quantiles = [quantile_s(look.latencies, share) for share in _SHARES]
+        return progress_of(record, look.now_ms, rate, quantiles, what_limits(record, workers, memory))
+
+
+class _Look(Struct, frozen=True):
+    """What was read of one batch."""
+
+    record: BatchRecord
+    latencies: dict[int, int]
+    ring: list[Any]
+    now_ms: int
