@@ -30,7 +30,7 @@ _STATES_AT_ONCE = 1000
 
 
 class BatchPage(Struct, frozen=True, kw_only=True):
-    """Some batches, the newest first; ``total``: how many there are, of the state that was asked for."""
+    """Some batches, the newest first; ``total``: how many there are, of those that were asked for."""
 
     rows: list[Progress]
     total: int
@@ -76,24 +76,27 @@ class Overview:
         self._lines = Lines(session)
         self._gauge = MemoryGauge(session, watermark)
 
-    async def batches(self, offset: int = 0, limit: int = 50, state: BatchState | None = None) -> BatchPage:
+    async def batches(
+        self, offset: int = 0, limit: int = 50, state: BatchState | None = None, name: str = ""
+    ) -> BatchPage:
         """Return batches, the newest first.
 
         Args:
             offset: How many to leave out.
             limit: How many at most.
             state: Only those in this state; None: all.
+            name: Only those whose name or id contains it, in small letters or capitals.
 
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused.
         """
-        if state is None:
+        if state is None and not name:
             pipeline = self._redis.pipeline(transaction=False)
             pipeline.zcard(keys.BATCHES)
             pipeline.zrevrange(keys.BATCHES, offset, offset + limit - 1)
             total, ids = await self._session.answer(pipeline.execute())
         else:
-            chosen = await self._in_state(state)
+            chosen = await self._chosen(state, name.casefold())
             total, ids = len(chosen), chosen[offset : offset + limit]
         found = await self._read([batch_id.decode() for batch_id in ids])
         workers = await self._fleet.workers()
@@ -216,19 +219,21 @@ class Overview:
         counts = await self._session.answer(self._redis.hgetall(keys.RECONCILED))
         return {action.decode(): int(count) for action, count in counts.items()}
 
-    async def _in_state(self, state: BatchState) -> list[bytes]:
-        """Return the ids of all batches in a state, the newest first."""
+    async def _chosen(self, state: BatchState | None, name: str) -> list[bytes]:
+        """Return the ids of all batches in a state whose name or id contains ``name``, the newest first."""
         every = await self._session.answer(self._redis.zrevrange(keys.BATCHES, 0, -1))
         chosen = []
         for start in range(0, len(every), _STATES_AT_ONCE):
             some = every[start : start + _STATES_AT_ONCE]
             pipeline = self._redis.pipeline(transaction=False)
             for batch_id in some:
-                pipeline.hmget(BatchKeys(batch_id.decode()).meta, ("control", "phase", "ended_ms"))
-            for batch_id, (control, phase, ended) in zip(
+                pipeline.hmget(BatchKeys(batch_id.decode()).meta, ("control", "phase", "ended_ms", "name"))
+            for batch_id, (control, phase, ended, named) in zip(
                 some, await self._session.answer(pipeline.execute()), strict=True
             ):
-                if control is not None and BatchState.read(control, phase, ended=ended is not None) is state:
+                if control is None or name not in f"{batch_id.decode()} {(named or b'').decode().casefold()}":
+                    continue
+                if state in {None, BatchState.read(control, phase, ended=ended is not None)}:
                     chosen.append(batch_id)
         return chosen
 

@@ -22,7 +22,7 @@ class BatchesPage(OurHandler):
     @web.authenticated
     def get(self) -> None:
         """Show the page."""
-        self.render("batches.html")
+        self.render("batches.html", styles=("lists.css",))
 
 
 class BatchPage(OurHandler):
@@ -31,7 +31,7 @@ class BatchPage(OurHandler):
     @web.authenticated
     def get(self, batch_id: str) -> None:
         """Show the page."""
-        self.render("batch.html", batch_id=batch_id, why_no_control=self.why_no_control)
+        self.render("batch.html", styles=("batch.css",), batch_id=batch_id, why_no_control=self.why_no_control)
 
 
 class ApisPage(OurHandler):
@@ -40,7 +40,7 @@ class ApisPage(OurHandler):
     @web.authenticated
     def get(self) -> None:
         """Show the page."""
-        self.render("apis.html")
+        self.render("apis.html", styles=("apis.css", "batch.css"))
 
 
 class StaticFiles(web.StaticFileHandler):

@@ -11,13 +11,15 @@ const FIGURES = [
   ["In flight", (api) => format.count(api.now.in_flight), (api) => (api.now.permits == null ? "" : `${format.count(api.now.permits)} permits held`)],
   ["Waiting", (api) => format.compact(api.now.waiting), (api) => (api.queued_chunks ? `${format.plural(api.queued_chunks, "chunk")} queued, the oldest ${format.span(api.oldest_chunk_age_s)}` : "no chunk queued")],
   ["Next start", (api) => nextStart(api.now), (api) => (api.last.limiter_wait.p50 == null ? "" : `the limiter's wait: p50 ${format.latency(api.last.limiter_wait.p50)}`)],
-  ["Latency p50", (api) => format.latency(api.last.latency.p50), (api) => `last hour ${format.latency(api.hour.latency.p50)}`],
-  ["Latency p95", (api) => format.latency(api.last.latency.p95), (api) => `last hour ${format.latency(api.hour.latency.p95)}`],
-  ["Latency p99", (api) => format.latency(api.last.latency.p99), (api) => `last hour ${format.latency(api.hour.latency.p99)}`],
+  ["Latency p50", (api) => format.latency(api.last.latency.p50), (api) => hour(api.hour.latency.p50)],
+  ["Latency p95", (api) => format.latency(api.last.latency.p95), (api) => hour(api.hour.latency.p95)],
+  ["Latency p99", (api) => format.latency(api.last.latency.p99), (api) => hour(api.hour.latency.p99)],
   ["429 answers", (api) => format.compact(api.last.throttled), (api) => `${format.compact(api.hour.throttled)} in the last hour`],
   ["Failed jobs", (api) => format.compact(api.last.failed), (api) => `${format.compact(api.hour.failed)} in the last hour`],
   ["Tokens", (api) => format.compact(api.hour.tokens), () => "in the last hour"],
 ];
+
+const COUNTS = { bucket: "its server is a bucket", sliding: "its server counts sliding windows", fixed: "its server counts fixed windows", unknown: "how its server counts is not known" };
 
 const page = find("page");
 const charts = new Map();
@@ -27,6 +29,10 @@ function show({ apis, fleet }) {
   showFleet(page, fleet);
   find("empty").hidden = apis.length > 0;
   sync(find("apis"), apis, (api) => api.now.api, create, update);
+}
+
+function hour(latency_s) {
+  return latency_s == null ? "" : `${format.latency(latency_s)} in the last hour`;
 }
 
 function nextStart(now) {
@@ -70,7 +76,7 @@ function create(api) {
 function update(panel, api) {
   const { now } = api;
   const [word, more] = state(now);
-  say(find("url", panel), `${now.base_url} · ${format.plural(now.workers, "worker process", "worker processes")} · counts as a ${now.enforcer} server`);
+  say(find("url", panel), `${now.base_url} · ${format.plural(now.workers, "worker process", "worker processes")} · ${COUNTS[now.enforcer] ?? now.enforcer}`);
   say(find("state", panel), word);
   find("state", panel).className = `cm-state cm-state-${word}`;
   say(find("notice", panel), more);
@@ -90,13 +96,18 @@ function update(panel, api) {
 
 function createShare() {
   const line = (name, label) => element("div", { class: "cm-share", [`data-${name}`]: true }, element("span", {}, label), element("div", { class: "cm-bar", role: "img" }), element("b"));
-  return element("li", {}, element("p", {}, element("strong"), element("span", { class: "cm-muted" })), line("now", "now"), line("hour", "hour"));
+  return element("li", {},
+    element("header", {}, element("strong"), element("details", {}, element("summary"), element("p"))),
+    line("now", "now"), line("hour", "hour"));
 }
 
 function updateShare(line, share, now) {
   const bound = now.bounds.find((one) => one.limit === share.limit);
+  const details = line.querySelector("details");
   say(line.querySelector("strong"), share.limit);
-  say(line.querySelector("p > span"), bound?.why ? `${bound.usable == null ? "" : `${format.percent(bound.usable)} usable: `}${bound.why}` : bound?.usable != null && bound.usable < 1 ? `${format.percent(bound.usable)} usable` : "");
+  say(details.firstChild, bound?.usable == null ? "how much of it is usable" : `${format.precise(bound.usable)} usable`);
+  say(details.lastChild, bound?.why ?? "");
+  details.hidden = !bound?.why;
   for (const [name, value] of [["now", share.now], ["hour", share.hour]]) {
     const part = find(name, line);
     part.hidden = value == null;

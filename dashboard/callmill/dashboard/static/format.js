@@ -20,6 +20,8 @@ export function percent(share) {
   return `${value < 10 && value % 1 ? value.toFixed(1) : Math.floor(value)} %`;
 }
 
+export const precise = (share) => (share == null ? NONE : `${(Math.floor(share * 1000) / 10).toFixed(share < 1 ? 1 : 0)} %`);
+
 export function latency(seconds) {
   if (seconds == null) return NONE;
   if (seconds < 0.001) return `${Math.round(seconds * 1e6)} µs`;
