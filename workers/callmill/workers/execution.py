@@ -102,6 +102,8 @@ class Execution:
             caller = OneByOne(lane, line.traffic, partial(self._chunks.note_alone, claim), first=first)
         run = ChunkRun(claim, chunk, caller, self._recorder, traffic=line.traffic)
         run.lease_ends_s = asked_s + self._lease_s
+        if (before := self._runs.get(claim.ref)) is not None:
+            before.abandon()  # its lease was lost, or this claim would not have been granted
         self._runs[claim.ref] = run
         try:
             if stage.needs_process:
@@ -117,7 +119,8 @@ class Execution:
             run.abandon()
             raise
         finally:
-            del self._runs[claim.ref]
+            if self._runs.get(claim.ref) is run:  # else this process claimed the chunk again
+                del self._runs[claim.ref]
         return run.summary()
 
     async def _run_alone(self, run: ChunkRun, stage: Stage) -> None:
