@@ -135,7 +135,7 @@ def _through(arena: Arena, watcher: Watcher, streams: list[Stream], until_s: flo
     """
     main = set(arena.batches)
     said_s = 0.0
-    while time.monotonic() < until_s:
+    while time.monotonic() < until_s and not any(stream.error for stream in streams):
         over = all(stream.round_over.is_set() for stream in streams)
         with arena.submitting:
             if main <= watcher.ended:
@@ -147,7 +147,7 @@ def _through(arena: Arena, watcher: Watcher, streams: list[Stream], until_s: flo
         if time.monotonic() > said_s + 15:
             said_s = time.monotonic()
             say(watcher.told())
-    say("the jobs were not done in time")
+    say("the jobs were not done in time, or a fault could not be played")
 
 
 def _to_the_end(arena: Arena, watcher: Watcher) -> None:

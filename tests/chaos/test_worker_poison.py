@@ -30,7 +30,7 @@ def cost(job):
         os.kill(os.getpid(), signal.SIGKILL)
     return 1
 """
-DEATHS_OF_ONE = 3 + 1 + 2
+DEATHS_OF_ONE = 3 + 1 + 3
 """With others, alone as a chunk, alone as a job."""
 
 
@@ -94,8 +94,8 @@ def test_exactly_the_job_that_kills_its_workers_fails(supervised):
     assert len(outcomes) == 400
     assert [outcome.id for outcome in outcomes.values() if not outcome.ok] == ["130"]
     error = outcomes["130"].error
-    assert (error.code, error.message.count("2 died while nothing but this job ran")) == ("poison", 1)
-    assert f"after {DEATHS_OF_ONE - 2} that ran it with others" in error.message
+    assert (error.code, error.message.count("3 died while nothing but this job ran")) == ("poison", 1)
+    assert f"after {DEATHS_OF_ONE - 3} that ran it with others" in error.message
     assert supervised.deaths == DEATHS_OF_ONE
     names = BatchKeys(batch.id)
     assert supervised.redis.exists(names.suspects) == 0

@@ -18,7 +18,7 @@ from callmill.workers.chunk_run import ChunkRun
 from callmill.workers.endings import outcome_without_answer
 from callmill.workers.isolation import Isolation
 from callmill.workers.one_by_one import OneByOne
-from callmill.workers.suspicion import Stage, noted_at_first, stage_of
+from callmill.workers.suspicion import NO_JOB, Stage, noted_at_first, stage_of
 
 
 def claim(deaths: int, suspect: Suspect | None = None, *, jobs: int = 4, recorded: Iterable[int] = ()) -> Claim:
@@ -39,13 +39,15 @@ def claim(deaths: int, suspect: Suspect | None = None, *, jobs: int = 4, recorde
         (4, Suspect(None, 1), (), Stage.ONE_BY_ONE),
         (5, Suspect(2, 0), (), Stage.ONE_BY_ONE),
         (5, Suspect(2, 1), (), Stage.ONE_BY_ONE),  # an innocent that was alone once
-        (6, Suspect(2, 2), (), Stage.CONVICT),
-        (6, Suspect(2, 2), (2,), Stage.ALONE),
+        (6, Suspect(2, 2), (), Stage.ONE_BY_ONE),
+        (6, Suspect(NO_JOB, 9), (), Stage.ONE_BY_ONE),  # whatever ended those workers
+        (7, Suspect(2, 3), (), Stage.CONVICT),
+        (7, Suspect(2, 3), (2,), Stage.ALONE),
         (6, Suspect(2, 1), (2,), Stage.ONE_BY_ONE),
     ],
 )
 def test_stages_follow_from_deaths(deaths, suspect, recorded, stage):
-    """Three deaths isolate a chunk, one alone its jobs, two with the same job convict it; then comes the rest."""
+    """Three deaths isolate a chunk, one alone its jobs, three with the same job convict it; then comes the rest."""
     assert stage_of(claim(deaths, suspect, recorded=recorded)) is stage
 
 
@@ -113,7 +115,7 @@ class Scene:
         if self.failing_notes:
             self.failing_notes -= 1
             raise RedisUnavailableError
-        assert not self.lane.calls, "another job is out"
+        assert offset == NO_JOB or not self.lane.calls, "another job is out"
         self.noted.append(offset)
 
     def changed(self, run: ChunkRun, size_bytes: int = 0) -> None:
@@ -184,7 +186,7 @@ def test_a_closed_chunk_does_not_begin():
 
 
 def test_one_by_one_has_one_job_out_and_notes_it_before():
-    """Every job is noted before it starts, the suspect first, the next one when it is over or wants another attempt."""
+    """Every job is noted before it starts, the suspect first; what was survived is noted anew."""
 
     async def scenario() -> None:
         scene = Scene(claim(5, Suspect(2, 1), recorded=(1,)))
@@ -194,7 +196,8 @@ def test_one_by_one_has_one_job_out_and_notes_it_before():
             await settle()
             assert (len(scene.lane.calls), scene.noted[-1]) == (1, scene.lane.calls[0].offset)
             order.append(scene.lane.end(postponed))
-        assert (order, scene.noted) == ([2, 0, 0, 3], [2, 0, 0, 3])
+        await settle()
+        assert (order, scene.noted) == ([2, 0, 0, 3], [2, 0, NO_JOB, 0, 3, NO_JOB])
         assert scene.deaths == 0
 
     asyncio.run(scenario())
@@ -238,12 +241,12 @@ def test_only_the_convicted_job_fails_and_nothing_is_called():
     """A verdict ends the chunk's turn with one outcome: the record of it comes before any other job is noted."""
 
     async def scenario() -> None:
-        scene = Scene(claim(6, Suspect(2, 2)))
+        scene = Scene(claim(7, Suspect(2, 3)))
         scene.run.begin()
         ((offset, outcome),) = scene.run.bundle.outcomes
         assert (offset, outcome.index, outcome.error_code, scene.lane.calls) == (2, 2, "poison", [])
-        assert "2 died while nothing but this job ran, after 4" in outcome.error_message
-        assert scene.deaths == 6
+        assert "3 died while nothing but this job ran, after 4" in outcome.error_message
+        assert scene.deaths == 7
 
     asyncio.run(scenario())
 

@@ -1,4 +1,8 @@
-"""OneByOne: hands the calls of one chunk to their lane one after the other, each noted in the ledger before."""
+"""OneByOne: hands the calls of one chunk to their lane one after the other, each noted in the ledger before.
+
+The note stands while an attempt is under way. A worker that dies afterwards, while the job waits for another attempt,
+did not die of it.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +10,14 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 from callmill.errors import RedisUnavailableError, StaleLeaseError
 from callmill.jobs.traffic import TrafficClass
 from callmill.jobs.wire import WireOutcome
 from callmill.workers.call import Call, CallOwner, Postponed
 from callmill.workers.lane import Lane
+from callmill.workers.suspicion import NO_JOB
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +30,7 @@ class OneByOne:
     Args:
         lane: Makes the calls.
         traffic: The class of its calls.
-        note: Notes the offset of the job that is next.
+        note: Notes the offset of the job that is next, or ``NO_JOB``.
         first: Offset of the job that goes before all others.
     """
 
@@ -37,7 +43,9 @@ class OneByOne:
         self._first = first
         self._waiting: deque[Call] = deque()
         self._out: Call | None = None
-        self._handing_over: asyncio.Task[None] | None = None
+        self._noted = NO_JOB
+        self._noting = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
         self._owner: CallOwner
 
     def add(self, owner: CallOwner, calls: Sequence[Call], *, first: int = 0) -> None:  # noqa: ARG002 - there are no others
@@ -103,13 +111,17 @@ class OneByOne:
     def _next(self) -> None:
         if self._out is None and self._waiting:
             self._out = self._waiting.popleft()
-            self._handing_over = asyncio.ensure_future(self._hand_over(self._out))
+            self._task = asyncio.ensure_future(self._hand_over(self._out))
+        elif self._out is None and self._noted != NO_JOB:
+            self._task = asyncio.ensure_future(self._survived())
 
     async def _hand_over(self, call: Call) -> None:
         loop = asyncio.get_running_loop()
         while self.may_start(call, loop.time()):
             try:
-                await self._note(call.offset)
+                if call.offset == self._noted:  # survived: another attempt begins without the deaths of earlier ones
+                    await self._take_note(NO_JOB)
+                await self._take_note(call.offset)
             except StaleLeaseError:
                 return  # the renewal tells the chunk
             except RedisUnavailableError as error:
@@ -120,3 +132,12 @@ class OneByOne:
                 call.owner = self
                 self._lane.add(self, [call])
             return
+
+    async def _survived(self) -> None:
+        with suppress(StaleLeaseError, RedisUnavailableError):
+            await self._take_note(NO_JOB)
+
+    async def _take_note(self, offset: int) -> None:
+        async with self._noting:
+            await self._note(offset)
+            self._noted = offset

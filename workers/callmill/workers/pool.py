@@ -10,6 +10,7 @@ from typing import Any
 from celery.concurrency.base import apply_target
 from celery.concurrency.thread import ApplyResult
 from celery.concurrency.thread import TaskPool as ThreadPool
+from celery.worker import state
 
 from callmill.workers import process
 from callmill.workers.lane_switch import MOST_THREADS_FOR_LINES
@@ -36,14 +37,22 @@ class TaskPool(ThreadPool):  # type: ignore[misc] # celery ships no types
         super().on_close()
 
     def on_stop(self) -> None:
-        """Wait for the chunks, then end the engine."""
+        """Wait for the chunks, then end the engine; on a cold shutdown only begin to."""
         process.drain()
-        super().on_stop()
-        process.stop()
+        if state.should_terminate:
+            # Celery asks in its signal handler, which may have interrupted this very thread while it handed a task to
+            # the executor: to wait for the executor's lock here would be for ever. ``on_terminate`` follows.
+            return
+        self._end()
 
     def on_terminate(self) -> None:
-        """Drain on a cold shutdown as well: the leases would otherwise have to run out."""
+        """Wait for the chunks on a cold shutdown as well: their leases would otherwise have to run out."""
         process.drain()
+        self._end()
+
+    def _end(self) -> None:
+        super().on_stop()
+        process.stop()
 
     def on_apply(
         self,

@@ -4,7 +4,7 @@ A worker that dies takes every chunk that it held along. All of them are suspect
 lease also ends when Redis is away, or a worker is stopped or killed from outside. So a chunk goes through stages, by
 its deaths in a row (``Claim.deaths``) and by what ran alone when workers died (``Claim.suspect``):
 
-    TOGETHER --3 deaths--> ALONE --1 alone--> ONE_BY_ONE --2 with the same job--> CONVICT
+    TOGETHER --3 deaths--> ALONE --1 alone--> ONE_BY_ONE --3 with the same job--> CONVICT
        ^                   |   ^                  |                                  |
        \---- survived -----+---|------------------/                                  |
                                \------------ the job is recorded as failed ----------/
@@ -17,12 +17,13 @@ its deaths in a row (``Claim.deaths``) and by what ran alone when workers died (
 Why no innocent is blamed. Before anything runs alone, the process takes nothing in, gives its other chunks back and
 waits until their calls are over (``isolation.py``). So a worker that dies of what runs alone takes nothing else along,
 and nothing is noted while calls of other chunks are under way. The ledger counts a death against what was noted under
-the fence of the lease that ended, and against nothing else: the worker died of that, or was ended from outside. What a
-verdict leaves to chance is that the outside ends three workers in a row with a chunk, one more while the chunk is
-alone, and two more while the same job of it is. An innocent chunk that dying workers held runs alone once, and is then
-like any other.
+the fence of the lease that ended, and against nothing else: the worker died of that, or was ended from outside. A job
+of ONE_BY_ONE is noted while an attempt of it is under way, and no longer; a worker that survives one has acquitted it
+of earlier deaths. What a verdict leaves to chance is that the outside ends three workers in a row with a chunk, one
+more while the chunk is alone, and the next three each during a call of the same job. An innocent chunk that dying
+workers held runs alone once, and is then like any other.
 
-What one poison job costs: 3 + 1 + 2 workers; a further one in its chunk 1 + 2. Deaths are forgotten once the chunk got
+What one poison job costs: 3 + 1 + 3 workers; a further one in its chunk 1 + 3. Deaths are forgotten once the chunk got
 to try something and gave up regularly; but not while jobs of ONE_BY_ONE are untried, or the end of a chunk's time
 would end the search. A job that died alone goes first the next time: to note another one forgets its deaths.
 
@@ -38,7 +39,10 @@ from enum import Enum, auto
 from callmill.ledger import Claim
 
 _ALONE_FROM_DEATHS = 3
-_CONVICTED_FROM_DEATHS = 2
+_CONVICTED_FROM_DEATHS = 3
+
+NO_JOB = -1
+"""Noted of a chunk in ONE_BY_ONE while no call of it is under way."""
 
 
 class Stage(Enum):
@@ -64,7 +68,7 @@ def stage_of(claim: Claim) -> Stage:
         return Stage.ALONE
     if suspect.offset is None:
         return Stage.ONE_BY_ONE if suspect.deaths else Stage.ALONE
-    if suspect.deaths < _CONVICTED_FROM_DEATHS:
+    if suspect.offset == NO_JOB or suspect.deaths < _CONVICTED_FROM_DEATHS:
         return Stage.ONE_BY_ONE
     return Stage.ALONE if suspect.offset in claim.recorded else Stage.CONVICT
 
