@@ -263,7 +263,7 @@ def commit_arguments(claim: Claim, bundle: Bundle, finish: Finish | None) -> lis
 
 
 def _insight(outcomes: Sequence[tuple[int, WireOutcome]], failures: Sequence[WireOutcome]) -> tuple[bytes, int, bytes]:
-    """Return the causes of the failures, the longest latency, and which outcomes were slowest, as ``commit.lua`` has it."""
+    """Return the causes of the failures, the longest latency, and which outcomes were slowest, for ``commit.lua``."""
     causes: dict[str, int] = {}
     for failure in failures:
         cause = cause_of(failure.error_code or "", failure.status)
