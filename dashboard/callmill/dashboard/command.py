@@ -58,7 +58,7 @@ def dashboard(
     "callmill-flower", context_settings=dashboard.context_settings, params=list(dashboard.params), help=dashboard.help
 )
 @click.pass_context
-def callmill_flower(ctx: click.Context, **given: Any) -> None:  # noqa: D103 - its help is the other's
+def callmill_flower(ctx: click.Context, /, **given: Any) -> None:  # noqa: D103 - its help is the other's
     if ctx.obj.app is not app:
         raise click.UsageError("the dashboard is Callmill's: celery -A callmill.config.celery callmill-flower")
     ctx.invoke(dashboard, **given)

@@ -16,10 +16,10 @@ class BatchesData(JsonHandler):
 
     async def get(self) -> None:
         """Answer."""
-        state = self.get_argument("state", "", escape=False)
+        state = self.get_query_argument("state", "")
         if state and state not in set(BatchState):
             raise HTTPError(400, f"state: one of {', '.join(BatchState)}")
-        name = self.get_argument("name", "", escape=False)
+        name = self.get_query_argument("name", "")
         if len(name) > _LONGEST_NAME:
             raise HTTPError(400, f"name: at most {_LONGEST_NAME} characters")
         self.send(
@@ -32,7 +32,7 @@ class BatchesData(JsonHandler):
         )
 
     def _number(self, name: str, *, default: int, most: int) -> int:
-        text = self.get_argument(name, str(default), escape=False)
+        text = self.get_query_argument(name, str(default))
         if not (text.isascii() and text.isdigit()) or int(text) > most:
             raise HTTPError(400, f"{name}: a whole number up to {most}")
         return int(text)
@@ -51,7 +51,7 @@ class FailedJobsData(JsonHandler):
 
     async def get(self, batch_id: str) -> None:
         """Answer."""
-        self.send(await self.figures.failed_jobs(batch_id, self.get_argument("cause", "", escape=False)))
+        self.send(await self.figures.failed_jobs(batch_id, self.get_query_argument("cause", "")))
 
 
 class ApisData(JsonHandler):

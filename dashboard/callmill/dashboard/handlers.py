@@ -12,17 +12,10 @@ from callmill.dashboard.access import FORWARDED_HEADERS, Request, is_same_origin
 from callmill.dashboard.figures import Figures
 from callmill.errors import BatchNotFoundError, CallmillError, OutsideError, RedisUnavailableError, UsageError
 
-_CONTENT_SECURITY_POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' data:",  # Bootstrap's arrows and ticks
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'self'",
-        "frame-ancestors 'none'",
-    )
+# Images as data: are Bootstrap's arrows and ticks.
+_CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 _ANSWER = {RedisUnavailableError: 503, OutsideError: 502, BatchNotFoundError: 404, UsageError: 409}
 
@@ -38,15 +31,19 @@ class OurHandler(BaseHandler):  # type: ignore[misc] # flower ships no types
         self.set_header("Cache-Control", "no-store")
 
     @property
+    def _flower(self) -> Any:
+        return self.application  # a CallmillFlower
+
+    @property
     def figures(self) -> Figures:
         """The figures that this dashboard shows."""
-        figures: Figures = self.application.figures
+        figures: Figures = self._flower.figures
         return figures
 
     @property
     def is_authenticated(self) -> bool:
         """Whether visitors must sign in."""
-        options = self.application.options
+        options = self._flower.options
         return bool(options.basic_auth or options.auth)
 
     @property
@@ -65,7 +62,7 @@ class OurHandler(BaseHandler):  # type: ignore[misc] # flower ships no types
     @property
     def why_no_control(self) -> str | None:
         """Why batches cannot be steered by this visitor; None where they can."""
-        if not self.application.batch_control:
+        if not self._flower.batch_control:
             return "the dashboard was started read-only"
         return why_no_control(self.origin, authenticated=self.is_authenticated)
 
@@ -98,7 +95,7 @@ class JsonHandler(OurHandler):
             message = str(error)
         elif isinstance(error, HTTPError):
             message = error.log_message or error.reason or self._reason
-        if status_code == 401 and self.application.options.basic_auth:
+        if status_code == 401 and self._flower.options.basic_auth:
             self.set_header("WWW-Authenticate", 'Basic realm="flower"')
         self.send(msgspec.json.encode({"error": {"status": self.get_status(), "message": message}}))
 

@@ -40,7 +40,7 @@ class ApisPage(OurHandler):
     @web.authenticated
     def get(self) -> None:
         """Show the page."""
-        self.render("apis.html", styles=("apis.css", "batch.css"))
+        self.render("apis.html", styles=("apis.css",))
 
 
 class StaticFiles(web.StaticFileHandler):
