@@ -20,12 +20,16 @@ demo: $(VENV)/.installed ## Push a few thousand calls through a simulated API an
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## Run the tests
-	@$(BIN)/python -m pytest -q -n 3 --dist loadfile -m 'not chaos'
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile -m 'not chaos and not browser'
 
 .PHONY: chaos
 chaos: $(VENV)/.installed-dev ## Break everything under load and check what came of it (10 minutes; ARGS=--short: 3)
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m chaos
 	@$(BIN)/python tests/chaos/storm.py $(ARGS)
+
+.PHONY: browser
+browser: $(VENV)/.installed-dev ## Look at the dashboard with a real Chromium (2 minutes; ARGS=--pictures: docs/images anew)
+	@$(BIN)/python -m pytest -q -m browser tests/browser $(ARGS)
 
 .PHONY: check
 check: $(VENV)/.installed-dev ## Lint, types, layers
