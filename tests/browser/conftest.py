@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from dashboard_node import DashboardProcess
+from dashboard_process import DashboardProcess
 from local_nodes import RedisProcess
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from stage import Stage
@@ -83,7 +83,7 @@ def empty_dashboard(tmp_path: Path) -> Iterator[DashboardProcess]:
     """Run a dashboard on a Redis that holds nothing."""
     redis = RedisProcess(tmp_path).start()
     redis.ready()
-    node = DashboardProcess(tmp_path, {"CALLMILL_REDIS_URL": redis.url}).start()
+    node = DashboardProcess(tmp_path, {"redis_url": redis.url}).start()
     try:
         node.ready()
         yield node

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
-from dashboard_node import DashboardProcess
+from dashboard_process import DashboardProcess
 from local_nodes import RedisProcess, WorkerProcess, free_port, write_profiles
 
 from callmill.config.limit_spec import parse_limit
@@ -87,7 +87,7 @@ class Stage:
         self.redis.ready()
         worker = WorkerProcess(self._folder, self.redis.url, apis, {}).start()
         self._ends.callback(worker.teardown)
-        self.dashboard = DashboardProcess(self._folder, {"CALLMILL_REDIS_URL": self.redis.url}).start()
+        self.dashboard = DashboardProcess(self._folder, {"redis_url": self.redis.url}).start()
         self._ends.callback(self.dashboard.teardown)
         worker.ready()
         self.dashboard.ready()
@@ -107,7 +107,10 @@ class Stage:
             "running": self.client.submit(_jobs("geocoder", 30_000), name="addresses-of-march"),
             "script": self.client.submit(_jobs("crm", 1_500), name=SCRIPT, priority="bulk", tenant="acme"),
             "translate": self.client.submit(
-                (Job("POST", "/v1/chat", api="openai", id=f"row-{n}", json={"row": n}, tokens=300) for n in range(4000)),
+                (
+                    Job("POST", "/v1/chat", api="openai", id=f"row-{n}", json={"row": n}, tokens=300)
+                    for n in range(4000)
+                ),
                 name="translate-catalogue",
             ),
             "down": self.client.submit(_jobs("billing", 100), name="invoices"),

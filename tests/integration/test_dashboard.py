@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import Request, urlopen
 
 import pytest
-from dashboard_node import DashboardProcess
+from dashboard_process import DashboardProcess
 from local_nodes import WorkerProcess, until, write_profiles
 
 from callmill.config.embedded_server import start
@@ -46,7 +46,7 @@ def server(folder):
 @pytest.fixture(scope="module")
 def dashboard(folder, server):  # noqa: ARG001 - it must run
     """Run the dashboard that asks for a password, so that its API answers, too."""
-    node = DashboardProcess(folder, {"CALLMILL_STATE_DIR": str(folder / "state")}, "--basic-auth", SIGN_IN).start()
+    node = DashboardProcess(folder, {"state_dir": folder / "state"}, "--basic-auth", SIGN_IN).start()
     node.ready()
     yield node
     node.teardown()
@@ -197,7 +197,7 @@ def test_sign_in_is_wanted(dashboard, sign_in):
 
 def test_listens_on_this_machine_only(folder, server):  # noqa: ARG001 - it must run
     """Without options the dashboard listens on 127.0.0.1 and on nothing else."""
-    node = DashboardProcess(folder, {"CALLMILL_STATE_DIR": str(folder / "state")}).start()
+    node = DashboardProcess(folder, {"state_dir": folder / "state"}).start()
     try:
         node.ready()
         assert listeners(urlsplit(node.url).port) == ["0100007F"]

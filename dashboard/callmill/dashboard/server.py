@@ -18,6 +18,7 @@ from callmill.config.settings import load_settings
 from callmill.dashboard.access import LOOPBACK, check_address, check_credentials
 from callmill.dashboard.figures import Figures
 from callmill.dashboard.flower_app import CallmillFlower
+from callmill.dashboard.metrics_site import add_metrics_page
 from callmill.dashboard.task_texts import COLUMNS, readable
 from callmill.errors import ConfigurationError, OutsideError
 
@@ -41,7 +42,8 @@ class DashboardServer:
     """
 
     def __init__(self, chosen: Mapping[str, Any], flower_arguments: Sequence[str] = ()) -> None:
-        figures = Figures(load_settings())
+        settings = load_settings()
+        figures = Figures(settings)
         _set_options(chosen, flower_arguments)
         check_credentials(options.basic_auth or ())
         if not options.unix_socket:
@@ -56,6 +58,7 @@ class DashboardServer:
         self._flower = CallmillFlower(
             figures=figures, batch_control=not self._read_only, capp=app, options=options, **flower_settings
         )
+        self.metrics = add_metrics_page(self._flower, settings)
         try:
             self._port = self._flower.start_http_server()
         except OSError as error:
