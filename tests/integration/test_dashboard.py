@@ -14,7 +14,8 @@ from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import Request, urlopen
 
 import pytest
-from local_nodes import LocalProcess, WorkerProcess, until, write_profiles
+from dashboard_process import DashboardProcess
+from local_nodes import WorkerProcess, until, write_profiles
 
 from callmill.config.embedded_server import start
 from callmill.config.settings import Settings
@@ -26,30 +27,6 @@ from callmill.simulator.process import SimulatorProcess
 SIGN_IN = "someone:a, long one"
 JOBS = 250
 BATCH = "<i>import</i> · rows"
-
-
-class DashboardProcess(LocalProcess):
-    """``callmill dashboard`` on a free port, which finds the embedded server by itself."""
-
-    ready_prompt = "Dashboard on "
-
-    def __init__(self, folder: Path, state_dir: Path, *arguments: str) -> None:
-        super().__init__(folder)
-        self._state_dir = state_dir
-        self._arguments = arguments
-
-    def command(self) -> list[str]:
-        """Return the command line."""
-        return [sys.executable, "-m", "callmill.cli", "dashboard", "--port", "0", *self._arguments]
-
-    def environment(self) -> dict[str, str]:
-        """Return where the embedded server is."""
-        return {"CALLMILL_STATE_DIR": str(self._state_dir), "PYTHONUNBUFFERED": "1"}
-
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return re.search(r"Dashboard on (\S+)", self.logs())[1]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +46,7 @@ def server(folder):
 @pytest.fixture(scope="module")
 def dashboard(folder, server):  # noqa: ARG001 - it must run
     """Run the dashboard that asks for a password, so that its API answers, too."""
-    node = DashboardProcess(folder, folder / "state", "--basic-auth", SIGN_IN).start()
+    node = DashboardProcess(folder, {"state_dir": folder / "state"}, "--basic-auth", SIGN_IN).start()
     node.ready()
     yield node
     node.teardown()
@@ -220,7 +197,7 @@ def test_sign_in_is_wanted(dashboard, sign_in):
 
 def test_listens_on_this_machine_only(folder, server):  # noqa: ARG001 - it must run
     """Without options the dashboard listens on 127.0.0.1 and on nothing else."""
-    node = DashboardProcess(folder, folder / "state").start()
+    node = DashboardProcess(folder, {"state_dir": folder / "state"}).start()
     try:
         node.ready()
         assert listeners(urlsplit(node.url).port) == ["0100007F"]

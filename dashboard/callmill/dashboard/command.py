@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from callmill.dashboard.access import LOOPBACK
+from callmill.dashboard.metrics_site import listen_for_scrapes
 from callmill.dashboard.server import DashboardServer
 from callmill.errors import CallmillError, InternalError, UsageError
 
@@ -19,6 +21,19 @@ from callmill.errors import CallmillError, InternalError, UsageError
     metavar="USER:PASSWORD",
     help="Who may sign in; repeatable. $FLOWER_BASIC_AUTH says the same, unseen by `ps`.",
 )
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    envvar="CALLMILL_METRICS_PORT",
+    help="Serve Prometheus on a port of its own, without a password and nothing else; 0: a free one.",
+)
+@click.option(
+    "--metrics-address",
+    default=LOOPBACK,
+    show_default=True,
+    envvar="CALLMILL_METRICS_ADDRESS",
+    help="Address of that port. Whoever reaches it reads the metrics.",
+)
 @click.option("--allow-operations", is_flag=True, help="Show the buttons that stop and change workers and tasks.")
 @click.argument("flower_options", nargs=-1, type=click.UNPROCESSED, metavar="[-- FLOWER OPTIONS]")
 def dashboard(
@@ -26,6 +41,8 @@ def dashboard(
     address: str | None,
     port: int | None,
     basic_auth: tuple[str, ...],
+    metrics_port: int | None,
+    metrics_address: str,
     allow_operations: bool,
     flower_options: tuple[str, ...],
 ) -> None:
@@ -41,6 +58,7 @@ def dashboard(
     }
     try:
         server = DashboardServer({name: value for name, value in given.items() if value is not None}, flower_options)
+        scraped = None if metrics_port is None else listen_for_scrapes(server.metrics, metrics_port, metrics_address)
     except InternalError:
         raise
     except UsageError as error:
@@ -48,6 +66,8 @@ def dashboard(
     except CallmillError as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"Dashboard on {server.url}{' (read-only)' if server.read_only else ''}")
+    if scraped:
+        click.echo(f"Metrics on {scraped}")
     server.run()
 
 

@@ -18,6 +18,7 @@ from callmill.config.celery import app
 from callmill.config.embedded_server import redis_url
 from callmill.config.settings import load_settings
 from callmill.dashboard.access import LOOPBACK, check_address, check_credentials
+from callmill.dashboard.metrics_site import add_metrics_page
 from callmill.dashboard.task_texts import COLUMNS, readable
 from callmill.errors import ConfigurationError, OutsideError
 
@@ -47,6 +48,7 @@ class DashboardServer:
         flower_command.extract_settings()
         flower_command.setup_logging()
         self._flower = Flower(capp=app, options=options, **flower_settings)
+        self.metrics = add_metrics_page(self._flower, load_settings())
         try:
             self._port = self._flower.start_http_server()
         except OSError as error:

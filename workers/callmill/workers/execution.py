@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 
 from callmill.errors import CorruptChunkError, OutsideError, UnknownFormatError
@@ -102,8 +103,7 @@ class Execution:
             caller = OneByOne(lane, line.traffic, partial(self._chunks.note_alone, claim), first=first)
         run = ChunkRun(claim, chunk, caller, self._recorder, traffic=line.traffic)
         run.lease_ends_s = asked_s + self._lease_s
-        self._runs[claim.ref] = run
-        try:
+        with self._held(run):
             if stage.needs_process:
                 await self._run_alone(run, stage)
             else:
@@ -113,12 +113,23 @@ class Execution:
                 if self._draining or self._isolation.taken:
                     run.close()
                 await run.over
+        return run.summary()
+
+    @contextmanager
+    def _held(self, run: ChunkRun) -> Iterator[None]:
+        """Hold the chunk; an earlier run of it ends: its lease was lost, or this claim would not have been granted."""
+        ref = run.claim.ref
+        if (before := self._runs.get(ref)) is not None:
+            before.abandon()
+        self._runs[ref] = run
+        try:
+            yield
         except Exception:
             run.abandon()
             raise
         finally:
-            del self._runs[claim.ref]
-        return run.summary()
+            if self._runs.get(ref) is run:
+                del self._runs[ref]
 
     async def _run_alone(self, run: ChunkRun, stage: Stage) -> None:
         self._room.taken_in(run.claim.ref)

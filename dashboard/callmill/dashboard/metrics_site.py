@@ -1,0 +1,76 @@
+"""Where Prometheus asks: /metrics of the dashboard, for whoever may see its pages, and a listener for nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flower.app import Flower, rewrite_handler
+from flower.views import BaseHandler
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application, RequestHandler, authenticated, url
+
+from callmill.config.embedded_server import limiter_url, redis_url
+from callmill.config.redis_connections import connect
+from callmill.config.settings import Settings
+from callmill.dashboard.metrics_exposition import Exposition
+from callmill.dashboard.metrics_reader import MetricsReader
+from callmill.errors import OutsideError
+from callmill.ledger.session import LedgerSession
+from callmill.overview.reader import Overview
+
+
+def add_metrics_page(flower: Flower, settings: Settings) -> Exposition:
+    """Put ``/metrics`` in the place of Flower's, which asks nobody for a password; return what it tells.
+
+    Raises:
+        ServerNotFoundError: No Redis is configured and no embedded server runs.
+    """
+    session = LedgerSession(connect(redis_url(settings)))
+    overview = Overview(session, connect(limiter_url(settings)), watermark=settings.memory_watermark)
+    exposition = Exposition(MetricsReader(overview, session).read, flower.purge_offline_worker_metrics)
+    page = url(r"/metrics", _Page, {"exposition": exposition})
+    prefix = flower.options.url_prefix
+    flower.add_handlers(r".*", [rewrite_handler(page, prefix) if prefix else page])
+    return exposition
+
+
+def listen_for_scrapes(exposition: Exposition, port: int, address: str) -> str:
+    """Serve ``/metrics``, and nothing else, to whoever reaches the address; return its URL. Port 0: a free one.
+
+    Raises:
+        OutsideError: The address cannot be listened on.
+    """
+    page = url(r"/metrics", _Scrape, {"exposition": exposition})
+    server = HTTPServer(Application([page], compress_response=True))
+    try:
+        sockets = bind_sockets(port, address=address)
+    except OSError as error:
+        raise OutsideError(f"metrics cannot be served on {address}:{port}: {error.strerror or error}") from error
+    server.add_sockets(sockets)
+    host = f"[{address}]" if ":" in address else address
+    return f"http://{host}:{sockets[0].getsockname()[1]}/metrics"
+
+
+class _Page(BaseHandler):  # type: ignore[misc]  # Flower has no types
+    def initialize(self, exposition: Exposition) -> None:
+        self._exposition = exposition
+
+    @authenticated
+    async def get(self) -> None:
+        await _write(self, self._exposition)
+
+
+class _Scrape(RequestHandler):
+    def initialize(self, exposition: Exposition) -> None:
+        self._exposition = exposition
+
+    async def get(self) -> None:
+        await _write(self, self._exposition)
+
+
+async def _write(handler: Any, exposition: Exposition) -> None:
+    body, content_type = await exposition.answer(handler.request.headers.get("Accept", ""))
+    handler.set_header("Content-Type", content_type)
+    handler.set_header("Cache-Control", "no-store")
+    handler.write(body)
