@@ -18,7 +18,7 @@ OTHER = "other"
 """The cause that stands for all that are not counted by themselves."""
 
 _OTHER_FIELD = "(other)"
-_SLOWEST = 10
+_SLOWEST, _STEPS = 10, 240
 
 
 class HistoryPoint(Struct, frozen=True, kw_only=True):
@@ -127,8 +127,9 @@ def read_details(
     history, errors, slowest = answers
     step_s = int(history.pop(b"step", 1))
     noted = {int(step): [int(counter) for counter in counters.split()] for step, counters in history.items()}
+    step_s, points = _points(record, noted, step_s, latencies, now_ms)
     return BatchDetails(
-        history=_points(record, noted, step_s, latencies, now_ms),
+        history=points,
         step_s=float(step_s),
         errors=_errors(errors, record.failed),
         slowest=[_slow_job(record.id, name.decode(), latency_us) for name, latency_us in slowest],
@@ -137,13 +138,18 @@ def read_details(
 
 def _points(
     record: BatchRecord, noted: Mapping[int, list[int]], step_s: int, latencies: Mapping[int, int], now_ms: int
-) -> list[HistoryPoint]:
-    """Return a point for each step: what the counters grew by from its beginning to that of the next one.
+) -> tuple[int, list[HistoryPoint]]:
+    """Return the length of a step, and for each what the counters grew by from its beginning to that of the next one.
 
     A step at whose beginning nothing was noted saw no commit: they stood as at the next beginning that was.
     """
     began_s = record.created_ms // 1000
     age_s = max(0.0, (record.ended_ms or now_ms) / 1000 - began_s)
+    noted_step_s = step_s
+    while age_s / step_s >= _STEPS:  # as ``commit.lua`` will do when the next bundle comes
+        step_s *= 2
+    if step_s > noted_step_s:
+        noted = {step * noted_step_s // step_s: noted[step] for step in sorted(noted, reverse=True)}
     last = max(int(age_s // step_s), *noted, 0)
     after = [
         int(sum(calls * mid_us(bucket) for bucket, calls in latencies.items())),
@@ -162,7 +168,7 @@ def _points(
             )
         )
         after = before
-    return points[::-1]
+    return step_s, points[::-1]
 
 
 def _errors(counted: Mapping[bytes, bytes], failed: int) -> list[ErrorCount]:
