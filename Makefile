@@ -28,8 +28,12 @@ chaos: $(VENV)/.installed-dev ## Break everything under load and check what came
 	@$(BIN)/python tests/chaos/storm.py $(ARGS)
 
 .PHONY: browser
-browser: $(VENV)/.installed-dev ## Look at the dashboard with a real Chromium (2 minutes; ARGS=--pictures: docs/images anew)
+browser: $(VENV)/.installed-dev ## Look at the dashboard with a real Chromium (3 minutes)
 	@$(BIN)/python -m pytest -q -m browser tests/browser $(ARGS)
+
+.PHONY: screenshots
+screenshots: $(VENV)/.installed-dev ## Take the pictures of docs/images anew (2 minutes; needs Chromium)
+	@$(BIN)/python -m pytest -q -m browser --pictures tests/browser/test_pages_look.py tests/browser/test_redis_down.py
 
 .PHONY: check
 check: $(VENV)/.installed-dev ## Lint, types, layers

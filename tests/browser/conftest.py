@@ -35,7 +35,7 @@ def chromium() -> Iterator[Browser]:
     if program is None:
         pytest.skip("no chromium on PATH (Debian: apt install chromium)")
     # Root has no sandbox.
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    arguments = ["--disable-lcd-text", *(["--no-sandbox"] if os.geteuid() == 0 else [])]  # grey text: smaller pictures
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=arguments)
         yield browser

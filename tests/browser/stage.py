@@ -15,7 +15,6 @@ from callmill.producer import Batch, Client, Job
 from callmill.simulator import EnforcerKind, SimulatorOptions, SimulatorProcess
 from callmill.simulator.latency import parse_latency
 
-SCRIPT = "<script>document.title='broken in'</script>"
 SECRET = "sk-a-key-that-nobody-may-see"
 
 _GEOCODER = SimulatorOptions(
@@ -100,12 +99,12 @@ class Stage:
         return path
 
     def _submit(self) -> dict[str, Batch]:
-        done = self.client.submit(_jobs("weather", 600), name="forecast-of-march")
+        done = self.client.submit(jobs("weather", 600), name="forecast-of-march")
         done.wait(60)
         batches = {
             "done": done,
-            "running": self.client.submit(_jobs("geocoder", 30_000), name="addresses-of-march"),
-            "script": self.client.submit(_jobs("crm", 1_500), name=SCRIPT, priority="bulk", tenant="acme"),
+            "running": self.client.submit(jobs("geocoder", 30_000), name="addresses-of-march"),
+            "bulk": self.client.submit(jobs("crm", 4_000), name="contacts-export", priority="bulk", tenant="acme"),
             "translate": self.client.submit(
                 (
                     Job("POST", "/v1/chat", api="openai", id=f"row-{n}", json={"row": n}, tokens=300)
@@ -113,14 +112,15 @@ class Stage:
                 ),
                 name="translate-catalogue",
             ),
-            "down": self.client.submit(_jobs("billing", 100), name="invoices"),
-            "cancelled": self.client.submit(_jobs("crm", 400), name="a mistake"),
-            "paused": self.client.submit(_jobs("crm", 800), name="contacts-sync"),
+            "down": self.client.submit(jobs("billing", 100), name="invoices"),
+            "cancelled": self.client.submit(jobs("crm", 400), name="a mistake"),
+            "paused": self.client.submit(jobs("crm", 800), name="contacts-sync"),
         }
         batches["cancelled"].cancel()
         batches["paused"].pause()
         return batches
 
 
-def _jobs(api: str, number: int) -> Iterator[Job]:
+def jobs(api: str, number: int) -> Iterator[Job]:
+    """Yield calls of an API."""
     return (Job("GET", f"/rows/{n}", api=api, id=f"row-{n}") for n in range(number))

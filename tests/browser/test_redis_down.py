@@ -22,6 +22,7 @@ def test_redis_down_is_said_and_over_by_itself(window, stage, pictures):
         expect(other.get_by_role("heading", name="Redis does not answer")).to_be_visible(timeout=20_000)
         expect(other.locator("[data-figures]")).to_be_hidden()
         if pictures is not None:
+            page.set_viewport_size({"width": 1280, "height": 700})
             page.screenshot(path=pictures / "dashboard-redis-down-light.png")
     finally:
         stage.redis.restart()

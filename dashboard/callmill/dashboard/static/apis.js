@@ -14,7 +14,7 @@ const FIGURES = [
   ["Latency p50", (api) => format.latency(api.last.latency.p50), (api) => hour(api.hour.latency.p50)],
   ["Latency p95", (api) => format.latency(api.last.latency.p95), (api) => hour(api.hour.latency.p95)],
   ["Latency p99", (api) => format.latency(api.last.latency.p99), (api) => hour(api.hour.latency.p99)],
-  ["429 answers", (api) => format.compact(api.last.throttled), (api) => `${format.compact(api.hour.throttled)} in the last hour`],
+  ["Answers 429", (api) => format.compact(api.last.throttled), (api) => `${format.compact(api.hour.throttled)} in the last hour`],
   ["Failed jobs", (api) => format.compact(api.last.failed), (api) => `${format.compact(api.hour.failed)} in the last hour`],
   ["Tokens", (api) => format.compact(api.hour.tokens), () => "in the last hour"],
 ];

@@ -53,7 +53,7 @@ function showBadges(batch) {
 
 function showProgress(batch) {
   const share = (jobs) => (batch.total ? jobs / batch.total : 0);
-  const words = `${format.count(batch.succeeded)} succeeded, ${format.count(batch.failed)} failed, ${format.count(batch.total - batch.done)} waiting`;
+  const words = format.counts(batch);
   say(find("percent"), batch.total ? format.percent(share(batch.done)) : "0 %");
   say(find("counts"), `of ${format.count(batch.total)}${batch.sealed ? "" : " so far"} · ${words}`);
   bar(find("bar"), [{ kind: "ok", share: share(batch.succeeded) }, { kind: "bad", share: share(batch.failed) }], `${words} of ${format.count(batch.total)} jobs`);
@@ -70,7 +70,7 @@ function showFigures(view) {
   write("rate", format.rate(batch.ended ? overall : batch.rate), batch.ended ? "over its whole time" : `${format.rate(overall)} on average`);
   write("eta", batch.ended ? "over" : format.span(batch.eta), batch.ended ? `since ${format.time(view.ended_at)}` : batch.sealed ? "at this rate" : "still being submitted");
   write("elapsed", format.span(batch.elapsed), batch.ended ? "in all" : `since ${format.time(view.created_at)}`);
-  write("calls", format.compact(batch.calls), `${format.plural(batch.retries, "retry", "retries")} · ${format.plural(batch.throttled, "answer")} 429`);
+  write("calls", format.compact(batch.calls), `${format.plural(batch.retries, "retry", "retries")} · ${format.count(batch.throttled)} × 429`);
   write("p50", format.latency(batch.p50), "half of the calls");
   write("p95", format.latency(batch.p95), "19 of 20 calls");
   write("p99", format.latency(batch.p99), "99 of 100 calls");

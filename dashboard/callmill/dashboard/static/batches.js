@@ -69,8 +69,7 @@ function update(line, row) {
   state.className = `cm-state cm-state-${row.state}`;
   say(state, row.state);
   say(find("class", line), [row.priority === "normal" ? "" : row.priority, row.tenant].filter(Boolean).join(" · "));
-  const waiting = row.total - row.done;
-  const words = `${format.count(row.succeeded)} succeeded, ${format.count(row.failed)} failed, ${format.count(waiting)} waiting`;
+  const words = format.counts(row);
   const share = (jobs) => (row.total ? jobs / row.total : 0);
   bar(cell("progress").firstChild, [{ kind: "ok", share: share(row.succeeded) }, { kind: "bad", share: share(row.failed) }], `${words} of ${format.count(row.total)} jobs`);
   say(cell("progress").lastChild, `${row.total ? format.percent(share(row.done)) : "0 %"} · ${words}`);
@@ -79,4 +78,5 @@ function update(line, row) {
   say(cell("retries"), format.count(row.retries));
   say(cell("age"), `${row.ended ? "took " : ""}${format.span(row.elapsed)}`);
   say(cell("limits"), row.limited_by);
+  cell("limits").classList.toggle("cm-muted", row.ended);
 }

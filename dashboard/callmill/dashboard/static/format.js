@@ -24,6 +24,7 @@ export const precise = (share) => (share == null ? NONE : `${(Math.floor(share *
 
 export function latency(seconds) {
   if (seconds == null) return NONE;
+  if (seconds === 0) return "0";
   if (seconds < 0.001) return `${Math.round(seconds * 1e6)} µs`;
   if (seconds < 1) return `${seconds < 0.01 ? (seconds * 1e3).toFixed(1) : Math.round(seconds * 1e3)} ms`;
   return `${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s`;
@@ -49,3 +50,6 @@ export function bytes(value) {
 export const time = (unix_s) => (unix_s == null ? NONE : new Date(unix_s * 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "medium" }));
 export const clock = (date) => date.toLocaleTimeString("en-GB");
 export const plural = (number, one, many = `${one}s`) => `${count(number)} ${number === 1 ? one : many}`;
+
+// What became of a batch's jobs.
+export const counts = (batch) => `${count(batch.succeeded)} succeeded, ${count(batch.failed)} failed, ${count(batch.total - batch.done)} ${batch.ended ? "not run" : "waiting"}`;
