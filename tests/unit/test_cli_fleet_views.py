@@ -117,7 +117,7 @@ def test_80_columns_and_24_lines_have_what_matters():
     row = line_with("openai  ", lines)
     for part in ("97.8/s", "97.8 %", "12", "3,030", "120 ms", "1.50 s", "17"):
         assert part in row
-    assert "limit openai 100/second (limits: 100/second 97.8 %, 64 concurrent 18.7 %)" in lines[lines.index(row) + 1]
+    assert "limit openai 100/second (100/second 97.8 %, 64 concurrent 18.7 %)" in lines[lines.index(row) + 1]
     row = line_with("node-1/4711", lines)
     for part in ("97.8/s", "81 us", "2.1 ms", "90 MiB"):
         assert part in row

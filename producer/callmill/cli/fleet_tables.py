@@ -8,7 +8,7 @@ from rich.text import Text
 
 from callmill.cli.figures import bar, byte_size, per_second, printable, short_count, short_rate, short_time
 from callmill.cli.fitted_table import Cell, Column, FittedTable, Row, cell
-from callmill.cli.limits_view import percent
+from callmill.cli.limits_view import pause_in_words, percent
 from callmill.cli.progress_view import total_text
 from callmill.cli.run_report import latency, seconds
 from callmill.jobs.traffic import NORMAL
@@ -119,7 +119,8 @@ def _api(view: ApiView) -> Row:
     now, traffic = view.now, view.traffic.now
     used = _used(view)
     limits = ", ".join(f"{limit} {percent(used[limit])}" if limit in used else limit for limit in now.limits)
-    remark = f"{view.limits_by} (limits: {limits})" if limits else view.limits_by
+    why = f"paused {pause_in_words(now.paused_s, now.pause_reason, now.paused_by)}" if now.paused else view.limits_by
+    remark = f"{why} ({limits})" if limits else why
     return Row(
         [
             cell(printable(now.api), style="bold"),
