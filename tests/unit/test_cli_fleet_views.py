@@ -63,10 +63,10 @@ def fleets(draw):
     workers = draw(
         st.lists(
             st.builds(
-                lambda host, held, lanes, cost, draining: replace(
-                    WORKER, host=host, held=held, lanes=lanes, cpu_us_per_call=cost, draining=draining
+                lambda host, held, lanes, cost, rate, draining: replace(
+                    WORKER, host=host, held=held, lanes=lanes, cpu_us_per_call=cost, calls_per_s=rate, draining=draining
                 ),
-                NAMES, NAMES, st.lists(lanes, max_size=2), st.none() | TIMES, st.booleans(),
+                NAMES, NAMES, st.lists(lanes, max_size=2), st.none() | TIMES, TIMES, st.booleans(),
             ),
             max_size=20,
         )

@@ -18,7 +18,7 @@ from rich.text import Text
 from callmill.cli.figures import byte_size, in_ascii, printable
 from callmill.cli.fitted_table import FittedTable, Row, cut, fit
 from callmill.cli.fleet_now import FleetNow
-from callmill.cli.fleet_tables import apis_table, batches_table, calls_per_s, workers_table
+from callmill.cli.fleet_tables import apis_table, batches_table, workers_table
 
 _PROBLEM_LINES = 2
 """A problem is told in so many lines at most; the rest of it is for a wider window."""
@@ -95,7 +95,7 @@ def fleet_screen(now: FleetNow, console: Console, at: datetime, *, height: int |
 
 def summary(now: FleetNow, width: int | None = None) -> str:
     """Say in a line what there is and what it does; where that is too wide, what matters least is left out."""
-    rate = sum(calls_per_s(worker) for worker in now.workers)
+    rate = sum(worker.calls_per_s for worker in now.workers)
     parts = [
         _counted(len(now.workers), "worker"),
         f"{rate:,.{1 if rate < 100 else 0}f} calls/s",
