@@ -160,6 +160,11 @@ def test_what_is_wrong_stands_first():
     assert at == list(range(8))
 
 
+def test_a_short_pause_is_no_problem():
+    """A pause of a second after a 429 is how an API is paced, nothing for somebody to look at."""
+    assert not fleet_problems([replace(api_now(OPENAI, WORKER), paused_s=1.0)], [WORKER], [], "")
+
+
 def test_without_any_worker_that_is_the_problem():
     """No worker at all is one problem with its remedy, however many APIs wait."""
     (problem,) = fleet_problems([], [], ["crm", "openai"], "")
