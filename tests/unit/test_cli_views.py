@@ -13,7 +13,6 @@ from callmill.cli.doctor_checks import check_profiles, check_workers
 from callmill.cli.fleet_cpu import FleetCpu
 from callmill.cli.progress_view import ProgressView, progress_line, progress_panel
 from callmill.cli.run_report import RunReport, latency, render_report, seconds
-from callmill.cli.status_command import batches_table
 from callmill.config.redis_safety import Level
 from callmill.config.settings import load_settings
 from callmill.jobs.traffic import Priority
@@ -104,11 +103,7 @@ def test_machine_findings(monkeypatch, tmp_path):
 
 
 def test_class_is_shown_where_it_is_not_the_usual_one():
-    """One batch, and the list of batches, show priority and tenant once they matter."""
+    """A batch shows priority and tenant once they matter."""
     urgent = replace(PROGRESS, priority=Priority.INTERACTIVE, tenant="acme")
     assert "interactive/acme" in rendered(progress_panel(urgent))
     assert "normal" not in rendered(progress_panel(PROGRESS))
-    assert "class" not in rendered(batches_table([PROGRESS]), 120)
-    shown = rendered(batches_table([PROGRESS, urgent]), 120)
-    assert "interactive/acme" in shown
-    assert "normal" in shown

@@ -99,6 +99,23 @@ class Overview:
         workers = await self._fleet.workers()
         return BatchPage(rows=[await self._progress(look, workers) for look in found], total=total)
 
+    async def unfinished(self, limit: int = 50) -> BatchPage:
+        """Return batches that have not ended, the newest first.
+
+        Where there are more than ``limit``, those are left out that the alerts' watch has not looked at for longest.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached or refused.
+        """
+        pipeline = self._redis.pipeline(transaction=False)
+        pipeline.zcard(keys.ACTIVE)
+        pipeline.zrevrange(keys.ACTIVE, 0, limit - 1)
+        total, ids = await self._session.answer(pipeline.execute())
+        found = await self._read([batch_id.decode() for batch_id in ids])
+        found.sort(key=lambda look: -look.record.created_ms)
+        workers = await self._fleet.workers()
+        return BatchPage(rows=[await self._progress(look, workers) for look in found], total=total)
+
     async def batch(self, batch_id: str) -> BatchView:
         """Return one batch in detail.
 

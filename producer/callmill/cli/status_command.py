@@ -1,15 +1,18 @@
-"""``callmill status``: one batch, or the recent ones."""
+"""``callmill status``: one batch, or everything."""
 
 from __future__ import annotations
 
+import asyncio
+from datetime import UTC, datetime
+
 import click
-from rich.table import Table
 
 from callmill.cli import console
 from callmill.cli.client_session import with_client
-from callmill.cli.progress_view import progress_panel, total_text
-from callmill.cli.run_report import seconds
-from callmill.jobs.traffic import NORMAL
+from callmill.cli.fleet_now import FleetNow, read_fleet
+from callmill.cli.fleet_screen import print_fleet
+from callmill.cli.overview_session import open_overview
+from callmill.cli.progress_view import progress_panel
 from callmill.producer import AsyncClient, Progress
 
 
@@ -18,9 +21,13 @@ from callmill.producer import AsyncClient, Progress
 @click.option("--limit", default=20, type=click.IntRange(1, 1000), show_default=True, help="Recent batches to show.")
 @console.json_option
 def status(*, batch_id: str | None, limit: int, as_json: bool) -> None:
-    """Show one batch, or the recent ones."""
+    """Show one batch, or everything: what is wrong, the recent batches, APIs and workers."""
     if batch_id is None:
-        _show_recent(with_client(lambda client: client.batches(limit)), as_json=as_json)
+        now = asyncio.run(_everything(limit))
+        if as_json:
+            console.print_json(now)
+        else:
+            print_fleet(now, console.stdout(), datetime.now(UTC))
         return
     progress = with_client(lambda client: _progress(client, batch_id))
     if as_json:
@@ -29,41 +36,10 @@ def status(*, batch_id: str | None, limit: int, as_json: bool) -> None:
         console.stdout().print(progress_panel(progress))
 
 
+async def _everything(limit: int) -> FleetNow:
+    async with open_overview() as overview:
+        return await read_fleet(overview, limit)
+
+
 async def _progress(client: AsyncClient, batch_id: str) -> Progress:
     return await (await client.batch(batch_id)).progress()
-
-
-def _show_recent(batches: list[Progress], *, as_json: bool) -> None:
-    if as_json:
-        console.print_json(batches)
-    elif not batches:
-        click.echo("no batch yet: submit one with `callmill run` or `callmill submit`", err=True)
-    else:
-        console.stdout().print(batches_table(batches))
-
-
-def batches_table(batches: list[Progress]) -> Table:
-    """Return the batches as a table; their classes where one is not the usual."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in ("batch", "state"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("done", "of", "failed", "rate", "since"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    classes = any(batch.traffic != NORMAL for batch in batches)
-    if classes:
-        table.add_column("class", no_wrap=True)
-    table.add_column("name", no_wrap=True, overflow="ellipsis")
-    for batch in batches:
-        rate = f"{batch.rate:,.0f}/s" if not batch.ended else ""
-        table.add_row(
-            batch.id,
-            batch.state.value,
-            f"{batch.done:,}",
-            total_text(batch),
-            f"{batch.failed:,}",
-            rate,
-            seconds(batch.elapsed),
-            *([str(batch.traffic)] if classes else []),
-            batch.name,
-        )
-    return table

@@ -1,4 +1,4 @@
-"""``callmill watch``: a batch until it is over."""
+"""``callmill watch``: everything, live; or one batch until it is over."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import click
 
 from callmill.cli import console
 from callmill.cli.client_session import find_batch, with_client
+from callmill.cli.fleet_displays import display_for
+from callmill.cli.fleet_watch import watch_fleet
 from callmill.cli.progress_view import ProgressView, progress_panel
 from callmill.producer import AsyncClient, Progress
 
@@ -16,12 +18,19 @@ _EVERY_S = 0.5
 
 @click.command("watch")
 @click.argument("batch_id", metavar="[BATCH]", required=False)
+@click.option("--newest", is_flag=True, help="Follow the newest batch.")
 @console.json_option
-def watch(*, batch_id: str | None, as_json: bool) -> None:
-    """Follow a batch, the newest when none is named, until it is over. Ctrl-C leaves it running.
+def watch(*, batch_id: str | None, newest: bool, as_json: bool) -> None:
+    """Watch everything until Ctrl-C: batches, APIs, workers, and what is wrong. With --json, a line each second.
 
-    Exit code 0 when every job succeeded, else 1. With --json, a line of JSON every half second.
+    With BATCH or --newest, follow that batch until it is over: exit code 0 when every job succeeded, else 1; with
+    --json, a line each half second. Ctrl-C leaves it running.
     """
+    if batch_id is not None and newest:
+        raise click.UsageError("give either a BATCH or --newest")
+    if batch_id is None and not newest:
+        asyncio.run(watch_fleet(display_for(console.stdout(), as_json=as_json)))
+        return
     progress = with_client(lambda client: _watch(client, batch_id, as_json=as_json))
     raise SystemExit(0 if progress.succeeded == progress.total and progress.state.value == "done" else 1)
 

@@ -1,0 +1,62 @@
+"""FleetNow: everything at one moment, as ``status`` and ``watch`` show it without a batch."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from msgspec import Struct
+
+from callmill.cli.problems import Problem, fleet_problems
+from callmill.ledger.fleet import WorkerStatus
+from callmill.overview.api_view import ApiView
+from callmill.overview.progress import Progress
+from callmill.overview.reader import Overview, RedisState
+
+
+class FleetNow(Struct, frozen=True, kw_only=True):
+    """Batches, APIs and workers at one moment.
+
+    Attributes:
+        at: When they were read.
+        away: Why Redis could not be read since then; empty: it could.
+        problems: What is wrong, the worst first.
+        batches: Those that are not over, and the newest ones.
+        unfinished: How many are not over.
+        batches_total: How many there are.
+    """
+
+    at: datetime
+    away: str = ""
+    problems: list[Problem]
+    batches: list[Progress]
+    unfinished: int
+    batches_total: int
+    apis: list[ApiView]
+    workers: list[WorkerStatus]
+    redis: RedisState
+
+
+async def read_fleet(overview: Overview, batches: int) -> FleetNow:
+    """Read everything; of the batches so many that are not over, and so many of the newest.
+
+    What it costs does not grow with jobs and batches.
+
+    Raises:
+        RedisUnavailableError: Redis cannot be reached or refused.
+    """
+    newest, unfinished = await overview.batches(limit=batches), await overview.unfinished(batches)
+    known = {batch.id for batch in newest.rows}
+    apis = await overview.apis()
+    workers = await overview.workers()
+    redis = await overview.redis_state()
+    waiting = [api.now.api for api in apis if api.queued_chunks]
+    return FleetNow(
+        at=datetime.now(UTC),
+        problems=fleet_problems([api.now for api in apis], workers, waiting, redis.full),
+        batches=[*newest.rows, *(batch for batch in unfinished.rows if batch.id not in known)],
+        unfinished=unfinished.total,
+        batches_total=newest.total,
+        apis=apis,
+        workers=workers,
+        redis=redis,
+    )
