@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from heapq import nlargest
 from typing import Any
 
 import msgspec
 
 from callmill.errors import CallmillError, RedisUnavailableError, StaleLeaseError
+from callmill.jobs.failure import cause_of
 from callmill.jobs.wire import WireOutcome, encode_outcomes
 from callmill.ledger import keys
 from callmill.ledger.bitmaps import members
@@ -29,7 +31,10 @@ from callmill.ledger.session import Argument, LedgerSession
 _NOT_TAKEN = 2
 """Answer of ``requeue.lua``."""
 
-_rest_encoder = msgspec.msgpack.Encoder()
+_SLOWEST, _ID_CHARACTERS = 10, 128
+"""What is kept of the slowest jobs."""
+
+_encoder = msgspec.msgpack.Encoder()
 _rest_decoder = msgspec.msgpack.Decoder(tuple[dict[int, int], dict[int, int]])
 
 
@@ -247,13 +252,34 @@ def commit_arguments(claim: Claim, bundle: Bundle, finish: Finish | None) -> lis
         bundle.throttled,
         "keep" if finish is None else "finish",
         0 if finish is None else finish.delay_ms,
-        _rest_encoder.encode((finish.attempts, finish.not_before_ms)) if finish else b"",
+        _encoder.encode((finish.attempts, finish.not_before_ms)) if finish else b"",
         b"".join([encode_failure(claim.ref.api, failure) for failure in failures]),
         finish.deaths if finish else 0,
+        *_insight(bundle.outcomes, failures),
     ]
     for item in buckets.items():
         arguments += item
     return arguments
+
+
+def _insight(outcomes: Sequence[tuple[int, WireOutcome]], failures: Sequence[WireOutcome]) -> tuple[bytes, int, bytes]:
+    """Return the causes of the failures, the longest latency, and which outcomes were slowest, for ``commit.lua``."""
+    causes: dict[str, int] = {}
+    for failure in failures:
+        cause = cause_of(failure.error_code or "", failure.status)
+        causes[cause] = causes.get(cause, 0) + 1
+    slowest = nlargest(_SLOWEST, [(outcome.latency_us, at) for at, (_, outcome) in enumerate(outcomes)])
+    longest_us = slowest[0][0] if slowest else 0
+    named: list[int | str] = []
+    for latency_us, at in slowest:
+        if latency_us:  # else no call was made
+            named += (latency_us, slow_name(outcomes[at][1]))
+    return _encoder.encode(causes) if causes else b"", longest_us, _encoder.encode(named)
+
+
+def slow_name(outcome: WireOutcome) -> str:
+    """Return how a job is named among the slowest: its position, and its id where the producer gave it one."""
+    return f"{outcome.index}" if outcome.id is None else f"{outcome.index} {outcome.id[:_ID_CHARACTERS]}"
 
 
 def commit_result(claim: Claim, answer: list[bytes]) -> CommitResult:

@@ -13,13 +13,18 @@ def bucket(latency_us: int) -> int:
     return int(math.log(latency_us) / _LOG_RATIO) if latency_us > 1 else 0
 
 
+def mid_us(number: int) -> float:
+    """Return the latency in microseconds for which a bucket stands."""
+    return math.exp((number + 0.5) * _LOG_RATIO)
+
+
 def quantile_s(counts: Mapping[int, int], share: float) -> float | None:
     """Return the latency in seconds below which ``share`` of the calls lie; None without calls."""
     rank, seen = share * sum(counts.values()), 0
     for number in sorted(counts):
         seen += counts[number]
         if seen >= rank:
-            return math.exp((number + 0.5) * _LOG_RATIO) / 1e6
+            return mid_us(number) / 1e6
     return None
 
 

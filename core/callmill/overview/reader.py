@@ -21,7 +21,7 @@ from callmill.ledger.session import LedgerSession
 from callmill.limits.control import current_states
 from callmill.overview.api_now import summed_up
 from callmill.overview.api_view import ApiView, shares_of, what_limits_api
-from callmill.overview.batch_view import BatchView
+from callmill.overview.batch_view import BatchView, ask_details, read_details
 from callmill.overview.progress import Progress, progress_of, waits_as, what_limits
 from callmill.overview.traffic import traffic_of
 
@@ -123,19 +123,20 @@ class Overview:
             BatchNotFoundError: There is no such batch.
             RedisUnavailableError: Redis cannot be reached or refused.
         """
-        found = await self._read([batch_id])
+        found = await self._read([batch_id], in_detail=True)
         if not found:
             raise BatchNotFoundError(
                 f"no batch {batch_id!r}: never submitted to this Redis, deleted, or its retention is over"
             )
         (look,) = found
         record = look.record
+        details = read_details(record, look.latencies, look.details, look.now_ms)
         return BatchView(
             progress=await self._progress(look, await self._fleet.workers()),
-            history=[],
-            step_s=1.0,
-            errors=[],
-            slowest=[],
+            history=details.history,
+            step_s=details.step_s,
+            errors=details.errors,
+            slowest=details.slowest,
             latency_buckets=look.latencies,
             age_s=max(0, look.now_ms - record.created_ms) / 1000,
             created_at=record.created_ms / 1000,
@@ -249,18 +250,22 @@ class Overview:
                     chosen.append(batch_id)
         return chosen
 
-    async def _read(self, ids: Sequence[str]) -> list[_Look]:
+    async def _read(self, ids: Sequence[str], *, in_detail: bool = False) -> list[_Look]:
         """Look at batches in one round trip; those whose retention is over are forgotten."""
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.time()
-        for names in map(BatchKeys, ids):
+        asked = 3
+        for batch_id in ids:
+            names = BatchKeys(batch_id)
             pipeline.hgetall(names.meta)
             pipeline.hgetall(names.latency)
             pipeline.hvals(names.rate)
+            if in_detail:
+                asked = 3 + ask_details(pipeline, batch_id)
         (seconds, micros), *answers = await self._session.answer(pipeline.execute())
         found, gone = [], []
         for at, batch_id in enumerate(ids):
-            meta, latencies, ring = answers[3 * at : 3 * at + 3]
+            meta, latencies, ring, *details = answers[asked * at : asked * (at + 1)]
             if not meta:
                 gone.append(batch_id)
                 continue
@@ -269,6 +274,7 @@ class Overview:
                     record=BatchRecord.read(batch_id, meta),
                     latencies={int(bucket): int(calls) for bucket, calls in latencies.items()},
                     ring=ring,
+                    details=details,
                     now_ms=seconds * 1000 + micros // 1000,
                 )
             )
@@ -290,4 +296,5 @@ class _Look(Struct, frozen=True):
     record: BatchRecord
     latencies: dict[int, int]
     ring: list[Any]
+    details: list[Any]
     now_ms: int
