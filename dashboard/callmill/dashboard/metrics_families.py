@@ -15,6 +15,7 @@ from callmill.overview.batch_counts import BatchCounts
 from callmill.overview.reader import RedisState
 
 _BREAKER_STATES = ("closed", "open", "half-open")
+_ACTIONS = ("put_back", "published_again", "unparked")
 _WORKER_STATES = ("working", "held", "draining")
 
 
@@ -211,7 +212,7 @@ def _queues(reading: Reading) -> Iterator[Metric]:
         "callmill_reconciler_actions",
         "What was put right: chunks of dead workers and due ones, lost messages, chunks of dead producers.",
         ("action",),
-        (((action,), count) for action, count in reading.reconciled.items()),
+        (((action,), count) for action, count in {**dict.fromkeys(_ACTIONS, 0), **reading.reconciled}.items()),
     )
 
 
