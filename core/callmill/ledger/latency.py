@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 
 _LOG_RATIO = math.log(1.05)
 
@@ -11,6 +12,12 @@ _LOG_RATIO = math.log(1.05)
 def bucket(latency_us: int) -> int:
     """Return the bucket of a latency in microseconds."""
     return int(math.log(latency_us) / _LOG_RATIO) if latency_us > 1 else 0
+
+
+def count_buckets(latencies_us: Iterable[int]) -> Counter[int]:
+    """Return how many latencies are in each bucket: ``bucket`` of very many."""
+    log, log_ratio = math.log, _LOG_RATIO
+    return Counter([int(log(latency_us) / log_ratio) if latency_us > 1 else 0 for latency_us in latencies_us])
 
 
 def mid_us(number: int) -> float:

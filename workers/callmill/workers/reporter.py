@@ -29,7 +29,7 @@ class Reporter:
         """Count a bundle that is in the ledger."""
         lane = self._lanes.get(api)
         if lane is not None and bundle.outcomes:
-            failed = sum(outcome.error_code is not None for _, outcome in bundle.outcomes)
+            failed = len([True for _, outcome in bundle.outcomes if outcome.error_code is not None])
             lane.tally.recorded(len(bundle.outcomes) - failed, failed)
 
     async def send(self, status: WorkerStatus) -> None:

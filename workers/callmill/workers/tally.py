@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from time import perf_counter
 
-from callmill.ledger.latency import bucket
+from callmill.ledger.latency import count_buckets
 from callmill.workers.throttling import Throttled
 from callmill.workers.transports.port import Response
 from callmill.workers.verdict import Failed, Retryable, Verdict
@@ -91,5 +91,5 @@ def _class_of(result: int | str) -> str:
 
 def _count_times(counts: Counter[str], total: str, kind: str, times_us: list[int]) -> None:
     counts[total] += sum(times_us)
-    for time_us in times_us:
-        counts[f"{kind}:{bucket(time_us)}"] += 1
+    for bucket, calls in count_buckets(times_us).items():
+        counts[f"{kind}:{bucket}"] += calls

@@ -6,11 +6,12 @@
 --       13 what is kept of the failed ones, in the order of 6 (as failure_records.py has it)
 --       14 deaths that still stand against the chunk when it is given up
 --       15 causes of the failed ones (msgpack: cause -> jobs; '' = none failed)
---       16 the longest latency among the outcomes (us)
---       17 the slowest of them, ten at most (msgpack: latency (us), name, ...)  18.. latency bucket, calls, ...
+--       16 the slowest of the outcomes, ten at most (msgpack: latency (us), name, ...; '' = none slow enough to matter)
+--       17.. latency bucket, calls, ...
 -- Returns {'ok', control} recorded, lease kept | {'done', control} | {'waiting', control} | {'queued', control}: publish
 --         the hint | {'stale'}: the lease is somebody else's now, nothing recorded | {'recorded', offset, ...}: these
 --         stand recorded already, nothing was recorded, send the others
+--         After the control comes, where 16 told of any: the latency (us) beyond which a job is one of the slowest.
 -- Invariant: a job's bit goes from 0 to 1 once, in the same step as its outcome enters the stream and the counters.
 -- An entry of the stream has the bundle (b) and the bytes of all bundles up to it (t), of which release.lua makes use.
 local number, member, fence = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -113,19 +114,22 @@ local function count_errors(causes)
   for cause, jobs in pairs(cmsgpack.unpack(causes)) do redis.call('HINCRBY', ERRORS, error_field(cause), jobs) end
 end
 
--- Keeps the slowest jobs; what is faster than each of them needs no look.
+-- Keeps the slowest jobs; returns the latency of the fastest of them, 0 while there is room. It only grows.
 local SLOWEST_KEPT = 10
 
-local function keep_slowest(longest_us, packed)
-  if tonumber(longest_us) <= tonumber(redis.call('HGET', META, 'slow_us') or 0) then return end
+local function keep_slowest(packed)
   local jobs = cmsgpack.unpack(packed)
-  for i = 1, #jobs, 2 do redis.call('ZADD', SLOWEST, int(jobs[i]), jobs[i + 1]) end
+  local floor_us = tonumber(redis.call('HGET', META, 'slow_us') or 0)
+  if jobs[1] <= floor_us then return int(floor_us) end
+  for i = 1, #jobs, 2 do redis.call('ZADD', SLOWEST, 'GT', int(jobs[i]), jobs[i + 1]) end
   redis.call('ZREMRANGEBYRANK', SLOWEST, 0, -SLOWEST_KEPT - 1)
-  if redis.call('ZCARD', SLOWEST) == SLOWEST_KEPT then
-    redis.call('HSET', META, 'slow_us', redis.call('ZRANGE', SLOWEST, 0, 0, 'WITHSCORES')[2])
-  end
+  if redis.call('ZCARD', SLOWEST) < SLOWEST_KEPT then return '0' end
+  floor_us = math.max(floor_us, tonumber(redis.call('ZRANGE', SLOWEST, 0, 0, 'WITHSCORES')[2]))
+  redis.call('HSET', META, 'slow_us', int(floor_us))
+  return int(floor_us)
 end
 
+local floor_us  -- nil: nothing to tell
 if n_done > 0 then
   local clash = set_bits(DONE, ARGV[5], true)
   if clash then return {'recorded', unpack(clash)} end
@@ -141,16 +145,16 @@ if n_done > 0 then
   redis.call('HINCRBY', META, 'succeeded', n_done - n_failed)
   if n_failed > 0 then redis.call('HINCRBY', META, 'failed', n_failed) end
   s.done, s.failed = s.done + n_done, s.failed + n_failed
-  keep_slowest(ARGV[16], ARGV[17])
+  if ARGV[16] ~= '' then floor_us = keep_slowest(ARGV[16]) end
 end
 if ARGV[7] ~= '0' then redis.call('HINCRBY', META, 'retries', ARGV[7]) end
 if ARGV[8] ~= '0' then redis.call('HINCRBY', META, 'calls', ARGV[8]) end
 if ARGV[9] ~= '0' then redis.call('HINCRBY', META, 'throttled', ARGV[9]) end
-for i = 18, #ARGV, 2 do redis.call('HINCRBY', LATENCY, ARGV[i], ARGV[i + 1]) end
+for i = 17, #ARGV, 2 do redis.call('HINCRBY', LATENCY, ARGV[i], ARGV[i + 1]) end
 
 if ARGV[10] == 'keep' then
   write_state(number, s)
-  return {'ok', control()}
+  return {'ok', control(), floor_us}
 end
 
 redis.call('HINCRBY', META, 'leased', -1)
@@ -160,15 +164,15 @@ local delay_ms = run_wanted(number, s) > 0 and 0 or tonumber(ARGV[11])
 if s.done == s.count then
   close_chunk(number, s, member)
   end_if_over()
-  return {'done', control()}
+  return {'done', control(), floor_us}
 end
 if ARGV[12] ~= '' then redis.call('HSET', REST, number, ARGV[12]) end
 if delay_ms > 0 and control() == 'run' then
   s.status, s.worker = 'W', ''
   write_state(number, s)
   redis.call('ZADD', DUE, int(now_ms + delay_ms), member)
-  return {'waiting', control()}
+  return {'waiting', control(), floor_us}
 end
 local queued = put_back(number, s, member, KEYS[OWN])
 end_if_over()
-return {queued == 1 and 'queued' or 'waiting', control()}
+return {queued == 1 and 'queued' or 'waiting', control(), floor_us}
