@@ -130,6 +130,7 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
         loop_lag_s: How late its event loop was at most within the last seconds; None: not told.
         rss_bytes: Memory that the process holds.
         cpu_us_per_call: CPU microseconds per call over the last seconds; None while it makes none.
+        calls_per_s: Calls per second over the last seconds.
     """
 
     id: str
@@ -146,6 +147,7 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     loop_lag_s: float | None = None
     rss_bytes: int | None = None
     cpu_us_per_call: float | None = None
+    calls_per_s: float = 0.0
 
 
 class Counts(Struct, frozen=True, kw_only=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 _LOG_RATIO = math.log(1.05)
 
@@ -27,12 +27,23 @@ def mid_us(number: int) -> float:
 
 def quantile_s(counts: Mapping[int, int], share: float) -> float | None:
     """Return the latency in seconds below which ``share`` of the calls lie; None without calls."""
-    rank, seen = share * sum(counts.values()), 0
+    (quantile,) = quantiles_s(counts, (share,))
+    return quantile
+
+
+def quantiles_s(counts: Mapping[int, int], shares: Sequence[float]) -> list[float | None]:
+    """Return the latency in seconds below which each share of the calls lies; the shares ascend. None without calls."""
+    total, seen, found = sum(counts.values()), 0, list[float | None]()
+    wanted = iter(shares)
+    share = next(wanted)
     for number in sorted(counts):
         seen += counts[number]
-        if seen >= rank:
-            return mid_us(number) / 1e6
-    return None
+        while seen >= share * total:
+            found.append(mid_us(number) / 1e6)
+            share = next(wanted, math.inf)
+            if share == math.inf:
+                return found
+    return [*found, *[None] * (len(shares) - len(found))]
 
 
 def upper_bound_s(number: int) -> float:

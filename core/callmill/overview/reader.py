@@ -13,7 +13,7 @@ from callmill.jobs.line import api_of
 from callmill.ledger import keys
 from callmill.ledger.fleet import Fleet, WorkerStatus
 from callmill.ledger.keys import ApiKeys, BatchKeys
-from callmill.ledger.latency import quantile_s
+from callmill.ledger.latency import quantiles_s
 from callmill.ledger.lines import Lines
 from callmill.ledger.memory import MemoryGauge, Role
 from callmill.ledger.records import BatchRecord, BatchState, recorded_per_s
@@ -291,7 +291,7 @@ class Overview:
         record = look.record
         rate = 0.0 if record.ended else recorded_per_s(record, look.ring, look.now_ms // 1000)
         memory = "" if record.ended else await self._gauge.why_wait(waits_as(record))
-        quantiles = [quantile_s(look.latencies, share) for share in _SHARES]
+        quantiles = quantiles_s(look.latencies, _SHARES)
         return progress_of(record, look.now_ms, rate, quantiles, what_limits(record, workers, memory))
 
 

@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import Metric
 from callmill.dashboard.metrics_families import Reading, families, is_up
 from callmill.errors import CallmillError
 from callmill.ledger.session import LedgerSession
-from callmill.overview.active import read_active
+from callmill.overview.batch_counts import count_batches
 from callmill.overview.reader import Overview
 
 _PATIENCE_S = 4.0
@@ -49,13 +49,10 @@ class MetricsReader:
         return [*is_up(True, time.monotonic() - began_s), *told]
 
     async def _reading(self) -> Reading:
-        active = await read_active(self._session)
-        apis, workers = await self._overview.apis(), await self._overview.workers()
         return Reading(
-            apis=apis,
-            workers=workers,
-            batches=active.by_state(),
-            stuck=len(active.stuck((view.now for view in apis), workers)),
+            apis=await self._overview.apis(),
+            workers=await self._overview.workers(),
+            batches=await count_batches(self._session),
             reconciled=await self._overview.reconciled(),
             redis=await self._overview.redis_state(),
         )

@@ -304,6 +304,7 @@ class Engine:
             loop_lag_s=self._vitals.loop_lag_s,
             rss_bytes=rss_bytes(),
             cpu_us_per_call=self._vitals.cpu_us_per_call(calls),
+            calls_per_s=self._vitals.calls_per_s,
         )
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 _SAMPLE_EVERY_S = 0.1
 _LOOKS = 6
-"""Looks that CPU per call is told over; one a second."""
+"""Looks that calls and their CPU are told over; one a second."""
 
 _STATM = Path("/proc/self/statm")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -23,7 +23,7 @@ class Vitals:
 
     def __init__(self) -> None:
         self._lags_s = deque([0.0], maxlen=_LOOKS)
-        self._spent: deque[tuple[float, int]] = deque(maxlen=_LOOKS)
+        self._spent: deque[tuple[float, float, int]] = deque(maxlen=_LOOKS)
 
     @property
     def loop_lag_s(self) -> float:
@@ -40,10 +40,18 @@ class Vitals:
     def cpu_us_per_call(self, calls: int) -> float | None:
         """Return CPU microseconds per call over the last seconds, from all calls so far; None while none is made."""
         self._lags_s.append(0.0)
-        self._spent.append((time.process_time(), calls))
-        (then_s, calls_then), (now_s, calls_now) = self._spent[0], self._spent[-1]
+        self._spent.append((time.monotonic(), time.process_time(), calls))
+        (_, then_s, calls_then), (_, now_s, calls_now) = self._spent[0], self._spent[-1]
         made = calls_now - calls_then
         return (now_s - then_s) * 1e6 / made if made else None
+
+    @property
+    def calls_per_s(self) -> float:
+        """Calls made per second over the last seconds, as of the latest look."""
+        if not self._spent:
+            return 0.0
+        (then_s, _, calls_then), (now_s, _, calls_now) = self._spent[0], self._spent[-1]
+        return (calls_now - calls_then) / (now_s - then_s) if now_s > then_s else 0.0
 
 
 def rss_bytes() -> int:
