@@ -76,10 +76,10 @@ class Stage:
                     'limits = ["600/minute", "200000 tokens/minute", "40 concurrent"]',
                     'enforcer = "bucket"',
                     "burst = 5",
-                    f'auth = [{{ bearer = "file:{self._secret("main")}" }}, {{ bearer = "file:{self._secret("spare")}" }}]',
+                    f"auth = [{self._secret('main')}, {self._secret('spare')}]",
                 ],
                 "weather": [f'base_url = "{weather.url}"'],
-                "billing": [f'base_url = "http://127.0.0.1:{free_port()}"', "timeout = 2"],
+                "vat-register": [f'base_url = "http://127.0.0.1:{free_port()}"', "timeout = 2"],
                 "crm": [f'base_url = "{catalogue.url}"', 'limits = ["20/second", "50000/day"]', 'enforcer = "sliding"'],
             },
         )
@@ -93,10 +93,10 @@ class Stage:
         self.client = self._ends.enter_context(Client(self.redis.url))
         self.batches = self._submit()
 
-    def _secret(self, name: str) -> Path:
+    def _secret(self, name: str) -> str:
         path = self._folder / name
         path.write_text(SECRET)
-        return path
+        return f'{{ bearer = "file:{path}" }}'
 
     def _submit(self) -> dict[str, Batch]:
         done = self.client.submit(jobs("weather", 600), name="forecast-of-march")
@@ -112,7 +112,7 @@ class Stage:
                 ),
                 name="translate-catalogue",
             ),
-            "down": self.client.submit(jobs("billing", 100), name="invoices"),
+            "down": self.client.submit(jobs("vat-register", 100), name="invoices"),
             "cancelled": self.client.submit(jobs("crm", 400), name="a mistake"),
             "paused": self.client.submit(jobs("crm", 800), name="contacts-sync"),
         }

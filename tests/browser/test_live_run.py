@@ -138,15 +138,15 @@ def test_tasks_of_a_batch_are_one_click_away(window, stage):
 def test_apis_show_what_limits_them(window, stage):  # noqa: ARG001 - it must run
     """Every API stands there with its limits, what of them is used, its credentials by name, and what limits it."""
     page = window.open("/apis")
-    for api in ("billing", "crm", "geocoder", "openai", "weather"):
+    for api in ("vat-register", "crm", "geocoder", "openai", "weather"):
         expect(page.get_by_role("article", name=f"API {api}")).to_be_visible()
     geocoder = page.get_by_role("article", name="API geocoder")
     expect(geocoder.locator("[data-limits-by]")).to_contain_text("150/second")
     expect(geocoder.locator("[data-shares]")).to_contain_text("150/second")
     until(lambda: numbers(geocoder.locator("[data-now] b").first.inner_text())[0] > 50, what="its limit is used")
-    billing = page.get_by_role("article", name="API billing")
-    expect(billing.locator("[data-state]")).to_have_text("down")
-    expect(billing.locator("[data-notice]")).to_contain_text("billing is down")
+    register = page.get_by_role("article", name="API vat-register")
+    expect(register.locator("[data-state]")).to_have_text("down")
+    expect(register.locator("[data-limits-by]")).to_contain_text("vat-register is down")
     openai = page.get_by_role("article", name="API openai")
     expect(openai.locator("[data-keys] li")).to_have_count(2)
     assert SECRET not in page.content()

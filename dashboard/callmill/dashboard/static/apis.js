@@ -10,7 +10,7 @@ const FIGURES = [
   ["Calls/s", (api) => format.rate(api.now.rate), (api) => `${format.compact(api.hour.calls)} in the last hour`],
   ["In flight", (api) => format.count(api.now.in_flight), (api) => (api.now.permits == null ? "" : `${format.count(api.now.permits)} permits held`)],
   ["Waiting", (api) => format.compact(api.now.waiting), (api) => (api.queued_chunks ? `${format.plural(api.queued_chunks, "chunk")} queued, the oldest ${format.span(api.oldest_chunk_age_s)}` : "no chunk queued")],
-  ["Next start", (api) => nextStart(api.now), (api) => (api.last.limiter_wait.p50 == null ? "" : `the limiter's wait: p50 ${format.latency(api.last.limiter_wait.p50)}`)],
+  ["Next start", (api) => nextStart(api.now), (api) => (!(api.last.limiter_wait.p50 > 0.001) ? "" : `the limiter's wait: p50 ${format.latency(api.last.limiter_wait.p50)}`)],
   ["Latency p50", (api) => format.latency(api.last.latency.p50), (api) => hour(api.hour.latency.p50)],
   ["Latency p95", (api) => format.latency(api.last.latency.p95), (api) => hour(api.hour.latency.p95)],
   ["Latency p99", (api) => format.latency(api.last.latency.p99), (api) => hour(api.hour.latency.p99)],
@@ -76,11 +76,11 @@ function create(api) {
 function update(panel, api) {
   const { now } = api;
   const [word, more] = state(now);
-  say(find("url", panel), `${now.base_url} · ${format.plural(now.workers, "worker process", "worker processes")} · ${COUNTS[now.enforcer] ?? now.enforcer}`);
+  say(find("url", panel), `${now.base_url} · ${format.plural(now.workers, "worker process", "worker processes")}${api.shares.length ? ` · ${COUNTS[now.enforcer] ?? now.enforcer}` : ""}`);
   say(find("state", panel), word);
   find("state", panel).className = `cm-state cm-state-${word}`;
   say(find("notice", panel), more);
-  find("notice", panel).hidden = !more;
+  find("notice", panel).hidden = !more || more === api.limits_by;
   say(find("limits-by", panel), api.limits_by);
   find("no-limits", panel).hidden = api.shares.length > 0;
   sync(find("shares", panel), api.shares, (share) => share.limit, createShare, (line, share) => updateShare(line, share, now));
