@@ -44,7 +44,7 @@ class KeyStatus(Struct, frozen=True, kw_only=True):
     @property
     def paused_in_words(self) -> str:
         """How long it stays set aside."""
-        return _pause_in_words(self.paused_s)
+        return pause_in_words(self.paused_s)
 
 
 class LaneStatus(Struct, frozen=True, kw_only=True):
@@ -109,7 +109,7 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
     @property
     def paused_in_words(self) -> str:
         """How long it stays paused."""
-        return _pause_in_words(self.paused_s)
+        return pause_in_words(self.paused_s)
 
     @property
     def next_start_in_words(self) -> str:
@@ -167,7 +167,8 @@ class Counts(Struct, frozen=True, kw_only=True):
 NO_COUNTS = Counts(number=0)
 
 
-def _pause_in_words(seconds: float) -> str:
+def pause_in_words(seconds: float) -> str:
+    """Say how long a pause lasts."""
     return "until resumed" if seconds > _SURELY_ENDLESS_S else f"for {_span(seconds)}"
 
 
