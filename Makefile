@@ -20,12 +20,20 @@ demo: $(VENV)/.installed ## Push a few thousand calls through a simulated API an
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## Run the tests
-	@$(BIN)/python -m pytest -q -n 3 --dist loadfile -m 'not chaos'
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile -m 'not chaos and not browser'
 
 .PHONY: chaos
 chaos: $(VENV)/.installed-dev ## Break everything under load and check what came of it (10 minutes; ARGS=--short: 3)
 	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m chaos
 	@$(BIN)/python tests/chaos/storm.py $(ARGS)
+
+.PHONY: browser
+browser: $(VENV)/.installed-dev ## Look at the dashboard with a real Chromium (3 minutes)
+	@$(BIN)/python -m pytest -q -m browser tests/browser $(ARGS)
+
+.PHONY: screenshots
+screenshots: $(VENV)/.installed-dev ## Take the pictures of docs/images anew (2 minutes; needs Chromium)
+	@$(BIN)/python -m pytest -q -m browser --pictures tests/browser/test_pages_look.py tests/browser/test_redis_down.py
 
 .PHONY: check
 check: $(VENV)/.installed-dev ## Lint, types, layers

@@ -39,6 +39,7 @@ LANE = LaneStatus(
 WORKER = WorkerStatus(
     id="w1", host="node-1", pid=4711, started_ms=int(AT.timestamp() * 1000) - 90_000, calls=9_012_345, cpu_s=730.0,
     draining=False, apis=["openai", "crm"], lanes=[LANE], loop_lag_s=0.0021, rss_bytes=90 * 2**20, cpu_us_per_call=81.4,
+    calls_per_s=97.8,
 )  # fmt: skip
 OPENAI = PublicApi(name="openai", base_url="https://api.openai.com", limits=("100/second", "64 concurrent"))
 

@@ -193,6 +193,7 @@ def test_operations_are_off(dashboard, worker):
 def test_sign_in_is_wanted(dashboard, sign_in):
     """With authentication set, whoever does not sign in properly sees no page; a comma does not cut a password."""
     assert get(dashboard, "/", sign_in=sign_in).status == 401
+    assert get(dashboard, "/metrics", sign_in=sign_in).status == 401
 
 
 def test_listens_on_this_machine_only(folder, server):  # noqa: ARG001 - it must run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -27,6 +28,7 @@ from callmill.ledger import Batches, Bundle, ChunkRef, Chunks, Claim, ClaimRefus
 from callmill.ledger.failure_filter import ALL, FailureFilter
 from callmill.ledger.failures import Failures
 from callmill.ledger.scripts import script
+from callmill.overview.reader import Overview
 
 APIS = ("one", "two")
 LEASE_MS, DELAY_MS, RETENTION_MS = 600_000, 600_000, 600_000
@@ -62,6 +64,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.do(self.redis.flushall())
         session = LedgerSession(self.redis)
         self.ledger, self.failures = Batches(session), Failures(session)
+        self.overview = Overview(session, self.redis)
         self.workers = [Chunks(session, worker=name, lease_ms=LEASE_MS) for name in ("a", "b")]
         self.batches: list[ModelBatch] = []
         self.held: list[Held] = []
@@ -216,6 +219,31 @@ class LedgerMachine(RuleBasedStateMachine):
         assert {job.index: len(job.failures) for job in [*jobs, *retried]} == {
             at: min(n, 10) for at, n in times.items()
         }
+
+    @precondition(lambda self: any(not batch.deleted for batch in self.batches))
+    @rule(data=st.data())
+    def view(self, data: st.DataObject) -> None:
+        """The errors of a batch are those of its failed jobs, and its history sums up to its counters."""
+        batch = self.batch(data, lambda batch: not batch.deleted)
+        view = self.do(self.overview.batch(batch.id))
+        failed = [chunk.first + at for chunk in batch.chunks for at in chunk.failed]
+        assert {error.cause: error.jobs for error in view.errors} == Counter(
+            "http_500" if index % 2 else "http_404" for index in failed
+        )
+        points = view.history
+        sums = [sum(point.succeeded for point in points), sum(point.failed for point in points)]
+        assert [*sums, sum(point.calls for point in points)] == [batch.succeeded, batch.failed, batch.calls]
+        assert 1 <= len(points) <= 240
+        assert len(view.slowest) == min(10, len({index for index, _ in batch.stream}))
+
+    @precondition(lambda self: any(not batch.ended and not batch.deleted for batch in self.batches))
+    @rule(data=st.data(), seconds=st.sampled_from([1, 100, 10_000]))
+    def time_goes_by(self, data: st.DataObject, seconds: int) -> None:
+        """A batch becomes older."""
+        batch = self.batch(data, lambda batch: not batch.ended and not batch.deleted)
+        names = keys.BatchKeys(batch.id)
+        self.do(self.redis.hincrby(names.meta, "created_ms", -seconds * 1000))
+        self.do(self.redis.delete(names.rate))
 
     async def listed(self, batch_id: str) -> tuple[list[FailedJob], list[FailedJob]]:
         """Return the jobs that failed, and those that did so before they were run again."""

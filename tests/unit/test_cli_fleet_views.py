@@ -63,10 +63,10 @@ def fleets(draw):
     workers = draw(
         st.lists(
             st.builds(
-                lambda host, held, lanes, cost, draining: replace(
-                    WORKER, host=host, held=held, lanes=lanes, cpu_us_per_call=cost, draining=draining
+                lambda host, held, lanes, cost, rate, draining: replace(
+                    WORKER, host=host, held=held, lanes=lanes, cpu_us_per_call=cost, calls_per_s=rate, draining=draining
                 ),
-                NAMES, NAMES, st.lists(lanes, max_size=2), st.none() | TIMES, st.booleans(),
+                NAMES, NAMES, st.lists(lanes, max_size=2), st.none() | TIMES, TIMES, st.booleans(),
             ),
             max_size=20,
         )
@@ -117,7 +117,7 @@ def test_80_columns_and_24_lines_have_what_matters():
     row = line_with("openai  ", lines)
     for part in ("97.8/s", "97.8 %", "12", "3,030", "120 ms", "1.50 s", "17"):
         assert part in row
-    assert "limit openai 100/second (limits: 100/second 97.8 %, 64 concurrent 18.7 %)" in lines[lines.index(row) + 1]
+    assert "limit openai 100/second (100/second 97.8 %, 64 concurrent 18.7 %)" in lines[lines.index(row) + 1]
     row = line_with("node-1/4711", lines)
     for part in ("97.8/s", "81 us", "2.1 ms", "90 MiB"):
         assert part in row
@@ -158,6 +158,11 @@ def test_what_is_wrong_stands_first():
         )
     ]
     assert at == list(range(8))
+
+
+def test_a_short_pause_is_no_problem():
+    """A pause of a second after a 429 is how an API is paced, nothing for somebody to look at."""
+    assert not fleet_problems([replace(api_now(OPENAI, WORKER), paused_s=1.0)], [WORKER], [], "")
 
 
 def test_without_any_worker_that_is_the_problem():

@@ -26,7 +26,7 @@ def log_calls() -> Iterator[tuple[str, str, ast.Call]]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in LEVELS:
                 owner = node.func.value
-                if isinstance(owner, ast.Name) and owner.id in {"log", "logger", "logging"}:
+                if isinstance(owner, ast.Name) and owner.id in {"log", "_log", "logger", "logging"}:
                     yield f"{path.relative_to(ROOT)}:{node.lineno}", node.func.attr, node
 
 

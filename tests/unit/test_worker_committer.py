@@ -40,7 +40,8 @@ class FakeRun:
 
     def __init__(self) -> None:
         self.bundle = Bundle()
-        self.claim = self
+        self.claim = self.ref = self
+        self.api = "api"
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def take(self, committer: Committer, index: int, size_bytes: int) -> None:
@@ -65,7 +66,7 @@ async def _opened(scenario: Any) -> None:
         flows.append(flow)
         told.set()
 
-    committer = Committer(ledger, lambda _: None, on_flow)  # type: ignore[arg-type]
+    committer = Committer(ledger, lambda _: None, on_flow, lambda *_: None)  # type: ignore[arg-type]
     task = asyncio.create_task(committer.run())
     try:
         await asyncio.wait_for(

@@ -59,8 +59,8 @@ class LogFormatter(logging.Formatter):
         trace = without_secrets(self.formatException(record.exc_info)) if record.exc_info else ""
         if self._as_json:
             return self._json(record, action, message, fields, trace)
-        ids = " ".join(f"{name}={fields[name]}" for name in _IDS if fields.get(name) not in (None, ""))
-        line = f"{_time(record)}Z {record.levelname:<7} {self._node} {action}: {message}{f' [{ids}]' if ids else ''}"
+        text = " ".join([action, *(f"{name}={fields[name]}" for name in _IDS if fields.get(name) not in (None, ""))])
+        line = f"{_time(record)}Z {record.levelname:<7} {self._node}: {message}{f' [{text}]' if ours else ''}"
         return f"{line}\n{trace}" if trace else line
 
     def _json(self, record: logging.LogRecord, action: str, message: str, fields: dict[str, Any], trace: str) -> str:

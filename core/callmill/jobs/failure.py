@@ -5,6 +5,11 @@ from __future__ import annotations
 from msgspec import Struct
 
 
+def cause_of(code: str, status: int | None) -> str:
+    """Return what a failure shares with others: the code, and the status where the code does not tell it."""
+    return code if status is None or code == f"http_{status}" else f"{code}/{status}"
+
+
 class Failure(Struct, frozen=True, kw_only=True):
     """One failed outcome of a job.
 
@@ -36,9 +41,7 @@ class Failure(Struct, frozen=True, kw_only=True):
     @property
     def cause(self) -> str:
         """What it shares with others: the code, and the status where the code does not tell it."""
-        if self.status is None or self.code == f"http_{self.status}":
-            return self.code
-        return f"{self.code}/{self.status}"
+        return cause_of(self.code, self.status)
 
 
 class FailedJob(Struct, frozen=True, kw_only=True):

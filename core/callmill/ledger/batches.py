@@ -16,7 +16,7 @@ from callmill.ledger import keys
 from callmill.ledger.failure_filter import ALL, FailureFilter
 from callmill.ledger.failures import Failures
 from callmill.ledger.keys import BatchKeys, ChunkRef
-from callmill.ledger.latency import quantile_s
+from callmill.ledger.latency import quantiles_s
 from callmill.ledger.records import BatchRecord, BatchState, recorded_per_s
 from callmill.ledger.session import LedgerSession
 
@@ -284,7 +284,7 @@ class Batches:
         """Return the latency in seconds below which each share of the batch's calls lies."""
         raw = await self._session.answer(self._redis.hgetall(BatchKeys(batch_id).latency))
         counts = {int(key): int(value) for key, value in raw.items()}
-        return [quantile_s(counts, share) for share in shares]
+        return quantiles_s(counts, shares)
 
     async def rate_per_s(self, record: BatchRecord, over_s: int = 10) -> float:
         """Return the batch's outcomes per second over the last whole seconds, or those since its beginning."""

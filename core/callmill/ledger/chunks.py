@@ -11,25 +11,33 @@ the stream and the counters change in one step, so a job has one outcome however
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from callmill.errors import CallmillError, RedisUnavailableError, StaleLeaseError
+from callmill.jobs.failure import cause_of
 from callmill.jobs.wire import WireOutcome, encode_outcomes
 from callmill.ledger import keys
 from callmill.ledger.bitmaps import members
 from callmill.ledger.failure_records import encode_failure
 from callmill.ledger.keys import BatchKeys, ChunkRef
-from callmill.ledger.latency import bucket
+from callmill.ledger.latency import count_buckets
 from callmill.ledger.records import Claim, ClaimRefused, CommitResult, Requeued, Suspect
 from callmill.ledger.session import Argument, LedgerSession
 
 _NOT_TAKEN = 2
 """Answer of ``requeue.lua``."""
 
-_rest_encoder = msgspec.msgpack.Encoder()
+_SLOWEST, _ID_CHARACTERS = 10, 128
+"""What is kept of the slowest jobs."""
+
+_PLAIN_ANSWER, _FLOORS_KNOWN = 2, 256
+"""Parts of an answer of ``commit.lua`` that tells nothing of the slowest jobs, and batches of which that is known."""
+
+_encoder = msgspec.msgpack.Encoder()
 _rest_decoder = msgspec.msgpack.Decoder(tuple[dict[int, int], dict[int, int]])
 
 
@@ -98,6 +106,7 @@ class Chunks:
         self._session = session
         self._worker = worker
         self._lease_ms = lease_ms
+        self._floors_us: dict[str, int] = {}
 
     async def claim(self, ref: ChunkRef) -> Claim | ClaimRefused:
         """Take a chunk, or say why there is nothing to do.
@@ -160,7 +169,8 @@ class Chunks:
             StaleLeaseError: Another worker holds the chunk; nothing was recorded.
             RedisUnavailableError: Redis cannot be reached; whether the bundle is recorded is unknown: repeat the call.
         """
-        answer = await self._session.run("commit", _chunk_keys(claim.ref), commit_arguments(claim, bundle, finish))
+        arguments = commit_arguments(claim, bundle, finish, self._floor_us(claim))
+        answer = await self._session.run("commit", _chunk_keys(claim.ref), arguments)
         return await self._settled(claim, bundle, finish, answer)
 
     async def _settled(self, claim: Claim, bundle: Bundle, finish: Finish | None, answer: list[Any]) -> CommitResult:
@@ -168,7 +178,15 @@ class Chunks:
             already = frozenset(answer[1:])
             rest = Bundle(outcomes=[item for item in bundle.outcomes if item[0] not in already])
             return await self.commit(claim, rest, finish)
+        if len(answer) > _PLAIN_ANSWER:
+            if len(self._floors_us) >= _FLOORS_KNOWN:
+                self._floors_us.clear()  # what is forgotten is told again
+            self._floors_us[claim.ref.batch_id] = int(answer[_PLAIN_ANSWER])
         return commit_result(claim, answer)
+
+    def _floor_us(self, claim: Claim) -> int:
+        """Return a latency that the slowest jobs of the claim's batch are known to exceed; it only grows."""
+        return self._floors_us.get(claim.ref.batch_id, 0)
 
     async def commit_all(self, commits: Sequence[Commit]) -> list[CommitResult | CallmillError]:
         """Do several commits in one round trip; where one failed, its error stands in its place.
@@ -176,7 +194,10 @@ class Chunks:
         Raises:
             RedisUnavailableError: Redis cannot be reached; which bundles are recorded is unknown: repeat all.
         """
-        calls = [(_chunk_keys(claim.ref), commit_arguments(claim, bundle, finish)) for claim, bundle, finish in commits]
+        calls = [
+            (_chunk_keys(claim.ref), commit_arguments(claim, bundle, finish, self._floor_us(claim)))
+            for claim, bundle, finish in commits
+        ]
         answers = await self._session.run_many("commit", calls)
         results: list[CommitResult | CallmillError] = []
         for (claim, bundle, finish), answer in zip(commits, answers, strict=True):
@@ -227,15 +248,11 @@ class Chunks:
         return names, out
 
 
-def commit_arguments(claim: Claim, bundle: Bundle, finish: Finish | None) -> list[Argument]:
-    """Return the arguments of ``commit.lua``."""
+def commit_arguments(claim: Claim, bundle: Bundle, finish: Finish | None, floor_us: int = 0) -> list[Argument]:
+    """Return the arguments of ``commit.lua``; what took ``floor_us`` at most is none of the batch's slowest jobs."""
     offsets = [offset for offset, _ in bundle.outcomes]
     failed = [offset for offset, outcome in bundle.outcomes if outcome.error_code is not None]
     failures = [outcome for _, outcome in bundle.outcomes if outcome.error_code is not None] if failed else []
-    buckets: dict[int, int] = {}
-    for latency_us in bundle.latencies_us:
-        number = bucket(latency_us)
-        buckets[number] = buckets.get(number, 0) + 1
     arguments: list[Argument] = [
         claim.ref.number,
         claim.ref.member,
@@ -248,13 +265,37 @@ def commit_arguments(claim: Claim, bundle: Bundle, finish: Finish | None) -> lis
         bundle.throttled,
         "keep" if finish is None else "finish",
         0 if finish is None else finish.delay_ms,
-        _rest_encoder.encode((finish.attempts, finish.not_before_ms)) if finish else b"",
+        _encoder.encode((finish.attempts, finish.not_before_ms)) if finish else b"",
         b"".join([encode_failure(claim.ref.api, failure) for failure in failures]),
         finish.deaths if finish else 0,
+        _causes(failures),
+        _slowest(bundle.outcomes, floor_us),
     ]
-    for item in buckets.items():
+    for item in count_buckets(bundle.latencies_us).items():
         arguments += item
     return arguments
+
+
+def _causes(failures: Sequence[WireOutcome]) -> bytes:
+    causes = Counter(cause_of(failure.error_code or "", failure.status) for failure in failures)
+    return _encoder.encode(causes) if causes else b""
+
+
+def _slowest(outcomes: Sequence[tuple[int, WireOutcome]], floor_us: int) -> bytes:
+    """Return the slowest outcomes, those that took longer than ``floor_us``, as ``commit.lua`` has it."""
+    slow = [outcome for _, outcome in outcomes if outcome.latency_us > floor_us]
+    if not slow:
+        return b""
+    slow.sort(key=lambda outcome: -outcome.latency_us)
+    named: list[int | str] = []
+    for outcome in slow[:_SLOWEST]:
+        named += (outcome.latency_us, slow_name(outcome))
+    return _encoder.encode(named)
+
+
+def slow_name(outcome: WireOutcome) -> str:
+    """Return how a job is named among the slowest: its position, and its id where the producer gave it one."""
+    return f"{outcome.index}" if outcome.id is None else f"{outcome.index} {outcome.id[:_ID_CHARACTERS]}"
 
 
 def commit_result(claim: Claim, answer: list[bytes]) -> CommitResult:

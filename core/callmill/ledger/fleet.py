@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -10,10 +10,15 @@ from msgspec import Struct
 
 from callmill.config.public_api import PublicApi
 from callmill.ledger import keys
-from callmill.ledger.session import LedgerSession
+from callmill.ledger.session import Argument, LedgerSession
 
 STATUS_EVERY_S = 1.0
 _STATUS_TTL_MS = 5_000
+_REPORTED_TTL_MS = 86_400_000
+"""How long a report may be under way and still not count twice."""
+
+_API_TTL_MS = 30 * 86_400_000
+"""How long the counts of an API are kept that no worker reports any more."""
 
 
 _SURELY_ENDLESS_S = 2 * 366 * 86_400
@@ -39,7 +44,7 @@ class KeyStatus(Struct, frozen=True, kw_only=True):
     @property
     def paused_in_words(self) -> str:
         """How long it stays set aside."""
-        return _pause_in_words(self.paused_s)
+        return pause_in_words(self.paused_s)
 
 
 class LaneStatus(Struct, frozen=True, kw_only=True):
@@ -104,7 +109,7 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
     @property
     def paused_in_words(self) -> str:
         """How long it stays paused."""
-        return _pause_in_words(self.paused_s)
+        return pause_in_words(self.paused_s)
 
     @property
     def next_start_in_words(self) -> str:
@@ -125,6 +130,7 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
         loop_lag_s: How late its event loop was at most within the last seconds; None: not told.
         rss_bytes: Memory that the process holds.
         cpu_us_per_call: CPU microseconds per call over the last seconds; None while it makes none.
+        calls_per_s: Calls per second over the last seconds.
     """
 
     id: str
@@ -141,9 +147,28 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     loop_lag_s: float | None = None
     rss_bytes: int | None = None
     cpu_us_per_call: float | None = None
+    calls_per_s: float = 0.0
 
 
-def _pause_in_words(seconds: float) -> str:
+class Counts(Struct, frozen=True, kw_only=True):
+    """What a worker process counted since its last report.
+
+    Attributes:
+        number: 1 for its first counts, one more for each further; the same number twice counts once.
+        apis: API -> name of the count (as ``lua/report.lua`` has it) -> what it grew by.
+        reconciled: What its reconciler did -> how often.
+    """
+
+    number: int
+    apis: Mapping[str, Mapping[str, int]] = {}
+    reconciled: Mapping[str, int] = {}
+
+
+NO_COUNTS = Counts(number=0)
+
+
+def pause_in_words(seconds: float) -> str:
+    """Say how long a pause lasts."""
     return "until resumed" if seconds > _SURELY_ENDLESS_S else f"for {_span(seconds)}"
 
 
@@ -155,6 +180,7 @@ def _span(seconds: float) -> str:
 
 _status_decoder = msgspec.json.Decoder(WorkerStatus)
 _api_decoder = msgspec.json.Decoder(PublicApi)
+_packed = msgspec.msgpack.Encoder().encode
 
 
 class Fleet:
@@ -175,15 +201,24 @@ class Fleet:
         raw = await self._session.answer(self._redis.hgetall(keys.APIS))
         return {name.decode(): _api_decoder.decode(facts) for name, facts in raw.items()}
 
-    async def report(self, status: WorkerStatus) -> None:
-        """Publish what a worker does; forgotten after a few seconds without another report."""
-        names = [keys.worker_status(status.id), keys.WORKERS]
-        await self._session.run("report", names, [msgspec.json.encode(status), _STATUS_TTL_MS, status.id])
+    async def report(self, status: WorkerStatus, counts: Counts = NO_COUNTS) -> None:
+        """Publish what a worker does, forgotten after a few seconds without another report, and add what it counted.
+
+        Safe to repeat: counts of a number are added once.
+        """
+        names = [keys.worker_status(status.id), keys.WORKERS, keys.reported(status.id), keys.RECONCILED]
+        for api in counts.apis:
+            names += [keys.ApiKeys(api).total, keys.ApiKeys(api).minutes]
+        arguments: list[Argument] = [
+            *(msgspec.json.encode(status), _STATUS_TTL_MS, status.id, counts.number, _REPORTED_TTL_MS, _API_TTL_MS),
+            *map(_packed, (counts.reconciled, *counts.apis.values())),
+        ]
+        await self._session.run("report", names, arguments)
 
     async def leave(self, worker: str) -> None:
         """Forget a worker that ends."""
         pipeline = self._redis.pipeline(transaction=False)
-        pipeline.delete(keys.worker_status(worker))
+        pipeline.delete(keys.worker_status(worker), keys.reported(worker))
         pipeline.zrem(keys.WORKERS, worker)
         await self._session.answer(pipeline.execute())
 

@@ -85,14 +85,17 @@ class BatchKeys:
     __slots__ = (
         "chunks",
         "done",
+        "errors",
         "failed",
         "failures",
+        "history",
         "latency",
         "meta",
         "outcomes",
         "parked",
         "rate",
         "rest",
+        "slowest",
         "state",
         "suspects",
     )
@@ -124,6 +127,12 @@ class BatchKeys:
         """HASH: chunk number/offset -> what each of the job's failed outcomes was."""
         self.suspects = prefix + "suspects"
         """HASH: chunk number -> fence|what of it runs alone, because its workers died|how many died with that."""
+        self.history = prefix + "history"
+        """HASH: step -> seconds; number of a step -> the counters as they were when it began; at most 240 steps."""
+        self.errors = prefix + "errors"
+        """HASH: cause -> jobs that count as failed now because of it; at most 64 causes, the rest as (other)."""
+        self.slowest = prefix + "slowest"
+        """ZSET: position in the batch, and id where the producer gave one -> latency (us); the ten slowest."""
 
     def all(self) -> list[str]:
         """Return every key of the batch, in the order that the scripts take them."""
@@ -140,6 +149,9 @@ class BatchKeys:
             self.rate,
             self.failures,
             self.suspects,
+            self.history,
+            self.errors,
+            self.slowest,
         ]
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 
 from msgspec import Struct
 
 from callmill.config.limit_spec import LimitSpec, Scope, Unit, parse_limit
-from callmill.ledger.fleet import WorkerStatus
+from callmill.ledger.fleet import WorkerStatus, pause_in_words
 from callmill.overview.api_now import ApiNow
 from callmill.overview.progress import what_limits_lanes
 from callmill.overview.traffic import ApiTraffic, Traffic
@@ -48,7 +49,7 @@ class ApiView(Struct, frozen=True, kw_only=True):
 def what_limits_api(now: ApiNow, queued_chunks: int, workers: Sequence[WorkerStatus], memory: str = "") -> str:
     """Say in a few words what limits an API now; ``memory`` is why Redis has no room, where it has none."""
     if now.paused and now.paused_by is not None:
-        until = "until resumed" if now.paused_s is None else f"for {now.paused_s:.0f} s"
+        until = pause_in_words(inf if now.paused_s is None else now.paused_s)
         return f"paused by {now.paused_by} {until}: {now.pause_reason or 'no reason given'}"
     serving = [worker for worker in workers if now.api in worker.apis]
     wanted = queued_chunks or now.in_flight or now.waiting

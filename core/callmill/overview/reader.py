@@ -13,7 +13,7 @@ from callmill.jobs.line import api_of
 from callmill.ledger import keys
 from callmill.ledger.fleet import Fleet, WorkerStatus
 from callmill.ledger.keys import ApiKeys, BatchKeys
-from callmill.ledger.latency import quantile_s
+from callmill.ledger.latency import quantiles_s
 from callmill.ledger.lines import Lines
 from callmill.ledger.memory import MemoryGauge, Role
 from callmill.ledger.records import BatchRecord, BatchState, recorded_per_s
@@ -21,7 +21,7 @@ from callmill.ledger.session import LedgerSession
 from callmill.limits.control import current_states
 from callmill.overview.api_now import summed_up
 from callmill.overview.api_view import ApiView, shares_of, what_limits_api
-from callmill.overview.batch_view import BatchView
+from callmill.overview.batch_view import BatchView, ask_details, read_details
 from callmill.overview.progress import Progress, progress_of, waits_as, what_limits
 from callmill.overview.traffic import traffic_of
 
@@ -30,7 +30,7 @@ _STATES_AT_ONCE = 1000
 
 
 class BatchPage(Struct, frozen=True, kw_only=True):
-    """Some batches, the newest first; ``total``: how many there are, of the state that was asked for."""
+    """Some batches, the newest first; ``total``: how many there are, of those that were asked for."""
 
     rows: list[Progress]
     total: int
@@ -76,24 +76,27 @@ class Overview:
         self._lines = Lines(session)
         self._gauge = MemoryGauge(session, watermark)
 
-    async def batches(self, offset: int = 0, limit: int = 50, state: BatchState | None = None) -> BatchPage:
+    async def batches(
+        self, offset: int = 0, limit: int = 50, state: BatchState | None = None, name: str = ""
+    ) -> BatchPage:
         """Return batches, the newest first.
 
         Args:
             offset: How many to leave out.
             limit: How many at most.
             state: Only those in this state; None: all.
+            name: Only those whose name or id contains it, in small letters or capitals.
 
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused.
         """
-        if state is None:
+        if state is None and not name:
             pipeline = self._redis.pipeline(transaction=False)
             pipeline.zcard(keys.BATCHES)
             pipeline.zrevrange(keys.BATCHES, offset, offset + limit - 1)
             total, ids = await self._session.answer(pipeline.execute())
         else:
-            chosen = await self._in_state(state)
+            chosen = await self._chosen(state, name.casefold())
             total, ids = len(chosen), chosen[offset : offset + limit]
         found = await self._read([batch_id.decode() for batch_id in ids])
         workers = await self._fleet.workers()
@@ -123,19 +126,20 @@ class Overview:
             BatchNotFoundError: There is no such batch.
             RedisUnavailableError: Redis cannot be reached or refused.
         """
-        found = await self._read([batch_id])
+        found = await self._read([batch_id], in_detail=True)
         if not found:
             raise BatchNotFoundError(
                 f"no batch {batch_id!r}: never submitted to this Redis, deleted, or its retention is over"
             )
         (look,) = found
         record = look.record
+        details = read_details(record, look.latencies, look.details, look.now_ms)
         return BatchView(
             progress=await self._progress(look, await self._fleet.workers()),
-            history=[],
-            step_s=1.0,
-            errors=[],
-            slowest=[],
+            history=details.history,
+            step_s=details.step_s,
+            errors=details.errors,
+            slowest=details.slowest,
             latency_buckets=look.latencies,
             age_s=max(0, look.now_ms - record.created_ms) / 1000,
             created_at=record.created_ms / 1000,
@@ -233,34 +237,40 @@ class Overview:
         counts = await self._session.answer(self._redis.hgetall(keys.RECONCILED))
         return {action.decode(): int(count) for action, count in counts.items()}
 
-    async def _in_state(self, state: BatchState) -> list[bytes]:
-        """Return the ids of all batches in a state, the newest first."""
+    async def _chosen(self, state: BatchState | None, name: str) -> list[bytes]:
+        """Return the ids of all batches in a state whose name or id contains ``name``, the newest first."""
         every = await self._session.answer(self._redis.zrevrange(keys.BATCHES, 0, -1))
         chosen = []
         for start in range(0, len(every), _STATES_AT_ONCE):
             some = every[start : start + _STATES_AT_ONCE]
             pipeline = self._redis.pipeline(transaction=False)
             for batch_id in some:
-                pipeline.hmget(BatchKeys(batch_id.decode()).meta, ("control", "phase", "ended_ms"))
-            for batch_id, (control, phase, ended) in zip(
+                pipeline.hmget(BatchKeys(batch_id.decode()).meta, ("control", "phase", "ended_ms", "name"))
+            for batch_id, (control, phase, ended, named) in zip(
                 some, await self._session.answer(pipeline.execute()), strict=True
             ):
-                if control is not None and BatchState.read(control, phase, ended=ended is not None) is state:
+                if control is None or name not in f"{batch_id.decode()} {(named or b'').decode().casefold()}":
+                    continue
+                if state in {None, BatchState.read(control, phase, ended=ended is not None)}:
                     chosen.append(batch_id)
         return chosen
 
-    async def _read(self, ids: Sequence[str]) -> list[_Look]:
+    async def _read(self, ids: Sequence[str], *, in_detail: bool = False) -> list[_Look]:
         """Look at batches in one round trip; those whose retention is over are forgotten."""
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.time()
-        for names in map(BatchKeys, ids):
+        asked = 3
+        for batch_id in ids:
+            names = BatchKeys(batch_id)
             pipeline.hgetall(names.meta)
             pipeline.hgetall(names.latency)
             pipeline.hvals(names.rate)
+            if in_detail:
+                asked = 3 + ask_details(pipeline, batch_id)
         (seconds, micros), *answers = await self._session.answer(pipeline.execute())
         found, gone = [], []
         for at, batch_id in enumerate(ids):
-            meta, latencies, ring = answers[3 * at : 3 * at + 3]
+            meta, latencies, ring, *details = answers[asked * at : asked * (at + 1)]
             if not meta:
                 gone.append(batch_id)
                 continue
@@ -269,6 +279,7 @@ class Overview:
                     record=BatchRecord.read(batch_id, meta),
                     latencies={int(bucket): int(calls) for bucket, calls in latencies.items()},
                     ring=ring,
+                    details=details,
                     now_ms=seconds * 1000 + micros // 1000,
                 )
             )
@@ -280,7 +291,7 @@ class Overview:
         record = look.record
         rate = 0.0 if record.ended else recorded_per_s(record, look.ring, look.now_ms // 1000)
         memory = "" if record.ended else await self._gauge.why_wait(waits_as(record))
-        quantiles = [quantile_s(look.latencies, share) for share in _SHARES]
+        quantiles = quantiles_s(look.latencies, _SHARES)
         return progress_of(record, look.now_ms, rate, quantiles, what_limits(record, workers, memory))
 
 
@@ -290,4 +301,5 @@ class _Look(Struct, frozen=True):
     record: BatchRecord
     latencies: dict[int, int]
     ring: list[Any]
+    details: list[Any]
     now_ms: int

@@ -6,18 +6,22 @@ the last second of a worker that was killed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
 
 from callmill.ledger.keys import ApiKeys
-from callmill.ledger.latency import quantile_s
+from callmill.ledger.latency import quantiles_s
 from callmill.ledger.session import LedgerSession
 
 _MINUTE_S, _HOUR_MINUTES = 60, 60
 _RESULT, _LATENCY, _WAIT = "r:", "l:", "w:"
+_PLAIN = ("calls", "succeeded", "failed", "retries", "throttled", "tokens")
+_SHARES = (0.5, 0.95, 0.99)
+K = TypeVar("K")
 
 
 class Quantiles(Struct, frozen=True, kw_only=True):
@@ -116,8 +120,38 @@ class ApiTraffic(Struct, frozen=True, kw_only=True):
     total: Totals
 
 
-_Counts = Mapping[str, int]
-_minute_decoder = msgspec.msgpack.Decoder(dict[str, int])
+_decoder = msgspec.msgpack.Decoder(dict[str, int])
+
+
+class _Counted(Struct, frozen=True):
+    """Counts of one or more minutes, taken apart."""
+
+    at: int
+    plain: dict[str, Any]
+    latencies: dict[int, int]
+    waits: dict[int, int]
+    latency: Quantiles
+
+
+@lru_cache(maxsize=1024)
+def _minute(packed: bytes) -> _Counted:
+    """Return a minute; those that are over are the same at every look."""
+    return _counted(_decoder.decode(packed))
+
+
+@lru_cache(maxsize=64)
+def _sum(minutes: tuple[bytes, ...]) -> _Counted:
+    """Return the sum of minutes; that of those that are over is the same for a whole minute."""
+    sums: dict[str, int] = {}
+    for packed in minutes:
+        for name, count in _decoder.decode(packed).items():
+            sums[name] = sums.get(name, 0) + count
+    return _counted(sums)
+
+
+def _counted(counts: Mapping[str, int]) -> _Counted:
+    latencies = _buckets(counts, _LATENCY)
+    return _Counted(counts.get("at", 0), _plain(counts), latencies, _buckets(counts, _WAIT), _quantiles(latencies))
 
 
 async def read_traffic(session: LedgerSession, api: str) -> ApiTraffic:
@@ -138,36 +172,48 @@ async def read_traffic(session: LedgerSession, api: str) -> ApiTraffic:
 def traffic_of(api: str, total: Mapping[bytes, bytes], minutes: Iterable[bytes], now_s: float) -> ApiTraffic:
     """Return the traffic that the keys of an API hold; ``now_s`` is Unix time in seconds, on the clock of Redis."""
     this = int(now_s) // _MINUTE_S
-    by_minute = {counts["at"]: counts for counts in map(_minute_decoder.decode, minutes)}
-    hour = [by_minute.get(minute, {}) for minute in range(this - _HOUR_MINUTES + 1, this + 1)]
+    by_minute = {_minute(packed).at: packed for packed in minutes}
+    last = range(this - _HOUR_MINUTES + 1, this + 1)
+    hour = [(at, by_minute[at]) for at in last if at in by_minute]
+    now = _sum(tuple(packed for at, packed in hour if at >= this - 1))
+    before = _sum(tuple(packed for at, packed in hour if at < this - 1))
     of_this_s = now_s - this * _MINUTE_S
     return ApiTraffic(
         api=api,
-        now=_traffic(hour[-2:], _MINUTE_S + of_this_s),
-        hour=_traffic(hour, (_HOUR_MINUTES - 1) * _MINUTE_S + of_this_s),
-        minutes=[_minute(minute * _MINUTE_S, counts) for minute, counts in enumerate(hour, this - _HOUR_MINUTES + 1)],
+        now=_traffic([now], _MINUTE_S + of_this_s),
+        hour=_traffic([before, now], (_HOUR_MINUTES - 1) * _MINUTE_S + of_this_s),
+        minutes=[_point(at, by_minute.get(at)) for at in last],
         total=_totals({name.decode(): int(count) for name, count in total.items()}),
     )
 
 
-def _traffic(minutes: Iterable[_Counts], span_s: float) -> Traffic:
-    counts: dict[str, int] = {}
-    for minute in minutes:
-        for name, count in minute.items():
-            counts[name] = counts.get(name, 0) + count
+def _traffic(parts: Sequence[_Counted], span_s: float) -> Traffic:
+    plain = {name: sum(part.plain[name] for part in parts) for name in _PLAIN}
     return Traffic(
-        **_plain(counts),
+        **plain,
+        results=_added([part.plain["results"] for part in parts]),
         span_s=span_s,
-        latency=_quantiles(_buckets(counts, _LATENCY)),
-        limiter_wait=_quantiles(_buckets(counts, _WAIT)),
+        latency=_quantiles(_added([part.latencies for part in parts])),
+        limiter_wait=_quantiles(_added([part.waits for part in parts])),
     )
 
 
-def _minute(at: int, counts: _Counts) -> MinutePoint:
-    return MinutePoint(at=at, **_plain(counts), latency=_quantiles(_buckets(counts, _LATENCY)))
+def _added(parts: Sequence[Mapping[K, int]]) -> dict[K, int]:
+    sums: dict[K, int] = {}
+    for part in parts:
+        for name, count in part.items():
+            sums[name] = sums.get(name, 0) + count
+    return sums
 
 
-def _totals(counts: _Counts) -> Totals:
+def _point(minute: int, packed: bytes | None) -> MinutePoint:
+    if packed is None:
+        return MinutePoint(at=minute * _MINUTE_S)
+    counted = _minute(packed)
+    return MinutePoint(at=minute * _MINUTE_S, **counted.plain, latency=counted.latency)
+
+
+def _totals(counts: Mapping[str, int]) -> Totals:
     return Totals(
         **_plain(counts),
         latency_s=counts.get("latency_us", 0) / 1e6,
@@ -177,20 +223,18 @@ def _totals(counts: _Counts) -> Totals:
     )
 
 
-def _plain(counts: _Counts) -> dict[str, Any]:
-    plain: dict[str, Any] = {
-        name: counts.get(name, 0) for name in ("calls", "succeeded", "failed", "retries", "throttled", "tokens")
-    }
+def _plain(counts: Mapping[str, int]) -> dict[str, Any]:
+    plain: dict[str, Any] = {name: counts.get(name, 0) for name in _PLAIN}
     plain["results"] = {
         name.removeprefix(_RESULT): count for name, count in sorted(counts.items()) if name.startswith(_RESULT)
     }
     return plain
 
 
-def _buckets(counts: _Counts, kind: str) -> dict[int, int]:
+def _buckets(counts: Mapping[str, int], kind: str) -> dict[int, int]:
     return {int(name[len(kind) :]): count for name, count in counts.items() if name.startswith(kind)}
 
 
 def _quantiles(buckets: Mapping[int, int]) -> Quantiles:
-    p50, p95, p99 = (quantile_s(buckets, share) for share in (0.5, 0.95, 0.99))
+    p50, p95, p99 = quantiles_s(buckets, _SHARES)
     return Quantiles(p50=p50, p95=p95, p99=p99)

@@ -1,13 +1,19 @@
-"""Who may open the dashboard: this machine alone, or whoever signs in. Pure checks."""
+"""Who may open the dashboard, and who may steer batches with it. Pure checks."""
 
 from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from msgspec import Struct
 
 from callmill.errors import ConfigurationError
 
 LOOPBACK = "127.0.0.1"
+
+FORWARDED_HEADERS = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip", "Via")
+"""What a proxy adds to a request: where one stands, the visitor is somewhere else."""
 
 
 def check_credentials(credentials: Sequence[str]) -> None:
@@ -47,3 +53,47 @@ def is_loopback(address: str) -> bool:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
         return False
+
+
+class Request(Struct, frozen=True, kw_only=True):
+    """What a request says of where it comes from.
+
+    Attributes:
+        peer: Address of whoever connected.
+        host: The Host header: where the browser believes to be.
+        origin: The Origin header: the page that sent it; None where it says none.
+        site: The Sec-Fetch-Site header; None from what is no browser, or an old one.
+        forwarded: Whether a proxy passed it on.
+    """
+
+    peer: str
+    host: str
+    origin: str | None = None
+    site: str | None = None
+    forwarded: bool = False
+
+
+def why_no_control(request: Request, *, authenticated: bool) -> str | None:
+    """Say why batches cannot be steered from where the request comes; None where they can.
+
+    Without authentication this machine alone may. That the Host header must be loopback as well keeps out a page
+    whose name was pointed at this machine (DNS rebinding), and visitors of a proxy that tells nobody of them.
+    """
+    if authenticated:
+        return None
+    host = urlsplit(f"//{request.host}").hostname or ""
+    if is_loopback(request.peer) and is_loopback(host) and not request.forwarded:
+        return None
+    return "only this machine may steer batches while the dashboard has no authentication: see FLOWER_BASIC_AUTH"
+
+
+def is_same_origin(request: Request, *, authenticated: bool) -> bool:
+    """Say whether a page of this dashboard sent the request, or what is no browser.
+
+    A proxy may change the Host header, so with authentication the browser's own word on the site is enough.
+    """
+    if request.site is not None and request.site != "same-origin":
+        return False
+    if request.origin is None or (authenticated and request.site is not None):
+        return True
+    return urlsplit(request.origin).netloc == request.host

@@ -1,4 +1,4 @@
-"""The click command of the dashboard; ``callmill dashboard`` is this one."""
+"""The click commands of the dashboard: ``callmill dashboard``, and the same as a command of Celery."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from callmill.config.celery import app
 from callmill.dashboard.access import LOOPBACK
 from callmill.dashboard.metrics_site import listen_for_scrapes
 from callmill.dashboard.server import DashboardServer
@@ -34,7 +35,7 @@ from callmill.errors import CallmillError, InternalError, UsageError
     envvar="CALLMILL_METRICS_ADDRESS",
     help="Address of that port. Whoever reaches it reads the metrics.",
 )
-@click.option("--allow-operations", is_flag=True, help="Show the buttons that stop and change workers and tasks.")
+@click.option("--allow-operations", is_flag=True, help="Let Flower stop and change workers and tasks.")
 @click.argument("flower_options", nargs=-1, type=click.UNPROCESSED, metavar="[-- FLOWER OPTIONS]")
 def dashboard(
     *,
@@ -46,7 +47,9 @@ def dashboard(
     allow_operations: bool,
     flower_options: tuple[str, ...],
 ) -> None:
-    """Run the dashboard: Flower for Callmill's workers, read-only and for this machine alone unless you say otherwise.
+    """Run the dashboard: Flower with Callmill's batches and APIs, for this machine alone unless you say otherwise.
+
+    Visitors may pause, resume and cancel batches; --read_only=true forbids that, too.
 
     Every option of Flower may follow as --name=value, or come as $FLOWER_NAME: --url_prefix=..., --persistent=true.
     """
@@ -69,6 +72,16 @@ def dashboard(
     if scraped:
         click.echo(f"Metrics on {scraped}")
     server.run()
+
+
+@click.command(
+    "callmill-flower", context_settings=dashboard.context_settings, params=list(dashboard.params), help=dashboard.help
+)
+@click.pass_context
+def callmill_flower(ctx: click.Context, /, **given: Any) -> None:  # noqa: D103 - its help is the other's
+    if ctx.obj.app is not app:
+        raise click.UsageError("the dashboard is Callmill's: celery -A callmill.config.celery callmill-flower")
+    ctx.invoke(dashboard, **given)
 
 
 def main() -> None:

@@ -11,9 +11,11 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from callmill.dashboard.metrics_buckets import LATENCY, WAIT, Ladder
 from callmill.ledger.fleet import WorkerStatus
 from callmill.overview.api_view import ApiView
+from callmill.overview.batch_counts import BatchCounts
 from callmill.overview.reader import RedisState
 
 _BREAKER_STATES = ("closed", "open", "half-open")
+_ACTIONS = ("put_back", "published_again", "unparked")
 _WORKER_STATES = ("working", "held", "draining")
 
 
@@ -21,15 +23,12 @@ class Reading(Struct, frozen=True, kw_only=True):
     """What the fleet is doing, as it was read at one moment.
 
     Attributes:
-        batches: State -> batches in it.
-        stuck: Batches that do not move although nothing that is known holds them back.
         reconciled: What reconcilers did -> how often, since ever.
     """
 
     apis: Sequence[ApiView]
     workers: Sequence[WorkerStatus]
-    batches: Mapping[str, int]
-    stuck: int
+    batches: BatchCounts
     reconciled: Mapping[str, int]
     redis: RedisState
 
@@ -202,18 +201,18 @@ def _queues(reading: Reading) -> Iterator[Metric]:
         "callmill_batches",
         "Batches by state; over: those that ended and whose outcomes are still kept.",
         ("state",),
-        (((state,), count) for state, count in reading.batches.items()),
+        (((state,), count) for state, count in reading.batches.by_state.items()),
     )
     yield _gauge(
         "callmill_batches_stuck",
-        "Batches that do not move although nothing that is known holds them back.",
-        reading.stuck,
+        "Batches that have had no outcome for long although nothing that is known holds them back.",
+        reading.batches.stuck,
     )
     yield _counters(
         "callmill_reconciler_actions",
         "What was put right: chunks of dead workers and due ones, lost messages, chunks of dead producers.",
         ("action",),
-        (((action,), count) for action, count in reading.reconciled.items()),
+        (((action,), count) for action, count in {**dict.fromkeys(_ACTIONS, 0), **reading.reconciled}.items()),
     )
 
 

@@ -12,13 +12,13 @@ from prometheus_client.metrics_core import Metric
 from callmill.dashboard.metrics_families import Reading, families, is_up
 from callmill.errors import CallmillError
 from callmill.ledger.session import LedgerSession
-from callmill.overview.active import read_active
+from callmill.overview.batch_counts import count_batches
 from callmill.overview.reader import Overview
 
 _PATIENCE_S = 4.0
 """Less than Prometheus's own patience with a scrape, 10 s: that Redis is silent is to be told."""
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class MetricsReader:
@@ -42,20 +42,21 @@ class MetricsReader:
                 told = families(await self._reading())
         except (CallmillError, TimeoutError) as error:
             if self._was_up:
-                _log.warning("no metrics of the fleet: %s", str(error) or f"no answer within {_PATIENCE_S:g} s")
+                log.warning(
+                    "no metrics of the fleet: %s",
+                    str(error) or f"no answer within {_PATIENCE_S:g} s",
+                    extra={"action": "metrics_failed"},
+                )
             self._was_up = False
             return is_up(False, time.monotonic() - began_s)
         self._was_up = True
         return [*is_up(True, time.monotonic() - began_s), *told]
 
     async def _reading(self) -> Reading:
-        active = await read_active(self._session)
-        apis, workers = await self._overview.apis(), await self._overview.workers()
         return Reading(
-            apis=apis,
-            workers=workers,
-            batches=active.by_state(),
-            stuck=len(active.stuck((view.now for view in apis), workers)),
+            apis=await self._overview.apis(),
+            workers=await self._overview.workers(),
+            batches=await count_batches(self._session),
             reconciled=await self._overview.reconciled(),
             redis=await self._overview.redis_state(),
         )

@@ -1,4 +1,4 @@
-"""Flower, set up for Callmill's Celery app and made safe before it listens."""
+"""The dashboard's server: Flower with our pages, set up for Callmill's Celery app and made safe before it listens."""
 
 from __future__ import annotations
 
@@ -9,25 +9,27 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from flower import command as flower_command
-from flower.app import Flower
 from flower.urls import settings as flower_settings
 from tornado.options import Error as OptionError
 from tornado.options import options
 
 from callmill.config.celery import app
-from callmill.config.embedded_server import redis_url
 from callmill.config.log_format import set_up_log
 from callmill.config.settings import load_settings
 from callmill.dashboard.access import LOOPBACK, check_address, check_credentials
+from callmill.dashboard.figures import Figures
+from callmill.dashboard.flower_app import CallmillFlower
 from callmill.dashboard.metrics_site import add_metrics_page
 from callmill.dashboard.task_texts import COLUMNS, readable
 from callmill.errors import ConfigurationError, OutsideError
 
 _ALL_INTERFACES = frozenset({"", "0.0.0.0", "::"})
+_TASKS_KEPT = 10_000
+"""Chunks that Flower remembers: those of some million jobs, in some ten MB."""
 
 
 class DashboardServer:
-    """Flower on a socket.
+    """Flower and our pages on a socket.
 
     Args:
         chosen: Flower options by name that win over every other source.
@@ -41,16 +43,24 @@ class DashboardServer:
     """
 
     def __init__(self, chosen: Mapping[str, Any], flower_arguments: Sequence[str] = ()) -> None:
-        redis_url(settings := load_settings())
+        settings = load_settings()
+        figures = Figures(settings)
         _set_options(chosen, flower_arguments)
         check_credentials(options.basic_auth or ())
         if not options.unix_socket:
             check_address(options.address, authenticated=bool(options.basic_auth or options.auth))
+        self._read_only = bool(options.read_only)
+        if options.read_only is None:
+            # Nobody said: batches can be steered, workers and tasks cannot.
+            options.read_only = True
         flower_command.extract_settings()
         flower_command.setup_logging()
         set_up_log("dashboard", level=settings.log_level, style=settings.log_format)
-        self._flower = Flower(capp=app, options=options, **flower_settings)
-        self.metrics = add_metrics_page(self._flower, load_settings())
+        flower_settings["xsrf_cookie_kwargs"] = {"samesite": "Strict"}
+        self._flower = CallmillFlower(
+            figures=figures, batch_control=not self._read_only, capp=app, options=options, **flower_settings
+        )
+        self.metrics = add_metrics_page(self._flower, settings)
         try:
             self._port = self._flower.start_http_server()
         except OSError as error:
@@ -69,8 +79,8 @@ class DashboardServer:
 
     @property
     def read_only(self) -> bool:
-        """Whether the pages lack everything that changes workers."""
-        return bool(options.read_only)
+        """Whether the pages lack everything that changes anything."""
+        return self._read_only
 
     def run(self) -> None:
         """Serve until SIGTERM or Ctrl-C."""
@@ -88,7 +98,8 @@ def _set_options(chosen: Mapping[str, Any], flower_arguments: Sequence[str]) -> 
         if not argument.startswith("--") or name.replace("-", "_") not in options:
             raise ConfigurationError(f"{name if equals else argument!r} is no option of Flower; write --name=value")
     options.address = LOOPBACK
-    options.read_only = True
+    options.read_only = None
+    options.max_tasks = _TASKS_KEPT
     options.tasks_columns = COLUMNS
     options.format_task = readable
     try:

@@ -18,18 +18,20 @@ from callmill.config.settings import Settings
 log = logging.getLogger("callmill.cli")
 
 PIPED_WIDTH = 120
+# Names, reasons and answers are other people's text: a bracket or a colon in it means nothing.
+_AS_WRITTEN: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def stdout() -> Console:
     """Return a console on standard output; a pipe has a width of its own, so that tables are never folded small."""
-    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, **_AS_WRITTEN)
 
 
 def stderr() -> Console:
     """Return a console on standard error."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, **_AS_WRITTEN)
 
 
 def say_line(line: str) -> None:

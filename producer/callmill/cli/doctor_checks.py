@@ -95,7 +95,9 @@ def check_workers(workers: list[WorkerStatus]) -> Finding:
         return Finding(Level.WARN, "workers", "none runs; jobs wait", remedy)
     apis = sorted({api for worker in workers for api in worker.apis})
     hosts = len({worker.host for worker in workers})
-    return Finding(Level.OK, "workers", f"{len(workers)} on {hosts} hosts, serving {', '.join(apis)}")
+    return Finding(
+        Level.OK, "workers", f"{len(workers)} on {hosts} {'host' if hosts == 1 else 'hosts'}, serving {', '.join(apis)}"
+    )
 
 
 def _number(limit: int) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import click
 from rich.table import Table
+from rich.text import Text
 
 from callmill.cli import console
 from callmill.cli.client_session import with_client
@@ -69,5 +70,5 @@ def _table(findings: list[Finding]) -> Table:
     table.add_column(overflow="fold")
     for finding in findings:
         text = finding.found if not finding.remedy else f"{finding.found}\n-> {finding.remedy}"
-        table.add_row(f"[{_STYLES[finding.level]}]{finding.level.value}[/]", finding.check, text)
+        table.add_row(Text(finding.level.value, _STYLES[finding.level]), finding.check, text)
     return table

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from callmill.cli.problems import Problem, fleet_problems
 from callmill.ledger.fleet import WorkerStatus
@@ -23,6 +24,7 @@ class FleetNow(Struct, frozen=True, kw_only=True):
         batches: Those that are not over, and the newest ones.
         unfinished: How many are not over.
         batches_total: How many there are.
+        apis: Without what charts and Prometheus need: the single minutes, and the buckets of ever.
     """
 
     at: datetime
@@ -46,7 +48,7 @@ async def read_fleet(overview: Overview, batches: int) -> FleetNow:
     """
     newest, unfinished = await overview.batches(limit=batches), await overview.unfinished(batches)
     known = {batch.id for batch in newest.rows}
-    apis = await overview.apis()
+    apis = [_without_series(api) for api in await overview.apis()]
     workers = await overview.workers()
     redis = await overview.redis_state()
     waiting = [api.now.api for api in apis if api.queued_chunks]
@@ -60,3 +62,8 @@ async def read_fleet(overview: Overview, batches: int) -> FleetNow:
         workers=workers,
         redis=redis,
     )
+
+
+def _without_series(api: ApiView) -> ApiView:
+    total = replace(api.traffic.total, latency_buckets={}, wait_buckets={})
+    return replace(api, traffic=replace(api.traffic, minutes=[], total=total))

@@ -18,23 +18,25 @@ from rich.text import Text
 from callmill.cli.figures import byte_size, in_ascii, printable
 from callmill.cli.fitted_table import FittedTable, Row, cut, fit
 from callmill.cli.fleet_now import FleetNow
-from callmill.cli.fleet_tables import apis_table, batches_table, calls_per_s, workers_table
+from callmill.cli.fleet_tables import apis_table, batches_table, workers_table
 
 _PROBLEM_LINES = 2
 """A problem is told in so many lines at most; the rest of it is for a wider window."""
 
+_MARK = "! "
 _SHARE_OF_PROBLEMS = 4
 """The problems take one line in so many at most."""
 
+_CLOCK_WIDTH = len("00:00:00  ")
 _NO_BATCH = "no batch yet: submit one with `callmill run` or `callmill submit`"
 _NO_API = "no API yet: write [apis.NAME] tables into apis.toml and start a worker"
 _NO_WORKER = "no worker"
 
 
 class _Section(Struct):
-    """A table, what it is called, how many things it is of, and what stands in place of an empty one."""
+    """A table; what one and several of its things are called, how many there are, what is said where there are none."""
 
-    name: str
+    names: tuple[str, str]
     table: FittedTable
     total: int
     empty: str
@@ -43,7 +45,7 @@ class _Section(Struct):
     def sizes(self, width: int) -> list[int]:
         """Return how many lines each row takes."""
         # With the longest heading there can be, so that rows take no more lines when not all of them are shown.
-        heading = f"{self.total:,}/{self.total:,} {self.name}"
+        heading = f"{self.total:,}/{self.total:,} {self.names[1]}"
         return [len(lines) for lines in fit(self._under(heading, self.table.rows), width).rows]
 
     def lines(self, width: int) -> list[Text]:
@@ -51,7 +53,8 @@ class _Section(Struct):
         if not self.total:
             return [cut(Text(self.empty, "dim"), width)]
         count = f"{self.total:,}" if self.shown == self.total else f"{self.shown:,}/{self.total:,}"
-        fitted = fit(self._under(f"{count} {self.name}", self.table.rows[: self.shown]), width)
+        heading = f"{count} {self.names[self.total != 1]}"
+        fitted = fit(self._under(heading, self.table.rows[: self.shown]), width)
         fitted.heading.stylize("bold underline")
         return [fitted.heading, *chain.from_iterable(fitted.rows)]
 
@@ -69,13 +72,13 @@ def fleet_screen(now: FleetNow, console: Console, at: datetime, *, height: int |
         at: The time now.
         height: How many lines there are; None: as many as are wanted.
     """
-    width = console.width
+    width, now_ms = console.width, int(now.at.timestamp() * 1000)
     sections = [
-        _Section("batches", batches_table(now.batches), now.batches_total, _NO_BATCH),
-        _Section("APIs", apis_table(now.apis), len(now.apis), _NO_API),
-        _Section("workers", workers_table(now.workers, int(now.at.timestamp() * 1000)), len(now.workers), _NO_WORKER),
+        _Section(("batch", "batches"), batches_table(now.batches), now.batches_total, _NO_BATCH),
+        _Section(("API", "APIs"), apis_table(now.apis), len(now.apis), _NO_API),
+        _Section(("worker", "workers"), workers_table(now.workers, now_ms), len(now.workers), _NO_WORKER),
     ]
-    title = Text.assemble((f"{at.astimezone():%H:%M:%S}", "bold"), f"  {summary(now)}")
+    title = Text.assemble((f"{at.astimezone():%H:%M:%S}", "bold"), f"  {summary(now, width - _CLOCK_WIDTH)}")
     head = [cut(title, width), *_problems(now, console, height)]
     left = None if height is None else max(0, height - len(head) - len(sections))
     spare = _share_out(sections, width, left)
@@ -90,9 +93,9 @@ def fleet_screen(now: FleetNow, console: Console, at: datetime, *, height: int |
     return [*head, *body][:height]
 
 
-def summary(now: FleetNow) -> str:
-    """Say in a line what there is and what it does; what matters least stands last, where it may be cut."""
-    rate = sum(calls_per_s(worker) for worker in now.workers)
+def summary(now: FleetNow, width: int | None = None) -> str:
+    """Say in a line what there is and what it does; where that is too wide, what matters least is left out."""
+    rate = sum(worker.calls_per_s for worker in now.workers)
     parts = [
         _counted(len(now.workers), "worker"),
         f"{rate:,.{1 if rate < 100 else 0}f} calls/s",
@@ -103,6 +106,8 @@ def summary(now: FleetNow) -> str:
         parts[-1] += f" ({now.redis.used_bytes / now.redis.max_bytes:.0%})"
     if now.problems:
         parts.insert(0, _counted(len(now.problems), "problem"))
+    while width is not None and len(parts) > 1 and len(", ".join(parts)) > width:
+        parts.pop()
     return ", ".join(parts)
 
 
@@ -116,11 +121,12 @@ def _problems(now: FleetNow, console: Console, height: int | None) -> list[Text]
     lines: list[Text] = []
     most = None if height is None else max(_PROBLEM_LINES, height // _SHARE_OF_PROBLEMS)
     for text in texts:
-        wrapped = list(Text(f"! {printable(text)}").wrap(console, max(2, console.width), overflow="fold"))
+        wrapped = list(Text(printable(text)).wrap(console, max(2, console.width - len(_MARK)), overflow="fold"))
         shown = wrapped[:_PROBLEM_LINES] if height is not None else wrapped
         if len(shown) < len(wrapped):
-            shown[-1] = cut(Text.assemble(shown[-1], " …"), console.width)
-        lines += shown
+            shown[-1].append(" …")
+        marks = [_MARK, *[" " * len(_MARK)] * len(shown)]
+        lines += [cut(Text.assemble(mark, line), console.width) for mark, line in zip(marks, shown, strict=False)]
     for line in lines:
         line.stylize("bold red")
     return lines[:most]

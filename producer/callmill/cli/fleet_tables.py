@@ -8,7 +8,7 @@ from rich.text import Text
 
 from callmill.cli.figures import bar, byte_size, per_second, printable, short_count, short_rate, short_time
 from callmill.cli.fitted_table import Cell, Column, FittedTable, Row, cell
-from callmill.cli.limits_view import percent
+from callmill.cli.limits_view import pause_in_words, percent
 from callmill.cli.progress_view import total_text
 from callmill.cli.run_report import latency, seconds
 from callmill.jobs.traffic import NORMAL
@@ -76,9 +76,9 @@ def workers_table(workers: Sequence[WorkerStatus], now_ms: int) -> FittedTable:
     return FittedTable(_WORKERS, [_worker(worker, now_ms) for worker in ordered], "serves")
 
 
-def calls_per_s(worker: WorkerStatus) -> float:
-    """Return the calls that a worker started per second, lately."""
-    return sum(lane.rate for lane in worker.lanes)
+def api_calls_per_s(view: ApiView) -> float:
+    """Return the calls of an API per second: as granted lately, or, where no limit paces it, of the last minutes."""
+    return view.now.rate or (view.traffic.now.rate if view.now.in_flight or view.now.waiting else 0.0)
 
 
 def _batch(batch: Progress) -> Row:
@@ -117,13 +117,14 @@ def _stands(api: ApiNow) -> bool:
 
 def _api(view: ApiView) -> Row:
     now, traffic = view.now, view.traffic.now
-    used = _used(view)
+    used, rate = _used(view), api_calls_per_s(view)
     limits = ", ".join(f"{limit} {percent(used[limit])}" if limit in used else limit for limit in now.limits)
-    remark = f"{view.limits_by} (limits: {limits})" if limits else view.limits_by
+    why = f"paused {pause_in_words(now.paused_s, now.pause_reason, now.paused_by)}" if now.paused else view.limits_by
+    remark = f"{why} ({limits})" if limits else why
     return Row(
         [
             cell(printable(now.api), style="bold"),
-            cell(per_second(now.rate), short_rate(now.rate)),
+            cell(per_second(rate), short_rate(rate)),
             cell(percent(max(used.values()))) if used else _NOTHING,
             _count(now.in_flight),
             _count(now.waiting),
@@ -146,7 +147,7 @@ def _used(view: ApiView) -> dict[str, float]:
 
 
 def _worker(worker: WorkerStatus, now_ms: int) -> Row:
-    lag, rss, rate = worker.loop_lag_s, worker.rss_bytes, calls_per_s(worker)
+    lag, rss, rate = worker.loop_lag_s, worker.rss_bytes, worker.calls_per_s
     since = max(0, now_ms - worker.started_ms) / 1000
     remark = worker_remark(worker)
     return Row(

@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 from callmill.cli import console
 from callmill.cli.duration import Duration
 from callmill.cli.limiter_session import NO_API, find_api, known_apis, who, with_limiter
-from callmill.cli.limits_view import api_details, apis_table, hint, history_table, pause_in_words
+from callmill.cli.limits_view import api_details, hint, history_table, pause_in_words, print_apis
 from callmill.errors import UsageError
 from callmill.limits.control import ControlChange, LimitControl, Pause
 from callmill.overview.api_now import ApiNow, api_now
@@ -64,7 +64,7 @@ def limits(context: click.Context, *, as_json: bool) -> None:
     elif not rows:
         click.echo(NO_API, err=True)
     else:
-        console.stdout().print(apis_table(rows))
+        print_apis(rows, console.stdout())
         if (line := hint(rows)) is not None:
             click.echo(line, err=True)
 

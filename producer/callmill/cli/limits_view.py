@@ -5,16 +5,46 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
+from callmill.cli.figures import printable
 from callmill.cli.run_report import latency, seconds
 from callmill.limits.bound import Guard
 from callmill.limits.control import ControlChange
 from callmill.overview.api_now import ApiNow, KeyNow, LimitNow
 
+_ANY_WIDTH = 10_000
 
-def apis_table(rows: Iterable[ApiNow]) -> Table:
-    """All APIs, one a row."""
+
+def print_apis(rows: Sequence[ApiNow], console: Console) -> None:
+    """Print all APIs: as a table where it fits, else one below the other."""
+    table = _apis_table(rows)
+    if Measurement.get(console, console.options.update(max_width=_ANY_WIDTH), table).maximum <= console.width:
+        console.print(table)
+        return
+    for number, row in enumerate(rows):
+        if number:
+            console.print()
+        console.print(_api_lines(row))
+
+
+def _api_lines(row: ApiNow) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    table.add_row("api", f"{row.api}, counted: {_counted(row)}")
+    for bound in row.bounds:
+        used = "" if bound.used is None else f", {percent(bound.used)} used"
+        table.add_row("limit", f"{bound.limit}, {percent(bound.usable)} of it usable{used}")
+    workers = f"{row.workers} {'worker' if row.workers == 1 else 'workers'}"
+    table.add_row("calls", f"{workers}, {row.in_flight:,} in flight, {row.waiting:,} waiting")
+    table.add_row("now", _now(row) or "running")
+    return table
+
+
+def _apis_table(rows: Iterable[ApiNow]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in ("api", "limits"):
         table.add_column(heading, no_wrap=True)
@@ -64,7 +94,7 @@ def history_table(changes: Iterable[ControlChange]) -> Table:
     for change in changes:
         what = change.what.value if change.key is None else f"{change.what.value} key {change.key}"
         when = change.at.astimezone().strftime("%Y-%m-%d %H:%M:%S")
-        table.add_row(when, change.by, what, change.before, change.after)
+        table.add_row(when, *map(printable, (change.by, what, change.before, change.after)))
     return table
 
 
@@ -78,7 +108,7 @@ def percent(share: float | None, *, unknown: str = "?") -> str:
 def pause_in_words(left_s: float | None, why: str | None, by: str | None) -> str:
     """Say how long, why, and by whom something is paused."""
     time = "until resumed" if left_s is None else f"for {seconds(left_s)}"
-    return f"{time}{f': {why}' if why else ''}{f' ({by})' if by else ''}"
+    return printable(f"{time}{f': {why}' if why else ''}{f' ({by})' if by else ''}")
 
 
 def _counted(row: ApiNow) -> str:
@@ -92,7 +122,7 @@ def _now(row: ApiNow) -> str:
     if not row.workers:
         return "no worker serves it"
     if row.down:
-        return row.down.removeprefix(f"{row.api} is ")
+        return printable(row.down.removeprefix(f"{row.api} is "))
     aside = sum(key.paused_s != 0 for key in row.keys)
     if aside:
         return f"{aside} of {len(row.keys)} keys set aside"

@@ -11,6 +11,9 @@ from callmill.cli.limits_view import pause_in_words
 from callmill.ledger.fleet import WorkerStatus
 from callmill.overview.api_now import ApiNow
 
+_WORTH_TELLING_S = 2.0
+"""A shorter pause is how an API that refuses a call now and then is paced."""
+
 
 class Problem(Struct, frozen=True):
     """One thing that is wrong.
@@ -69,7 +72,7 @@ def _workers(workers: Sequence[WorkerStatus], waiting: Sequence[str]) -> Iterato
 
 def _apis(apis: Sequence[ApiNow]) -> Iterator[Problem]:
     for api in apis:
-        if api.paused:
+        if api.paused_s is None or api.paused_s >= _WORTH_TELLING_S:
             served = f"; its calls go to {api.diverted_to}" if api.diverted_to else ""
             how = pause_in_words(api.paused_s, api.pause_reason, api.paused_by)
             yield Problem("paused", api.api, f"{api.api} is paused {how}{served}")

@@ -8,10 +8,10 @@ from typing import Self
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from callmill.cli.figures import bar, printable
 from callmill.cli.run_report import latency, seconds
 from callmill.jobs.traffic import NORMAL
 from callmill.overview.progress import Progress
@@ -72,18 +72,15 @@ def progress_line(progress: Progress) -> str:
     parts.append(f"{progress.rate:,.1f}/s")
     if progress.eta is not None:
         parts.append(f"{seconds(progress.eta)} left")
-    return f"{', '.join(parts)}; {progress.limited_by}"
+    return f"{', '.join(parts)}; {printable(progress.limited_by)}"
 
 
 def progress_panel(progress: Progress) -> Group:
     """Return the progress as a few lines that fit a terminal of 80 columns."""
-    title = Text.assemble((progress.name or progress.id, "bold"), f"  {progress.id}  {progress.state.value}")
-    share = progress.done / progress.total if progress.total else 0.0
-    bar = Table.grid(padding=(0, 1))
-    bar.add_row(
-        ProgressBar(total=1.0, completed=share, width=_BAR_WIDTH),
-        f"{share:4.0%}" if progress.sealed else "",
-        f"{progress.done:,} of {total_text(progress)}",
+    title = Text.assemble((printable(progress.name or progress.id), "bold"), f"  {progress.id}  {progress.state.value}")
+    drawn = Text.assemble(
+        bar(_BAR_WIDTH, succeeded=progress.succeeded, failed=progress.failed, total=progress.total),
+        f"  {_done_share(progress)}{progress.done:,} of {total_text(progress)}",
     )
     left = "" if progress.eta is None else f", {seconds(progress.eta)} left"
     facts = Table.grid(padding=(0, 2))
@@ -96,8 +93,15 @@ def progress_panel(progress: Progress) -> Group:
     facts.add_row("calls", f"{progress.calls:,}: {progress.retries:,} retries, {progress.throttled:,} answered 429")
     latencies = (("p50", progress.p50), ("p95", progress.p95), ("p99", progress.p99))
     facts.add_row("latency", ", ".join(f"{name} {latency(value)}" for name, value in latencies))
-    facts.add_row("limited by", progress.limited_by)
-    return Group(title, bar, facts)
+    facts.add_row("limited by", printable(progress.limited_by))
+    return Group(title, drawn, facts)
+
+
+def _done_share(progress: Progress) -> str:
+    """Return how much is done; cut, for all is done only when all is; empty while nobody knows of how much."""
+    if not progress.sealed or not progress.total:
+        return ""
+    return f"{progress.done * 100 // progress.total}%  "
 
 
 def total_text(progress: Progress) -> str:

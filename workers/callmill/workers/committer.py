@@ -46,6 +46,7 @@ class Committer:
         chunks: The ledger.
         publish: Takes the chunks that are queued again and need a hint.
         on_flow: Called with False when outcomes pile up, with True when they are recorded again.
+        recorded: Called with the API and the bundle once it is recorded.
     """
 
     def __init__(
@@ -53,10 +54,12 @@ class Committer:
         chunks: Chunks,
         publish: Callable[[list[ChunkRef]], None],
         on_flow: Callable[[bool], None],
+        recorded: Callable[[str, Bundle], None],
     ) -> None:
         self._chunks = chunks
         self._publish = publish
         self._on_flow = on_flow
+        self._recorded = recorded
         self._changed: dict[ChunkRun, None] = {}
         self._finished: dict[ChunkRun, Finish] = {}
         self._unsettled: list[_Entry] = []
@@ -167,6 +170,7 @@ class Committer:
             return True
         if isinstance(result, CallmillError):
             return False
+        self._recorded(entry.run.claim.ref.api, entry.bundle)
         if result.hint_wanted:
             self._publish([entry.run.claim.ref])
         if entry.finish is not None:

@@ -31,7 +31,9 @@ from callmill.workers.lease_keeper import LOST, RENEWED, LeaseKeeper
 from callmill.workers.log_fields import of_ref
 from callmill.workers.reconciler import Reconciler
 from callmill.workers.redis_watch import RedisWatch
+from callmill.workers.reporter import Reporter
 from callmill.workers.room import Room
+from callmill.workers.vitals import Vitals, rss_bytes
 from callmill.workers.worker_options import WorkerOptions
 
 log = logging.getLogger(__name__)
@@ -99,7 +101,8 @@ class Engine:
         self._lines = Lines(session)
         self._batches = Batches(session)
         self._room = Room(self._lanes, self._switch, threads=options.chunks_at_once)
-        self._committer = Committer(self._chunks, self._publish, self._set_recording)
+        self._reporter, self._vitals = Reporter(self._fleet, self._lanes), Vitals()
+        self._committer = Committer(self._chunks, self._publish, self._set_recording, self._reporter.recorded)
         self._execution = Execution(
             self._chunks, self._lanes, self._committer, self._room, self._runs, lease_s=options.lease_ms / 1000
         )
@@ -121,6 +124,7 @@ class Engine:
                 session, memory_watermark=options.memory_watermark, stuck_after_s=self._alerts.stuck_after_s
             ),
             worker=self.worker,
+            done=self._reporter.reconciled,
             open_batch_s=options.open_batch_s,
         )
         watch = RedisWatch(session, options, self._hold)
@@ -130,6 +134,7 @@ class Engine:
             self._committer.run(),
             reconciler.run(),
             watch.run(),
+            self._vitals.run(),
             self._report(),
             self._watch_room(),
             self._watch_lines(),
@@ -144,6 +149,7 @@ class Engine:
         await self._committer.idle()
         await end_tasks(self._background)
         try:
+            await self._reporter.send(self._status())
             await self._fleet.leave(self.worker)
         except RedisUnavailableError as error:
             log.warning("left without a word: %s", error, extra={"action": "leave_failed"})
@@ -286,25 +292,30 @@ class Engine:
                 if not announced:
                     await self._fleet.announce_apis(profile.public_facts() for profile in self._profiles.values())
                     announced = True
-                await self._fleet.report(self._status())
+                await self._reporter.send(self._status())
                 await self._chunks.touch(list(self._room.waiting))
             except RedisUnavailableError as error:
                 log.warning("status not reported: %s", error, extra={"action": "report_failed"})
             await asyncio.sleep(STATUS_EVERY_S)
 
     def _status(self) -> WorkerStatus:
+        calls = sum(lane.tally.calls for lane in self._lanes.values())
         return WorkerStatus(
             id=self.worker,
             host=socket.gethostname(),
             pid=os.getpid(),
             started_ms=self._started_ms,
-            calls=sum(lane.calls for lane in self._lanes.values()),
+            calls=calls,
             cpu_s=time.process_time(),
             draining=self._draining,
             held=self._held,
             apis=list(self._lanes),
             lanes=[lane.status() for lane in self._lanes.values()],
             newer_format=self._execution.newer_format,
+            loop_lag_s=self._vitals.loop_lag_s,
+            rss_bytes=rss_bytes(),
+            cpu_us_per_call=self._vitals.cpu_us_per_call(calls),
+            calls_per_s=self._vitals.calls_per_s,
         )
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:

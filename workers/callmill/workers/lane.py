@@ -36,6 +36,7 @@ from callmill.workers.lane_report import lane_report
 from callmill.workers.pace import Pace
 from callmill.workers.parking import is_parked
 from callmill.workers.request_builder import ForbiddenUrlError, RequestBuilder
+from callmill.workers.tally import BUG, CUT_OFF, Tally
 from callmill.workers.transports.port import FaultKind, Response, Transport, TransportFault
 from callmill.workers.verdict import AnswerRules, Failed, classify_fault, classify_response
 
@@ -46,7 +47,6 @@ _ASKING_AT_ONCE = 256
 
 _RESERVED_AHEAD_S = 0.2
 """Slots that are reserved before a runner asks for them, in seconds of what a class gets or could have."""
-
 
 _DIVERTED_LATELY_S = 5.0
 """How long after the last call that went to the fallback this lane still counts as wanted."""
@@ -68,8 +68,8 @@ class Lane:
     ) -> None:
         self.api = profile.name
         self.in_flight = 0
-        self.calls = 0
         self.gate_open = True
+        self.tally = Tally()
         self._requests = requests
         self._transport = transport
         self._limiter = limiter
@@ -252,7 +252,7 @@ class Lane:
         now_s, share = self._now(), self._queue.share(line)
         free = int((self._max_in_flight - len(self._runners)) * share)
         # Its own pace alone would keep it slow: it would ask for one slot at a time, each behind a turn of the others.
-        pace = max(line.pace.per_s(line.started, now_s), self._pace.per_s(self.calls, now_s) * share)
+        pace = max(line.pace.per_s(line.started, now_s), self._pace.per_s(self.tally.calls, now_s) * share)
         return min(len(line.calls), max(free, int(pace * _RESERVED_AHEAD_S)))
 
     def _make_heard(self) -> None:
@@ -279,8 +279,9 @@ class Lane:
                 model=cost.model,
                 traffic=line.traffic,
             )
+            asked_s = 0.0
             if slot is None:
-                slot = await self._slot_for(call.owner, cost, line)
+                asked_s, slot = time.perf_counter(), await self._slot_for(call.owner, cost, line)
                 if slot is None or not self.gate_open:
                     if slot is not None:
                         self._limiter.settle(slot, 0)
@@ -295,15 +296,15 @@ class Lane:
                         self._queue.add_first(other)
                         continue
                     call = other
-            await self._attempt(call, slot)
+            await self._attempt(call, slot, asked_s)
 
     async def _run_slot_first(self) -> None:
         while self._intake.slot_first and self._queue and self._startable:
-            slot = self._limiter.try_acquire()
+            asked_s, slot = 0.0, self._limiter.try_acquire()
             if slot is None:
                 self._asking_for_any += 1
                 try:
-                    slot = await self._limiter.acquire()
+                    asked_s, slot = time.perf_counter(), await self._limiter.acquire()
                 finally:
                     self._asking_for_any -= 1
                     self.kick()
@@ -311,7 +312,7 @@ class Lane:
             if call is None:
                 self._limiter.settle(slot, 0)
                 return
-            await self._attempt(call, slot)
+            await self._attempt(call, slot, asked_s)
 
     async def _slot_for(self, owner: CallOwner, cost: CallCost, line: ClassLine) -> Slot | None:
         try:
@@ -345,24 +346,27 @@ class Lane:
             call.owner.refuse(call, outcome_too_late(call))
         return None
 
-    async def _attempt(self, call: Call, slot: Slot) -> None:
+    async def _attempt(self, call: Call, slot: Slot, asked_s: float) -> None:
         call.owner.started(call)
         ticket = self._breaker.started()
         self.in_flight += 1
-        self.calls += 1
+        self.tally.started(asked_s)
         self._queue.line(call.owner.traffic).started += 1
         try:
             ending = await self._exchange(call, slot, ticket)
         except asyncio.CancelledError:
+            self.tally.broken_off(CUT_OFF)
             call.owner.interrupted(call)
             raise
         except Exception as error:  # the boundary of a job: a bug of ours must not take its neighbours along
             log.exception("a call met a bug", extra={"action": "call_bug", "api": self.api})
+            self.tally.broken_off(BUG)
             ending = outcome_without_answer(call, "internal", f"{InternalError.__doc__} ({error!r})")
         finally:
             self.in_flight -= 1
             self._breaker.over(ticket)
         if isinstance(ending, Postponed):
+            self.tally.again(spends_attempt=ending.spends_attempt, throttled=ending.throttled)
             call.owner.postpone(call, ending)
         else:
             call.owner.record(call, ending)
@@ -384,7 +388,10 @@ class Lane:
         call.latency_us = int((time.perf_counter() - began_s) * 1e6)
         self._breaker.judged(ticket, call, verdict, answer, sent=sent)
         used = self._costs.used(call, answer) if sent else REFUNDED
+        self.tally.tokens += slot.tokens if used is None else used[0]
         self._limiter.settle(slot, *(used or (None, None)))
         if feedback is not None and feedback.observations:
             self._limiter.feed(slot, feedback.observations)
-        return self._endings.of(call, slot, verdict, answer, ticket)
+        ending = self._endings.of(call, slot, verdict, answer, ticket)
+        self.tally.ended(verdict, answer, call.latency_us)
+        return ending

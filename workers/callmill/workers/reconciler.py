@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
@@ -49,6 +50,7 @@ class Reconciler:
         take: Runs a chunk here, if it can, that was put back and that nobody has taken since.
         watch: Notes what alerts are to tell.
         worker: Names this process.
+        done: Counts what was done: ``put_back``, ``published_again``, ``unparked`` chunks.
         open_batch_s: How long a batch that is not sealed is kept without a word from its producer.
     """
 
@@ -62,6 +64,7 @@ class Reconciler:
         *,
         watch: AlertWatch,
         worker: str,
+        done: Counter[str],
         open_batch_s: float,
     ) -> None:
         self._redis = session.redis
@@ -74,6 +77,7 @@ class Reconciler:
         self._take = take
         self._watch = watch
         self._worker = worker
+        self._done = done
         self._keeper = BatchKeeper(self._batches, chunks, open_batch_s=open_batch_s)
 
     async def run(self) -> None:
@@ -106,7 +110,11 @@ class Reconciler:
         refs: list[ChunkRef] = []
         for batch_id in await self._batches.resumed():
             refs += await self._batches.unpark(batch_id)
-        refs += await self._chunks.stranded(await self._without_hints(), _STRANDED_AFTER_MS)
+        stranded = await self._chunks.stranded(await self._without_hints(), _STRANDED_AFTER_MS)
+        self._done["put_back"] += len(requeued.put_back)
+        self._done["published_again"] += len(requeued.not_taken) + len(stranded)
+        self._done["unparked"] += len(refs)
+        refs += stranded
         await self._lines.prune()
         await self._keeper.look()
         if refs:

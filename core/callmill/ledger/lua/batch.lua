@@ -3,9 +3,9 @@
 -- CONTROLS, OPEN, ACTIVE, ENDED. From OWN on come those that the script names.
 local META, CHUNKS, STATE, DONE, FAILED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local REST, PARKED, OUT, LATENCY, RATE = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
-local FAILURES, SUSPECTS, BATCH_KEYS = KEYS[11], KEYS[12], 12
-local DUE, LINES, RESUMED, CONTROLS, OPEN = KEYS[13], KEYS[14], KEYS[15], KEYS[16], KEYS[17]
-local ACTIVE, ENDED, OWN = KEYS[18], KEYS[19], 20
+local FAILURES, SUSPECTS, HISTORY, ERRORS, SLOWEST, BATCH_KEYS = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15], 15
+local DUE, LINES, RESUMED, CONTROLS, OPEN = KEYS[16], KEYS[17], KEYS[18], KEYS[19], KEYS[20]
+local ACTIVE, ENDED, OWN = KEYS[21], KEYS[22], 23
 
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -135,6 +135,44 @@ local function forget_attempts(number, dropped)
   redis.call('HSET', REST, number, table.concat(packed))
 end
 
+-- How what is kept of a failure begins: the lengths of its head and of the answer, and the time.
+local FAILURE_PREFIX = '>I4I2d'
+
+-- The field of ERRORS that counts a cause.
+local OTHER, CAUSES = '(other)', 64
+local function error_field(cause)
+  if redis.call('HEXISTS', ERRORS, cause) == 1 or redis.call('HLEN', ERRORS) < CAUSES then return cause end
+  return OTHER
+end
+
+-- What a job failed of last, as failure.py has it; nil where nothing is kept of it.
+local function cause_of(number, offset)
+  local data = redis.call('HGET', FAILURES, number .. '/' .. int(offset))
+  if not data then return nil end
+  local at, head = 1, nil
+  while at <= #data do
+    local length, answer, _, start = struct.unpack(FAILURE_PREFIX, data, at)
+    head = string.sub(data, start, start + length - 1)
+    at = start + length + answer
+  end
+  local _, _, _, code, _, status = unpack(cmsgpack.unpack(head), 1, 6)
+  return (not status or code == 'http_' .. status) and code or code .. '/' .. status
+end
+
+-- Takes jobs that run again out of what ERRORS counts; those that an older version recorded are not in it.
+local function forget_errors(number, dropped)
+  local counts = {}
+  for offset in pairs(dropped) do
+    local cause = cause_of(number, offset)
+    if cause then counts[cause] = (counts[cause] or 0) + 1 end
+  end
+  for cause, jobs in pairs(counts) do
+    local field = error_field(cause)
+    local counted = tonumber(redis.call('HGET', ERRORS, field) or 0)
+    if counted > 0 then redis.call('HINCRBY', ERRORS, field, -math.min(jobs, counted)) end
+  end
+end
+
 -- Makes failed jobs of a chunk that nobody holds unrecorded again, those of the bitmap `chosen`; returns how many. Its
 -- caller writes the state.
 local function open_failed(number, s, chosen)
@@ -160,6 +198,7 @@ local function open_failed(number, s, chosen)
     redis.call('HSET', FAILED, number, table.concat(still_failed))
   end
   forget_attempts(number, dropped)
+  forget_errors(number, dropped)
   s.done, s.failed = s.done - again, s.failed - again
   redis.call('HINCRBY', META, 'failed', -again)
   return again

@@ -4,10 +4,14 @@
 --       6 offsets of the failed ones among them  7 retries  8 calls  9 throttled calls (429)
 --       10 'keep' | 'finish'  11 delay of the remainder (ms)  12 what the remainder must know when it runs again ('' = nothing)
 --       13 what is kept of the failed ones, in the order of 6 (as failure_records.py has it)
---       14 deaths that still stand against the chunk when it is given up  15.. latency bucket, calls, ...
+--       14 deaths that still stand against the chunk when it is given up
+--       15 causes of the failed ones (msgpack: cause -> jobs; '' = none failed)
+--       16 the slowest of the outcomes, ten at most (msgpack: latency (us), name, ...; '' = none slow enough to matter)
+--       17.. latency bucket, calls, ...
 -- Returns {'ok', control} recorded, lease kept | {'done', control} | {'waiting', control} | {'queued', control}: publish
 --         the hint | {'stale'}: the lease is somebody else's now, nothing recorded | {'recorded', offset, ...}: these
 --         stand recorded already, nothing was recorded, send the others
+--         After the control comes, where 16 told of any: the latency (us) beyond which a job is one of the slowest.
 -- Invariant: a job's bit goes from 0 to 1 once, in the same step as its outcome enters the stream and the counters.
 -- An entry of the stream has the bundle (b) and the bytes of all bundles up to it (t), of which release.lua makes use.
 local number, member, fence = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -34,7 +38,7 @@ end
 
 -- Adds to what is kept of each failed job: '>I4I2d' of the lengths of head and answer and the time, head, answer; the
 -- newest last. A batch of which everything fails keeps the answers of so many jobs only: Redis must hold it.
-local ANSWERS_KEPT, FAILURES_KEPT, PREFIX = 100000, 10, '>I4I2d'
+local ANSWERS_KEPT, FAILURES_KEPT = 100000, 10
 
 local function keep_failures(offsets, records)
   local at, answers = 1, redis.call('HLEN', FAILURES) < ANSWERS_KEPT
@@ -43,12 +47,12 @@ local function keep_failures(offsets, records)
     local head, answer, start = struct.unpack('>I4I2', records, at)
     at = start + head + answer
     local kept = answers and answer or 0
-    local added = struct.pack(PREFIX, head, kept, now_ms) .. string.sub(records, start, start + head + kept - 1)
+    local added = struct.pack(FAILURE_PREFIX, head, kept, now_ms) .. string.sub(records, start, start + head + kept - 1)
     local before = redis.call('HGET', FAILURES, field) or ''
     local starts, from = {}, 1
     while from <= #before do
       starts[#starts + 1] = from
-      local h, a, _, next_from = struct.unpack(PREFIX, before, from)
+      local h, a, _, next_from = struct.unpack(FAILURE_PREFIX, before, from)
       from = next_from + h + a
     end
     local oldest = starts[math.max(1, #starts - FAILURES_KEPT + 2)] or 1
@@ -56,30 +60,101 @@ local function keep_failures(offsets, records)
   end
 end
 
+-- Notes how the counters stand at the beginning of a step of the batch's time. Called when the first bundle of a second
+-- comes, before it counts: since the step began nothing was counted. When there are too many steps they become longer,
+-- by powers of two: then the counters at the beginning of the first of those that become one are kept.
+local STEPS, LOG_RATIO = 240, math.log(1.05)  -- the latter as latency.py has it
+
+local function lengthen_steps(step_s, age_s)
+  local longer_s, slots, kept = step_s, {}, {}
+  while age_s / longer_s >= STEPS do longer_s = longer_s * 2 end
+  local all = redis.call('HGETALL', HISTORY)
+  for i = 1, #all, 2 do
+    local slot = tonumber(all[i])
+    if slot then slots[#slots + 1] = {slot, all[i + 1]} end
+  end
+  table.sort(slots, function(a, b) return a[1] < b[1] end)
+  redis.call('DEL', HISTORY)
+  redis.call('HSET', HISTORY, 'step', int(longer_s))
+  for _, slot in ipairs(slots) do
+    local at = math.floor(slot[1] * step_s / longer_s)
+    if not kept[at] then redis.call('HSET', HISTORY, int(at), slot[2]) end
+    kept[at] = true
+  end
+  return longer_s
+end
+
+local function note_history()
+  local m = redis.call('HMGET', META, 'created_ms', 'succeeded', 'failed', 'calls', 'retries', 'throttled')
+  local age_s = math.max(0, now_s - math.floor(m[1] / 1000))
+  local step_s = tonumber(redis.call('HGET', HISTORY, 'step') or 1)
+  if age_s / step_s >= STEPS then step_s = lengthen_steps(step_s, age_s) end
+  local slot = int(math.floor(age_s / step_s))
+  if redis.call('HEXISTS', HISTORY, slot) == 1 then return end
+  local timed, latency_us, buckets = 0, 0, redis.call('HGETALL', LATENCY)
+  for i = 1, #buckets, 2 do
+    local calls = tonumber(buckets[i + 1])
+    timed, latency_us = timed + calls, latency_us + calls * math.exp((buckets[i] + 0.5) * LOG_RATIO)
+  end
+  m[1] = int(latency_us) .. ' ' .. int(timed)
+  redis.call('HSET', HISTORY, slot, table.concat(m, ' '))
+end
+
+local function count_second(jobs)
+  local slot = now_s % 64
+  local second, count = string.match(redis.call('HGET', RATE, slot) or '', '^(%d+) (%d+)$')
+  if tonumber(second) ~= now_s then
+    count = 0
+    note_history()
+  end
+  redis.call('HSET', RATE, slot, int(now_s) .. ' ' .. int(count + jobs))
+end
+
+local function count_errors(causes)
+  for cause, jobs in pairs(cmsgpack.unpack(causes)) do redis.call('HINCRBY', ERRORS, error_field(cause), jobs) end
+end
+
+-- Keeps the slowest jobs; returns the latency of the fastest of them, 0 while there is room. It only grows.
+local SLOWEST_KEPT = 10
+
+local function keep_slowest(packed)
+  local jobs = cmsgpack.unpack(packed)
+  local floor_us = tonumber(redis.call('HGET', META, 'slow_us') or 0)
+  if jobs[1] <= floor_us then return int(floor_us) end
+  for i = 1, #jobs, 2 do redis.call('ZADD', SLOWEST, 'GT', int(jobs[i]), jobs[i + 1]) end
+  redis.call('ZREMRANGEBYRANK', SLOWEST, 0, -SLOWEST_KEPT - 1)
+  if redis.call('ZCARD', SLOWEST) < SLOWEST_KEPT then return '0' end
+  floor_us = math.max(floor_us, tonumber(redis.call('ZRANGE', SLOWEST, 0, 0, 'WITHSCORES')[2]))
+  redis.call('HSET', META, 'slow_us', int(floor_us))
+  return int(floor_us)
+end
+
+local floor_us  -- nil: nothing to tell
 if n_done > 0 then
   local clash = set_bits(DONE, ARGV[5], true)
   if clash then return {'recorded', unpack(clash)} end
+end
+if n_done > 0 or ARGV[8] ~= '0' then count_second(n_done) end
+if n_done > 0 then
   if n_failed > 0 then
     set_bits(FAILED, ARGV[6], false)
     keep_failures(ARGV[6], ARGV[13])
+    count_errors(ARGV[15])
   end
   redis.call('XADD', OUT, '*', 'b', ARGV[4], 't', int(count_unread(#ARGV[4])))
   redis.call('HINCRBY', META, 'succeeded', n_done - n_failed)
   if n_failed > 0 then redis.call('HINCRBY', META, 'failed', n_failed) end
   s.done, s.failed = s.done + n_done, s.failed + n_failed
-  local slot = now_s % 64
-  local second, count = string.match(redis.call('HGET', RATE, slot) or '', '^(%d+) (%d+)$')
-  if tonumber(second) ~= now_s then count = 0 end
-  redis.call('HSET', RATE, slot, int(now_s) .. ' ' .. int(count + n_done))
+  if ARGV[16] ~= '' then floor_us = keep_slowest(ARGV[16]) end
 end
 if ARGV[7] ~= '0' then redis.call('HINCRBY', META, 'retries', ARGV[7]) end
 if ARGV[8] ~= '0' then redis.call('HINCRBY', META, 'calls', ARGV[8]) end
 if ARGV[9] ~= '0' then redis.call('HINCRBY', META, 'throttled', ARGV[9]) end
-for i = 15, #ARGV, 2 do redis.call('HINCRBY', LATENCY, ARGV[i], ARGV[i + 1]) end
+for i = 17, #ARGV, 2 do redis.call('HINCRBY', LATENCY, ARGV[i], ARGV[i + 1]) end
 
 if ARGV[10] == 'keep' then
   write_state(number, s)
-  return {'ok', control()}
+  return {'ok', control(), floor_us}
 end
 
 redis.call('HINCRBY', META, 'leased', -1)
@@ -89,15 +164,15 @@ local delay_ms = run_wanted(number, s) > 0 and 0 or tonumber(ARGV[11])
 if s.done == s.count then
   close_chunk(number, s, member)
   end_if_over()
-  return {'done', control()}
+  return {'done', control(), floor_us}
 end
 if ARGV[12] ~= '' then redis.call('HSET', REST, number, ARGV[12]) end
 if delay_ms > 0 and control() == 'run' then
   s.status, s.worker = 'W', ''
   write_state(number, s)
   redis.call('ZADD', DUE, int(now_ms + delay_ms), member)
-  return {'waiting', control()}
+  return {'waiting', control(), floor_us}
 end
 local queued = put_back(number, s, member, KEYS[OWN])
 end_if_over()
-return {queued == 1 and 'queued' or 'waiting', control()}
+return {queued == 1 and 'queued' or 'waiting', control(), floor_us}

@@ -1,0 +1,75 @@
+"""The dashboard's pages in this process, on a free port, and a browser's requests to them."""
+
+from __future__ import annotations
+
+import json
+import types
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http.cookies import SimpleCookie
+from typing import Any
+
+from flower.urls import settings as flower_settings
+from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.options import options
+
+from callmill.config.celery import app
+from callmill.config.settings import load_settings
+from callmill.dashboard.figures import Figures
+from callmill.dashboard.flower_app import CallmillFlower
+
+
+class Site:
+    """A running dashboard; ``figures`` are those that it shows."""
+
+    def __init__(self, figures: Figures, port: int, prefix: str) -> None:
+        self.figures = figures
+        self.host = f"127.0.0.1:{port}"
+        self.url = f"http://{self.host}{prefix}"
+        self._cookie = ""
+
+    async def get(self, path: str, headers: dict[str, str] | None = None) -> HTTPResponse:
+        """Ask for a page or its figures."""
+        request = HTTPRequest(self.url + path, headers=headers or {}, follow_redirects=False)
+        return await AsyncHTTPClient().fetch(request, raise_error=False)
+
+    async def json(self, path: str) -> Any:
+        """Ask for figures, which must come."""
+        answer = await self.get(path)
+        assert answer.code == 200, answer.body
+        return json.loads(answer.body)
+
+    async def token(self, sign_in: dict[str, str] | None = None) -> dict[str, str]:
+        """Open a page and return what its script sends along with a change."""
+        page = await self.get("/batches", sign_in)
+        assert page.code == 200
+        token = SimpleCookie(page.headers["Set-Cookie"])["_xsrf"].value
+        return {"Cookie": f"_xsrf={token}", "X-XSRFToken": token, **(sign_in or {})}
+
+    async def post(self, path: str, headers: dict[str, str]) -> HTTPResponse:
+        """Ask for a change."""
+        request = HTTPRequest(self.url + path, method="POST", body=b"", headers=headers)
+        return await AsyncHTTPClient().fetch(request, raise_error=False)
+
+
+@asynccontextmanager
+async def dashboard_site(
+    redis_url: str, *, prefix: str = "", basic_auth: list[str] | None = None, batch_control: bool = True
+) -> AsyncIterator[Site]:
+    """Serve the dashboard while the context lasts."""
+    figures = Figures(load_settings(redis_url=redis_url))
+    chosen = types.SimpleNamespace(**options.as_dict())
+    chosen.url_prefix, chosen.basic_auth, chosen.enable_events = prefix.strip("/"), basic_auth, False
+    settings = {**flower_settings, "static_url_prefix": f"{prefix}/static/"}
+    flower = CallmillFlower(figures=figures, batch_control=batch_control, capp=app, options=chosen, **settings)
+    server, sockets = HTTPServer(flower), bind_sockets(0, "127.0.0.1")
+    server.add_sockets(sockets)
+    try:
+        yield Site(figures, sockets[0].getsockname()[1], prefix)
+    finally:
+        server.stop()
+        await server.close_all_connections()
+        await figures.aclose()
+        flower.executor.shutdown(wait=False)
