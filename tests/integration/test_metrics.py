@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from urllib.parse import urlsplit
@@ -230,15 +231,29 @@ def test_no_secret_is_exported(dashboard, redis, runs):  # noqa: ARG001 - someth
     assert "secret" not in text
 
 
-def test_without_redis_it_still_answers(dashboard, redis):
-    """While Redis is down a scrape says so, and nothing stale; when it is back everything is told again."""
-    names = set(scraped_when(dashboard, lambda now: now.value("callmill_up") == 1).families)
-    names = set(scraped_when(dashboard, lambda now: now.value("callmill_up") == 1).families)
+def goes(redis):
+    """Redis is killed; return how it comes back."""
     redis.kill()
-    down = scraped_when(dashboard, lambda now: now.value("callmill_up") == 0)
-    assert set(down.families) == {"callmill_up", "callmill_read_seconds"}
-    assert get(dashboard.url + "metrics", sign_in=SIGN_IN).status == 200
-    redis.restart()
+    return redis.restart
+
+
+def hangs(redis):
+    """Redis answers nobody any more; return how it does again."""
+    redis.send(signal.SIGSTOP)
+    return lambda: redis.send(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("ends", [goes, hangs])
+def test_without_redis_it_still_answers(dashboard, redis, ends):
+    """While Redis is down, or silent, a scrape says so, and nothing stale; afterwards everything is told again."""
+    names = set(scraped_when(dashboard, lambda now: now.value("callmill_up") == 1).families)
+    come_back = ends(redis)
+    try:
+        down = scraped_when(dashboard, lambda now: now.value("callmill_up") == 0)
+        assert set(down.families) == {"callmill_up", "callmill_read_seconds"}
+        assert get(dashboard.url + "metrics", sign_in=SIGN_IN).status == 200
+    finally:
+        come_back()
     up = scraped_when(dashboard, lambda now: now.value("callmill_up") == 1)
     assert set(up.families) == names > set(down.families)
     assert "Traceback" not in dashboard.logs()

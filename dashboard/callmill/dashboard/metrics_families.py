@@ -39,7 +39,7 @@ _Rows = Iterable[tuple[tuple[str, ...], float]]
 def is_up(up: bool, took_s: float) -> list[Metric]:  # noqa: FBT001 - the metric's value
     """Return whether the overview could be read, and how long that took."""
     return [
-        _gauge("callmill_up", "1: the dashboard can read Callmill's Redis; 0: nothing else of Callmill is here.", up),
+        _gauge("callmill_up", "1: the dashboard can read Callmill's Redis; 0: what it would read is missing.", up),
         _gauge("callmill_read_seconds", "How long the dashboard took to read all of this.", took_s),
     ]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from flower.app import Flower, rewrite_handler
 from flower.views import BaseHandler
 from tornado.httpserver import HTTPServer
@@ -69,7 +67,7 @@ class _Scrape(RequestHandler):
         await _write(self, self._exposition)
 
 
-async def _write(handler: Any, exposition: Exposition) -> None:
+async def _write(handler: RequestHandler, exposition: Exposition) -> None:
     body, content_type = await exposition.answer(handler.request.headers.get("Accept", ""))
     handler.set_header("Content-Type", content_type)
     handler.set_header("Cache-Control", "no-store")
