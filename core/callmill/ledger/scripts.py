@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
-_WITHOUT_BATCH = frozenset({"renew", "due", "stranded", "report", "touch", "prune_lines"})
+_WITHOUT_BATCH = frozenset({"renew", "due", "stranded", "report", "touch", "prune_lines", "labels"})
 
 
 @cache
