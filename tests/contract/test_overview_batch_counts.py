@@ -6,8 +6,10 @@ import asyncio
 
 from callmill.config.redis_connections import connect
 from callmill.jobs.wire import Chunk, WireJob, encode_chunk
-from callmill.ledger import Batches, LedgerSession, keys
+from callmill.ledger import Batches, LedgerSession
+from callmill.ledger.alert_log import AlertLog, AlertState
 from callmill.overview.batch_counts import count_batches
+from callmill.workers.alert_conditions import Condition, Kind
 
 
 def counted(redis_url, scenario):
@@ -54,7 +56,9 @@ def test_stuck_are_those_that_were_told(redis_url):
     """A batch is stuck when the alerts have told so: not while it is only suspected, nor for another alert of it."""
 
     async def scenario(redis, _) -> None:
-        states = {"stuck:a": '{"told":true,"times":1}', "stuck:b": '{"since_ms":5}', "held:c": '{"told":true}'}
-        await redis.hset(keys.ALERT_STATES, mapping=states)
+        log = AlertLog(LedgerSession(redis))
+        for kind, subject, told in ((Kind.STUCK, "a", True), (Kind.STUCK, "b", False), (Kind.HELD, "c", True)):
+            condition = Condition(kind=kind, subject=subject, holds=True)
+            assert await log.change(condition.field, None, AlertState(told=told, since_ms=5))
 
     assert counted(redis_url, scenario).stuck == 1

@@ -10,14 +10,17 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 import redis
+from celery import Celery
 from local_nodes import LocalWorker, WorkerProcess, until, write_profiles
+from opentelemetry.sdk.trace import TracerProvider
 from scripted_api import ScriptedApi, scripted_api
 
-from callmill.config.celery import app
+from callmill.config.celery import CALLS_QUEUE, KEY_PREFIX, app
 from callmill.errors import BatchStateError, UsageError, WaitTimeoutError
 from callmill.ledger.keys import PREFIX, BatchKeys
 from callmill.producer import Batch, Client, Job, Outcome
 from callmill.simulator import SimulatorOptions, SimulatorProcess
+from callmill.workers import tasks
 
 WAIT_S = 20
 RETRY = "retry = { attempts = 4, base = 0.01, cap = 0.05 }"
@@ -335,3 +338,30 @@ def test_worker_stays_healthy(fleet):
     log = fleet.worker.logs()
     for words in ("Traceback", "a part of the worker died", "a runner died", "met a bug"):
         assert words not in log
+
+
+def test_calls_carry_the_trace_that_they_were_submitted_in(fleet, redis_server):
+    """Each call of a batch, a single call and the plain task name the submitter's span; a job's own trace is kept."""
+    own = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    with TracerProvider().get_tracer("test").start_as_current_span("submitting") as span:
+        fleet.run(*(Job("GET", f"/traced/{n}", api="script") for n in range(3)))
+        fleet.run(Job("GET", "/traced/own", api="script", headers={"Traceparent": own}))
+        fleet.client.call(Job("GET", "/traced/call", api="script"))
+        with Celery("theirs", broker=redis_server.url, set_as_current=False) as theirs:
+            theirs.conf.broker_transport_options = {"global_keyprefix": KEY_PREFIX}
+            job = {"method": "GET", "url": "/traced/task", "api": "script"}
+            theirs.send_task(tasks.CALL, (job,), queue=CALLS_QUEUE, ignore_result=True)
+    fleet.run(Job("GET", "/traced/not", api="script"))
+    until(lambda: fleet.script.seen("/traced/task"), WAIT_S, "the task ran")
+    ids = span.get_span_context()
+    expected = f"00-{ids.trace_id:032x}-{ids.span_id:016x}-{ids.trace_flags:02x}"
+    sent = {
+        exchange.target.rpartition("/")[2]: exchange.headers.get("traceparent")
+        for exchange in fleet.script.requests
+        if exchange.target.startswith("/traced/")
+    }
+    assert sent == {
+        **dict.fromkeys(("0", "1", "2", "call", "task"), expected),
+        "own": own,
+        "not": None,
+    }

@@ -97,7 +97,8 @@ def test_machine_findings(monkeypatch, tmp_path):
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 64))
     levels = {finding.check: finding.level for finding in check_profiles(load_settings())}
-    assert levels == {"profiles": Level.OK, "credentials": Level.FAIL, "open files": Level.FAIL}
+    found = {"profiles": Level.OK, "credentials": Level.FAIL, "open files": Level.FAIL, "alerts": Level.OK}
+    assert levels == found
     assert check_workers([]).level is Level.WARN
     assert "serving local" in check_workers([WORKER]).found
 

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from callmill.config.alert_policy import AlertEvent, AlertPolicy
 from callmill.config.api_profile import ApiProfile, ThrottlePolicy
 from callmill.config.failure_policy import BreakerPolicy, RetryPolicy
-from callmill.config.profiles import load_profiles
-from callmill.config.settings import Settings
+from callmill.config.profiles import find_alerts, load_profiles
+from callmill.config.settings import Settings, load_settings
 
 PAGE = (Path(__file__).parents[2] / "docs/configuration.md").read_text()
+ALERTS = (Path(__file__).parents[2] / "docs/alerts.md").read_text()
+ALERT_ROWS = dict(re.findall(r"^\| `(alerts\.\w+)` \| (.*?) \|", ALERTS, re.MULTILINE))
 ROWS = dict(re.findall(r"^\| `([\w.]+)` \| (.*?) \|", PAGE, re.MULTILINE))
 
 
@@ -23,6 +26,8 @@ def test_every_setting_and_key_is_documented():
     retry = {f"retry.{field}" for field in RetryPolicy.model_fields}
     throttle = {f"throttle.{field}" for field in ThrottlePolicy.model_fields}
     breaker = {f"breaker.{field}" for field in BreakerPolicy.model_fields}
+    alerts = {f"alerts.{field}" for field in AlertPolicy.model_fields}
+    assert set(ALERT_ROWS) == alerts
     assert set(ROWS) == settings | retry | throttle | breaker | set(ApiProfile.model_fields) - {"name"}
 
 
@@ -54,3 +59,15 @@ def test_examples_load(tmp_path):
         path = tmp_path / f"{number}.toml"
         path.write_text(example)
         assert load_profiles(path)
+
+
+def test_example_of_alerts_loads(tmp_path, monkeypatch):
+    """The example on the page about alerts loads, its defaults are the real ones, and every event is listed."""
+    (example,) = re.findall(r"```toml\n(.*?)```", ALERTS, re.DOTALL)
+    (tmp_path / "apis.toml").write_text(example)
+    monkeypatch.setenv("CALLMILL_APIS", str(tmp_path / "apis.toml"))
+    policy = find_alerts(load_settings())
+    assert policy is not None
+    assert AlertPolicy(webhook=["env:X"]).stuck_after == float(ALERT_ROWS["alerts.stuck_after"])
+    rows = re.findall(r"^\| ((?:`\w+`(?:, )?)+) \| [A-Z]", ALERTS.partition("## Events")[2], re.MULTILINE)
+    assert re.findall(r"`(\w+)`", " ".join(rows)) == list(AlertEvent)

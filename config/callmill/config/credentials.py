@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from base64 import b64encode
-from pathlib import Path
 
 from callmill.config.api_profile import ApiProfile, Credential
-from callmill.config.secret_refs import is_reference, split_reference
+from callmill.config.redaction import hide
+from callmill.config.secret_refs import is_reference, read_reference, split_reference
 from callmill.errors import ConfigurationError
 
 
@@ -46,13 +45,15 @@ def _credential(profile: ApiProfile, key: str, credential: Credential, problems:
         _value(profile, f"{key}.basic[{position}]", text, problems) if is_reference(text) else text
         for position, text in enumerate(credential.basic or ["", ""])
     )
-    return {"Authorization": f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"}
+    encoded = b64encode(f"{user}:{password}".encode()).decode()
+    hide(encoded)
+    return {"Authorization": f"Basic {encoded}"}
 
 
 def _value(profile: ApiProfile, key: str, reference: str, problems: list[str]) -> str:
     scheme, kind, name = split_reference(reference)
     try:
-        secret = _from_environment(name) if kind == "env" else _from_file(profile, name)
+        secret = read_reference(reference, profile.source)
     except ValueError as error:
         problems.append(f"{_place(profile, key)}: {error}")
         return ""
@@ -63,23 +64,3 @@ def _value(profile: ApiProfile, key: str, reference: str, problems: list[str]) -
 
 def _place(profile: ApiProfile, key: str) -> str:
     return f"{profile.source or 'profile'}: [apis.{profile.name}] {key}"
-
-
-def _from_environment(name: str) -> str:
-    secret = os.environ.get(name, "").strip()
-    if not secret:
-        raise ValueError(f"the environment variable {name} is not set; set it for the workers")
-    return secret
-
-
-def _from_file(profile: ApiProfile, name: str) -> str:
-    path = Path(name).expanduser()
-    if profile.source is not None:
-        path = profile.source.parent / path
-    try:
-        secret = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"the file {path} cannot be read: {error}") from error
-    if not secret:
-        raise ValueError(f"the file {path} is empty")
-    return secret

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from callmill.config.alert_policy import AlertPolicy
 from callmill.config.api_profile import ApiProfile, Charge, Credential, ThrottlePolicy, Usage
 from callmill.config.failure_policy import BreakerPolicy, RetryPolicy
 from callmill.config.problems import describe, unknown_key
@@ -18,6 +19,7 @@ from callmill.config.settings import Settings
 from callmill.errors import ConfigurationError
 
 __all__ = [
+    "AlertPolicy",
     "ApiProfile",
     "BreakerPolicy",
     "Charge",
@@ -25,6 +27,7 @@ __all__ = [
     "RetryPolicy",
     "ThrottlePolicy",
     "Usage",
+    "find_alerts",
     "find_profiles",
     "load_profiles",
     "profiles_path",
@@ -38,6 +41,7 @@ _SUB_TABLES: dict[str, type[BaseModel]] = {
     "throttle": ThrottlePolicy,
     "usage": Usage,
 }
+_TABLES = ("alerts", "apis")
 _DEFAULT_PATHS = (Path("config/apis.toml"), Path("apis.toml"))
 
 
@@ -58,6 +62,21 @@ def find_profiles(settings: Settings) -> dict[str, ApiProfile] | None:
     return None if path is None else load_profiles(path)
 
 
+def find_alerts(settings: Settings) -> AlertPolicy | None:
+    """Load the table [alerts] of the file that the settings point to; None where there is none.
+
+    Raises:
+        ConfigurationError: The file cannot be read, or something in the table is wrong.
+    """
+    path = profiles_path(settings)
+    if path is None:
+        return None
+    policy, problems = _alerts(_document(path), path)
+    if problems:
+        raise ConfigurationError("\n".join(problems))
+    return policy
+
+
 def load_profiles(path: Path) -> dict[str, ApiProfile]:
     """Load the profiles of one file, by name.
 
@@ -65,7 +84,8 @@ def load_profiles(path: Path) -> dict[str, ApiProfile]:
         ConfigurationError: The file cannot be read, or something in it is wrong; all problems, one a line.
     """
     document = _document(path)
-    problems = [f"{path}: [{key}]: {unknown_key(key, ['apis'])}" for key in document if key != "apis"]
+    problems = [f"{path}: [{key}]: {unknown_key(key, _TABLES)}" for key in document if key not in _TABLES]
+    problems += _alerts(document, path)[1]
     tables = document.get("apis", {})
     if not isinstance(tables, dict):
         problems.append(f"{path}: apis: must be tables; write [apis.NAME]")
@@ -107,6 +127,21 @@ def _document(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path}: is not TOML: {error}") from error
 
 
+def _alerts(document: dict[str, Any], path: Path) -> tuple[AlertPolicy | None, list[str]]:
+    table = document.get("alerts")
+    if table is None:
+        return None, []
+    if not isinstance(table, dict):
+        return None, [f"{path}: alerts: must be a table; write [alerts] and its keys below"]
+    try:
+        policy = AlertPolicy.model_validate(table)
+    except ValidationError as invalid:
+        errors = invalid.errors(include_input=False, include_url=False)
+        return None, [f"{path}: [alerts]{_problem(error, table, AlertPolicy)}" for error in errors]
+    policy._source = path  # noqa: SLF001 - as below
+    return policy, []
+
+
 def _profile(name: str, table: Any, path: Path) -> tuple[ApiProfile | None, list[str]]:
     if not _NAME.fullmatch(name):
         return None, [": an API's name is letters, digits, '-' and '_', and begins with a letter or digit"]
@@ -122,22 +157,24 @@ def _profile(name: str, table: Any, path: Path) -> tuple[ApiProfile | None, list
     return profile, []
 
 
-def _problem(error: ErrorDetails, table: dict[str, Any]) -> str:
+def _problem(error: ErrorDetails, table: dict[str, Any], whole: type[BaseModel] = ApiProfile) -> str:
     loc = error["loc"]
     key = _key(loc, table)
     if error["type"] == "extra_forbidden":
         *above, unknown = map(str, loc)
-        model = _SUB_TABLES[above[0]] if above else ApiProfile
+        model = _SUB_TABLES[above[0]] if above else whole
         return f" {key}: {unknown_key(unknown, set(model.model_fields) - {'name'})}"
     return f" {key}: {describe(error)}" if key else f": {describe(error)}"
 
 
 def _key(loc: tuple[int | str, ...], table: dict[str, Any]) -> str:
-    """Write the place as the file has it: ``limits[0]``, ``retry.base``, and ``auth.bearer`` where auth is no list."""
+    """Write the place as the file has it: ``limits[0]``, ``retry.base``, ``auth.bearer`` where auth is no list."""
     if loc[:1] == ("usage",) and isinstance(table.get("usage"), str):
         loc = ("usage",)
     if loc[:2] == ("auth", 0) and isinstance(table.get("auth"), dict):
         loc = ("auth", *loc[2:])
+    if loc[:1] == ("webhook",) and isinstance(table.get("webhook"), str):
+        loc = ("webhook",)
     key = ""
     for part in loc:
         if part == "[key]":

@@ -80,6 +80,7 @@ class Settings(BaseSettings):
         max_unread_outcomes_mb: MiB of outcomes that a batch keeps in Redis before it is held; 0: any number.
         state_dir: Where the embedded server keeps its data.
         log_level: Least severe level that is logged.
+        log_format: What a line of the log looks like: for people, or one JSON object.
     """
 
     model_config = SettingsConfigDict(env_prefix=_PREFIX, env_ignore_empty=True, extra="ignore", frozen=True)
@@ -99,6 +100,7 @@ class Settings(BaseSettings):
     max_unread_outcomes_mb: float = Field(default=1024, ge=0, allow_inf_nan=False)
     state_dir: UserPath = Field(default_factory=_default_state_dir)
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lowered)] = "info"
+    log_format: Annotated[Literal["text", "json"], BeforeValidator(_lowered)] = "text"
 
     def __repr_args__(self) -> list[tuple[str | None, Any]]:
         return [

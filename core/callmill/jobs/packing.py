@@ -16,6 +16,7 @@ from callmill.errors import DuplicateIdError, JobError
 from callmill.jobs.capacity import Capacity
 from callmill.jobs.job import Job
 from callmill.jobs.seen_ids import SeenIds
+from callmill.jobs.trace_context import TraceContext
 from callmill.jobs.wire import Chunk, WireCost, WireJob
 
 FIRST_CHUNK_JOBS, LARGEST_CHUNK_JOBS = 100, 500
@@ -153,11 +154,11 @@ class ChunkBuilder:
         self._size_bytes += size_bytes
         return len(self._jobs) >= self._full_at or self._size_bytes >= CHUNK_BYTES
 
-    def chunk(self) -> Chunk:
-        """Return what was gathered."""
+    def chunk(self, trace: TraceContext | None = None) -> Chunk:
+        """Return what was gathered; ``trace``: the trace that its calls belong to."""
         first, last = self._indexes[0], self._indexes[-1]
         contiguous = last - first == len(self._indexes) - 1
-        return Chunk(self._api, first if contiguous else self._indexes, self._jobs)
+        return Chunk(self._api, first if contiguous else self._indexes, self._jobs, trace)
 
 
 def _fail(position: int, field: str, message: str) -> NoReturn:

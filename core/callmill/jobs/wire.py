@@ -1,8 +1,9 @@
 """The wire format: how chunks of jobs and bundles of outcomes are written to Redis.
 
 A chunk is ``version (1 byte) | count (4 bytes, big-endian) | zlib(msgpack([api, indexes, jobs]))``; the count stands
-outside the compressed part because the ledger's scripts read it. A bundle of outcomes is ``packing (1 byte) |
-msgpack([outcome, ...])``, the second part compressed where that pays.
+outside the compressed part because the ledger's scripts read it. Where the calls belong to a trace, its context is a
+fourth element; readers that know of none pass it over, so the version is the same. A bundle of outcomes is ``packing
+(1 byte) | msgpack([outcome, ...])``, the second part compressed where that pays.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from msgspec import Struct
 
 from callmill.errors import CorruptChunkError, UnknownFormatError
 from callmill.jobs.outcome import Outcome, OutcomeError
+from callmill.jobs.trace_context import TraceContext
 
 VERSION = 1
 """Version of the chunk format; a reader refuses what it does not know."""
@@ -53,12 +55,14 @@ class WireJob(Struct, array_like=True, frozen=True, gc=False):
 class Chunk(Struct, array_like=True, frozen=True):
     """A slice of a batch: jobs of one API with their positions in the batch.
 
-    ``indexes`` is the first position when the positions follow each other, else all of them.
+    ``indexes`` is the first position when the positions follow each other, else all of them; ``trace``: the trace that
+    its calls belong to.
     """
 
     api: str
     indexes: int | list[int]
     jobs: list[WireJob]
+    trace: TraceContext | None = None
 
     def index(self, offset: int) -> int:
         """Return the batch-wide position of the job at ``offset`` in this chunk."""
@@ -109,7 +113,8 @@ def assigned_id(batch_id: str, index: int) -> str:
 
 def encode_chunk(chunk: Chunk) -> bytes:
     """Return the chunk as bytes."""
-    return _PREFIX.pack(VERSION, len(chunk.jobs)) + zlib.compress(_encoder.encode(chunk), _FASTEST)
+    written = (chunk.api, chunk.indexes, chunk.jobs) if chunk.trace is None else chunk
+    return _PREFIX.pack(VERSION, len(chunk.jobs)) + zlib.compress(_encoder.encode(written), _FASTEST)
 
 
 def decode_chunk(data: bytes, jobs: int | None = None) -> Chunk:

@@ -120,7 +120,7 @@ class Chunks:
         if answer[0] != b"ok":
             return ClaimRefused(answer[0].decode())
         _, fence, payload, bitmap, rest, claims, now_ms, deadline_ms, *trouble = answer
-        count, deaths, alone, alone_deaths = trouble
+        count, deaths, alone, alone_deaths, name = trouble
         attempts, not_before_ms = _read_rest(rest)
         return Claim(
             ref=ref,
@@ -135,6 +135,7 @@ class Chunks:
             count=count,
             deaths=deaths,
             suspect=Suspect(None if alone == _ALL else int(alone), alone_deaths) if alone else None,
+            batch_name=name.decode(errors="replace"),
         )
 
     async def note_alone(self, claim: Claim, offset: int | None) -> None:

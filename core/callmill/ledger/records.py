@@ -147,6 +147,7 @@ class Claim(Struct, frozen=True):
         count: Jobs in the chunk.
         deaths: How many leases in a row ended without their workers giving the chunk up.
         suspect: What ran alone last, where there were so many that something did.
+        batch_name: Name of the batch, for people.
     """
 
     ref: ChunkRef
@@ -161,6 +162,7 @@ class Claim(Struct, frozen=True):
     deaths: int = 0
     suspect: Suspect | None = None
     deadline_ms: int | None = None
+    batch_name: str = ""
 
 
 class ClaimRefused(StrEnum):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from contextlib import suppress
 from time import monotonic
@@ -22,8 +21,6 @@ FIRST_PAUSE_S, LONGEST_GUESS_S = 0.25, 60.0
 """Pauses after refusals that do not say how long: doubled with each one in a row."""
 
 TELL_EVERY_S = 0.250
-
-log = logging.getLogger(__name__)
 
 
 class Learning:

@@ -61,7 +61,11 @@ class Overrides:
         except RedisUnavailableError:
             return
         except UnknownFormatError as error:
-            log.warning("limits set at run time are left alone: %s", error, extra={"action": "limits_unreadable"})
+            log.warning(
+                "limits set at run time are left alone: %s",
+                error,
+                extra={"action": "limits_unreadable", "api": self._api},
+            )
             return
         if generation == self.generation:
             return

@@ -260,7 +260,11 @@ class Refill:
 
     def _back_off(self, error: RedisUnavailableError) -> None:
         if self._backoff_s == 0.0:
-            log.warning("limiter: no new slots until Redis is back: %s", error)
+            log.warning(
+                "no new slots of %s until Redis is back: %s",
+                *(self._store.name, error),
+                extra={"action": "limiter_waits", "api": self._store.name},
+            )
         self._backoff_s = min(LONGEST_BACKOFF_S, max(FIRST_BACKOFF_S, 2 * self._backoff_s))
         self._not_before = monotonic() + self._backoff_s
         self._sync_at = 0.0

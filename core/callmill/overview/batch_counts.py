@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-import msgspec
 from msgspec import Struct
 
 from callmill.ledger import keys
+from callmill.ledger.alert_log import AlertLog
 from callmill.ledger.keys import BatchKeys
 from callmill.ledger.records import BatchState
 from callmill.ledger.session import LedgerSession
 
 OVER = "over"
 
-_STUCK = b"stuck:"
+_STUCK = "stuck:"
 _AT_ONCE = 1000
 
 
@@ -34,13 +34,6 @@ class BatchCounts(Struct, frozen=True, kw_only=True):
     stuck: int
 
 
-class _AlertState(Struct):
-    told: bool = False
-
-
-_alert_state = msgspec.json.Decoder(_AlertState)
-
-
 async def count_batches(session: LedgerSession) -> BatchCounts:
     """Count the batches.
 
@@ -50,17 +43,17 @@ async def count_batches(session: LedgerSession) -> BatchCounts:
     pipeline = session.redis.pipeline(transaction=False)
     pipeline.zcard(keys.BATCHES)
     pipeline.zrange(keys.ACTIVE, 0, -1)
-    pipeline.hgetall(keys.ALERT_STATES)
-    kept, active, alerts = await session.answer(pipeline.execute())
+    kept, active = await session.answer(pipeline.execute())
     counts = Counter[str]()
     for start in range(0, len(active), _AT_ONCE):
         counts += await _states(session, active[start : start + _AT_ONCE])
+    alerts = await AlertLog(session).states()
     return BatchCounts(
         by_state={
             **{state.value: counts[state] for state in BatchState if state is not BatchState.DONE},
             OVER: max(0, kept - counts.total()),
         },
-        stuck=sum(field.startswith(_STUCK) and _alert_state.decode(state).told for field, state in alerts.items()),
+        stuck=sum(field.startswith(_STUCK) and state.told for field, state in alerts.items()),
     )
 
 

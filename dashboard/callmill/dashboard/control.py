@@ -23,7 +23,11 @@ class BatchControl(JsonHandler):
         batch = await self.figures.client.batch(batch_id)
         message = await _ACTIONS[action](batch)
         self.figures.changed()
-        log.info("batch %s: %s by %s from %s", batch_id, action, self._who(), self.origin.peer)
+        log.info(
+            "batch %s: %s by %s from %s",
+            *(batch_id, action, self._who(), self.origin.peer),
+            extra={"action": "batch_steered", "batch": batch_id, "did": action, "by": self._who()},
+        )
         self.send(msgspec.json.encode({"message": message}))
 
     def _who(self) -> str:

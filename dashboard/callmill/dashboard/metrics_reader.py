@@ -18,7 +18,7 @@ from callmill.overview.reader import Overview
 _PATIENCE_S = 4.0
 """Less than Prometheus's own patience with a scrape, 10 s: that Redis is silent is to be told."""
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class MetricsReader:
@@ -42,7 +42,11 @@ class MetricsReader:
                 told = families(await self._reading())
         except (CallmillError, TimeoutError) as error:
             if self._was_up:
-                _log.warning("no metrics of the fleet: %s", str(error) or f"no answer within {_PATIENCE_S:g} s")
+                log.warning(
+                    "no metrics of the fleet: %s",
+                    str(error) or f"no answer within {_PATIENCE_S:g} s",
+                    extra={"action": "metrics_failed"},
+                )
             self._was_up = False
             return is_up(False, time.monotonic() - began_s)
         self._was_up = True

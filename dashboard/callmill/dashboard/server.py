@@ -14,6 +14,7 @@ from tornado.options import Error as OptionError
 from tornado.options import options
 
 from callmill.config.celery import app
+from callmill.config.log_format import set_up_log
 from callmill.config.settings import load_settings
 from callmill.dashboard.access import LOOPBACK, check_address, check_credentials
 from callmill.dashboard.figures import Figures
@@ -54,6 +55,7 @@ class DashboardServer:
             options.read_only = True
         flower_command.extract_settings()
         flower_command.setup_logging()
+        set_up_log("dashboard", level=settings.log_level, style=settings.log_format)
         flower_settings["xsrf_cookie_kwargs"] = {"samesite": "Strict"}
         self._flower = CallmillFlower(
             figures=figures, batch_control=not self._read_only, capp=app, options=options, **flower_settings

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Mapping
 import redis
 
 from callmill.config import redis_safety
+from callmill.config.alert_policy import AlertEvent, resolve_webhooks
 from callmill.config.credentials import resolve_headers
-from callmill.config.profiles import ApiProfile, find_profiles, profiles_path
+from callmill.config.profiles import ApiProfile, find_alerts, find_profiles, profiles_path
 from callmill.config.redis_connections import connect_blocking
 from callmill.config.redis_safety import Finding, Level
 from callmill.config.settings import Settings
@@ -41,6 +42,21 @@ def check_profiles(settings: Settings) -> Iterator[Finding]:
     else:
         yield Finding(Level.OK, "credentials", "all there")
     yield check_file_descriptors(settings, profiles)
+    yield check_alerts(settings)
+
+
+def check_alerts(settings: Settings) -> Finding:
+    """Look at whether anybody is told what changes."""
+    try:
+        policy = find_alerts(settings)
+        webhooks = [] if policy is None else resolve_webhooks(policy)
+    except ConfigurationError as error:
+        return Finding(Level.FAIL, "alerts", str(error), "mend what is named")
+    if policy is None:
+        return Finding(Level.OK, "alerts", "nobody is told of changes; [alerts] in the profiles has a webhook told")
+    several = "webhooks are" if len(webhooks) > 1 else "webhook is"
+    events = "every event" if set(policy.events) == set(AlertEvent) else ", ".join(policy.events)
+    return Finding(Level.OK, "alerts", f"{len(webhooks)} {several} told of {events}; try it: `callmill alerts test`")
 
 
 def check_file_descriptors(settings: Settings, profiles: Mapping[str, ApiProfile]) -> Finding:

@@ -103,7 +103,7 @@ class FileRun:
                 if asyncio.get_running_loop().time() - self._last_contact_s > _REDIS_PATIENCE_S:
                     raise
                 if str(error) != self._last_trouble:
-                    log.warning("%s; trying again", error, extra={"action": "run_retry"})
+                    log.warning("%s; trying again", error, extra={"action": "run_retry", "batch": self.state.batch_id})
                 self._last_trouble = str(error)
                 await asyncio.sleep(_REDIS_RETRY_S)
 
@@ -243,7 +243,9 @@ class FileRun:
                     await batch.release(self.state.cursor)
                     released = self.state.cursor
                 except RedisUnavailableError as error:
-                    log.info("outcomes not released yet: %s", error, extra={"action": "release_later"})
+                    log.info(
+                        "outcomes not released yet: %s", error, extra={"action": "release_later", "batch": batch.id}
+                    )
 
     def _sync(self) -> None:
         lengths = [file.sync() for file in self._files]

@@ -36,8 +36,7 @@ def up(*, number: int | None, no_dashboard: bool, dashboard_port: int) -> None:
     stop = threading.Event()
     for which in (signal.SIGINT, signal.SIGTERM):
         signal.signal(which, lambda *_: stop.set())
-    say = console.say_line
-    console.say_warnings(say)
+    say = console.log_sayer("up", settings)
     programs = workers(number or cores())
     if not no_dashboard and importlib.util.find_spec("callmill.dashboard.command") is not None:
         programs.append(Program("dashboard", ("dashboard", "--port", str(dashboard_port)), vital=False))

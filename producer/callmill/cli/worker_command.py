@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
-import warnings
 
 import click
 from celery.signals import setup_logging, worker_ready, worker_shutting_down
@@ -14,6 +12,7 @@ from celery.utils.nodenames import host_format
 
 from callmill.cli.worker_setup import checked_profiles
 from callmill.config.embedded_server import redis_url
+from callmill.config.log_format import set_up_log
 from callmill.config.redis_safety import refuse_unsafe
 from callmill.config.settings import load_settings
 from callmill.errors import ConfigurationError, InternalError
@@ -21,7 +20,6 @@ from callmill.errors import ConfigurationError, InternalError
 log = logging.getLogger("callmill.worker")
 
 _HEARTBEAT_EVERY_S = 5
-_QUIET = ("celery", "kombu", "amqp", "asyncio")
 
 
 @click.command("worker")
@@ -37,9 +35,9 @@ def worker(name: str | None) -> None:
     profiles = checked_profiles(settings)
     refuse_unsafe(redis_url(settings), allow_unsafe=settings.allow_unsafe_redis)
     node = name or f"callmill-{os.getpid()}"
-    _log_to_stderr(node, settings.log_level.upper())
-    # Celery warns of root for the sake of pickle, which we do not accept.
-    warnings.filterwarnings("ignore", message=".*superuser privileges")
+    set_up_log(node, level=settings.log_level, style=settings.log_format)
+    # A receiver, whatever it does, keeps Celery from setting up logging of its own.
+    setup_logging.connect(_logging_is_set_up, weak=False)
     raise SystemExit(_run(node, ", ".join(sorted(profiles))))
 
 
@@ -63,10 +61,10 @@ def _run(node: str, serves: str) -> int:
         raise InternalError(f"Celery took the pool {celery_worker.pool_cls!r}, not ours")
 
     def say_ready(**_: object) -> None:
-        log.info("ready, serves %s", serves, extra={"action": "worker_ready"})
+        log.info("ready, serves %s", serves, extra={"action": "worker_ready", "apis": serves})
 
     def say_stopping(sig: object = None, how: object = None, **_: object) -> None:
-        log.info("%s: stopping (%s)", sig, str(how).lower(), extra={"action": "worker_stopping"})
+        log.info("%s: stopping (%s)", sig, str(how).lower(), extra={"action": "worker_stopping", "signal": str(sig)})
 
     worker_ready.connect(say_ready, weak=False)
     worker_shutting_down.connect(say_stopping, weak=False)
@@ -77,22 +75,6 @@ def _run(node: str, serves: str) -> int:
     code = int(celery_worker.exitcode or 0)
     log.info("stopped", extra={"action": "worker_stopped"})
     return code
-
-
-def _log_to_stderr(node: str, level: str) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    formatter = logging.Formatter(f"%(asctime)s %(levelname)-7s {node}: %(message)s", "%Y-%m-%dT%H:%M:%SZ")
-    formatter.converter = time.gmtime
-    handler.setFormatter(formatter)
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(level)
-    for noisy in _QUIET:
-        logging.getLogger(noisy).setLevel(logging.DEBUG if level == "DEBUG" else logging.WARNING)
-    # A lane that is switched off leaves its messages to others, which kombu reports one by one.
-    logging.getLogger("kombu.transport.virtual.base").setLevel(logging.ERROR)
-    # A receiver, whatever it does, keeps Celery from setting up logging of its own.
-    setup_logging.connect(_logging_is_set_up, weak=False)
 
 
 def _logging_is_set_up(**_: object) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 
+from callmill.config.alert_policy import resolve_webhooks
 from callmill.config.credentials import resolve_headers
-from callmill.config.profiles import ApiProfile, find_profiles, profiles_path
+from callmill.config.profiles import ApiProfile, find_alerts, find_profiles, profiles_path
 from callmill.config.settings import Settings
 from callmill.errors import ConfigurationError
 
@@ -14,7 +15,7 @@ def checked_profiles(settings: Settings) -> dict[str, ApiProfile]:
     """Return the profiles that a worker here would serve, their credentials in place.
 
     Raises:
-        ConfigurationError: There is no profile, or something in one or in a credential is wrong.
+        ConfigurationError: There is no profile, or something in one, in a credential or in [alerts] is wrong.
     """
     profiles = find_profiles(settings)
     if not profiles:
@@ -24,6 +25,8 @@ def checked_profiles(settings: Settings) -> dict[str, ApiProfile]:
         )
     for profile in profiles.values():
         resolve_headers(profile)
+    if (alerts := find_alerts(settings)) is not None:
+        resolve_webhooks(alerts)
     return profiles
 
 

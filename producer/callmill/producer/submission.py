@@ -11,6 +11,7 @@ from callmill.errors import RedisUnavailableError
 from callmill.jobs import Job
 from callmill.jobs.line import Line
 from callmill.jobs.packing import ChunkBuilder, JobPacker
+from callmill.jobs.trace_context import TraceContext
 from callmill.jobs.traffic import TrafficClass
 from callmill.jobs.wire import Chunk, encode_chunk
 from callmill.ledger.batches import Batches
@@ -63,6 +64,7 @@ class Submission:
         self._position = self._written_jobs = written_jobs
         self._written_chunks = written_chunks
         self._sealed = False
+        self._trace = TraceContext.current()
         self._window_jobs = WINDOW_JOBS if max_pending is None else max(1, min(WINDOW_JOBS, max_pending // 4))
         self._open: dict[str, ChunkBuilder] = {}
         self._full: list[ChunkBuilder] = []
@@ -101,7 +103,7 @@ class Submission:
             return
         await self._wait_for_room()
         await MemoryWait(self._memory).over(unless=self._is_cancelled)
-        chunks = [builder.chunk() for builder in builders]
+        chunks = [builder.chunk(self._trace) for builder in builders]
         lines = [str(Line(chunk.api, self._traffic)) for chunk in chunks]
         payloads = list(zip(lines, await asyncio.to_thread(_encode, chunks), strict=True))
         await self._repeat(lambda: self._batches.add(self.batch_id, self._written_chunks, payloads, park=self._parks))
@@ -154,14 +156,15 @@ class Submission:
     async def _is_cancelled(self) -> bool:
         return (await self._batches.record(self.batch_id)).state is BatchState.CANCELLED
 
-    @staticmethod
-    async def _repeat(step: Callable[[], Awaitable[object]]) -> None:
+    async def _repeat(self, step: Callable[[], Awaitable[object]]) -> None:
         """Run an idempotent step, again after a while when Redis is away, and for ever while it is full."""
         for delay_s in _RETRY_DELAYS_S:
             try:
                 await repeated_while_full(step)
             except RedisUnavailableError as error:
-                log.warning("Redis is away, trying again: %s", error, extra={"action": "submit_retry"})
+                log.warning(
+                    "Redis is away, trying again: %s", error, extra={"action": "submit_retry", "batch": self.batch_id}
+                )
                 await asyncio.sleep(delay_s)
             else:
                 return
@@ -174,7 +177,9 @@ async def start_parked(batches: Batches, hints: HintPublisher, batch_id: str, na
         while refs := await batches.unpark(batch_id):
             await publish_hints(hints, refs, name)
     except RedisUnavailableError as error:
-        log.warning("chunks not queued; workers will do it: %s", error, extra={"action": "unpark_failed"})
+        log.warning(
+            "chunks not queued; workers will do it: %s", error, extra={"action": "unpark_failed", "batch": batch_id}
+        )
 
 
 async def publish_hints(hints: HintPublisher, refs: list[ChunkRef], name: str) -> None:
@@ -182,7 +187,11 @@ async def publish_hints(hints: HintPublisher, refs: list[ChunkRef], name: str) -
     try:
         await asyncio.to_thread(hints.publish, refs, label=name)
     except RedisUnavailableError as error:
-        log.warning("hints not published; workers will find the chunks: %s", error, extra={"action": "hints_lost"})
+        log.warning(
+            "hints not published; workers will find the chunks: %s",
+            error,
+            extra={"action": "hints_lost", "batch": refs[0].batch_id, "chunks": len(refs)},
+        )
 
 
 def _encode(chunks: list[Chunk]) -> list[bytes]:

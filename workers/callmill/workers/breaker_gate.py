@@ -256,13 +256,18 @@ class BreakerGate:
             self._report.why = failure.message
 
     def _tell(self, view: BreakerView, former: BreakerView) -> None:
-        extra = {"action": "breaker", "api": self._api, "state": view.state.value}
         if former.state is BreakerState.CLOSED:
-            log.warning("%s is down: %s; tried again in %.1f s", self._api, view.reason, view.probe_in_s, extra=extra)
+            log.warning(
+                "%s is down: %s; tried again in %.1f s",
+                *(self._api, view.reason, view.probe_in_s),
+                extra={"action": "breaker_opened", "api": self._api, "reason": view.reason},
+            )
         elif view.state is BreakerState.OPEN:
-            log.info("%s is still down: %s", self._api, view.reason, extra=extra)
+            log.info(
+                "%s is still down: %s", self._api, view.reason, extra={"action": "breaker_still_open", "api": self._api}
+            )
         elif view.state is BreakerState.CLOSED:
-            log.warning("%s is up again", self._api, extra=extra)
+            log.warning("%s is up again", self._api, extra={"action": "breaker_closed", "api": self._api})
 
 
 def _is_blameless(answer: Response | None) -> bool:

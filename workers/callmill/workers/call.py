@@ -6,6 +6,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from callmill.jobs.trace_context import TraceContext
 from callmill.jobs.traffic import TrafficClass
 from callmill.jobs.wire import WireJob, WireOutcome
 from callmill.limits.costs import Origin
@@ -94,6 +95,7 @@ class Call:
         latency_us: How long it took.
         model: The model that the last estimate found.
         stated: Who stated what it will cost in tokens, and how many; None: nobody.
+        trace: The trace that it belongs to.
     """
 
     __slots__ = (
@@ -111,6 +113,7 @@ class Call:
         "refused_keys",
         "started_ms",
         "stated",
+        "trace",
         "url",
     )
 
@@ -130,3 +133,4 @@ class Call:
         self.latency_us = 0
         self.model = ""
         self.stated: tuple[Origin, int] | None = None
+        self.trace: TraceContext | None = None

@@ -172,13 +172,28 @@ class ChunkRun:
         self._attempt_ended(call)
         self._end_if_over()
 
+    @property
+    def put_back(self) -> int:
+        """Jobs that have no outcome yet."""
+        return len(self._unrecorded)
+
+    @property
+    def p50_ms(self) -> float | None:
+        """Median latency of its calls in milliseconds; None before the first."""
+        return median(self._latencies_us) / 1000 if self._latencies_us else None
+
+    @property
+    def held_s(self) -> float:
+        """Seconds since it was claimed."""
+        return self._loop.time() - self._began_s
+
     def summary(self) -> str:
         """Say in a few words what came of the chunk so far."""
-        parts = [f"{self.succeeded} ok", f"{self.failed} failed"]
+        parts, p50_ms = [f"{self.succeeded} ok", f"{self.failed} failed"], self.p50_ms
         if self._unrecorded:
             parts.append(f"{len(self._unrecorded)} put back")
-        if self._latencies_us:
-            parts.append(f"p50 {median(self._latencies_us) / 1000:.0f} ms")
+        if p50_ms is not None:
+            parts.append(f"p50 {p50_ms:.0f} ms")
         return ", ".join(parts)
 
     def _convict(self) -> None:
@@ -205,6 +220,7 @@ class ChunkRun:
             index = chunk.index(offset)
             call = calls[offset] = Call(job, self, offset, index, assigned_id(batch_id, index))
             call.attempts = self.claim.attempts.get(offset, 0)
+            call.trace = chunk.trace
             deadlines_ms = [ms for ms in (job.deadline_ms, self.claim.deadline_ms) if ms is not None]
             if deadlines_ms:
                 call.deadline_s = now_s + (min(deadlines_ms) - self.claim.now_ms) / 1000

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from callmill.errors import CallmillError, RedisUnavailableError, StaleLeaseError
 from callmill.ledger import Bundle, ChunkRef, Chunks, CommitResult, Finish
 from callmill.workers.chunk_run import ChunkRun
+from callmill.workers.log_fields import of_claim
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +165,7 @@ class Committer:
 
     def _settled(self, entry: _Entry, result: CommitResult | CallmillError) -> bool:
         if isinstance(result, StaleLeaseError):
-            log.warning("lease lost: %s", result, extra={"action": "lease_lost", "chunk": entry.run.claim.ref.member})
+            log.warning("lease lost: %s", result, extra={"action": "lease_lost", **of_claim(entry.run.claim)})
             entry.run.abandon()
             return True
         if isinstance(result, CallmillError):

@@ -20,12 +20,15 @@ from callmill.jobs.line import Line
 from callmill.ledger import Batches, ChunkRef, Chunks, ClaimRefused, LedgerSession, Lines
 from callmill.ledger.fleet import STATUS_EVERY_S, Fleet, WorkerStatus
 from callmill.ledger.hints import HintPublisher
+from callmill.workers.alert_sender import AlertTargets, open_sender
+from callmill.workers.alert_watch import AlertWatch
 from callmill.workers.chunk_run import ChunkRun
 from callmill.workers.committer import Committer
 from callmill.workers.execution import Execution
 from callmill.workers.lane_host import LaneHost
 from callmill.workers.lane_switch import LaneSwitch
 from callmill.workers.lease_keeper import LOST, RENEWED, LeaseKeeper
+from callmill.workers.log_fields import of_ref
 from callmill.workers.reconciler import Reconciler
 from callmill.workers.redis_watch import RedisWatch
 from callmill.workers.reporter import Reporter
@@ -52,9 +55,12 @@ _EXIT_BUG = 70
 class Engine:
     """Executes chunks. Started and stopped by the pool; its public methods may be called from any thread."""
 
-    def __init__(self, worker: str, options: WorkerOptions, host: LaneHost, switch: LaneSwitch) -> None:
+    def __init__(
+        self, worker: str, options: WorkerOptions, host: LaneHost, switch: LaneSwitch, alerts: AlertTargets
+    ) -> None:
         self.worker = worker
         self._options = options
+        self._alerts = alerts
         self._profiles = host.profiles
         self._lanes = host.lanes
         self._switch = switch
@@ -114,11 +120,16 @@ class Engine:
             self._chunks,
             self._publish,
             self._rescue,
+            watch=AlertWatch(
+                session, memory_watermark=options.memory_watermark, stuck_after_s=self._alerts.stuck_after_s
+            ),
             worker=self.worker,
             done=self._reporter.reconciled,
             open_batch_s=options.open_batch_s,
         )
         watch = RedisWatch(session, options, self._hold)
+        if self._alerts.webhooks:
+            self._in_background(open_sender(session, self._alerts, self.worker).run())
         for part in (
             self._committer.run(),
             reconciler.run(),
@@ -163,7 +174,7 @@ class Engine:
         try:
             claim = await self._chunks.claim(ref)
         except RedisUnavailableError as error:
-            log.warning("not claimed: %s", error, extra={"action": "claim_failed", "chunk": ref.member})
+            log.warning("not claimed: %s", error, extra={"action": "claim_failed", **of_ref(ref)})
             return "not claimed: Redis is away; the reconciler will find it"
         if isinstance(claim, ClaimRefused):
             return f"nothing to do: {claim}"
@@ -272,7 +283,7 @@ class Engine:
         try:
             await asyncio.to_thread(self._hints.publish, refs, first=first)
         except RedisUnavailableError as error:
-            log.warning("hints wait for the reconciler: %s", error, extra={"action": "hints_lost"})
+            log.warning("hints wait for the reconciler: %s", error, extra={"action": "hints_wait", "chunks": len(refs)})
 
     async def _report(self) -> None:
         announced = False

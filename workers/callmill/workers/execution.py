@@ -16,6 +16,7 @@ from callmill.workers.chunk_run import ChunkRun, Recorder
 from callmill.workers.corrupt_chunk import corrupt_outcomes
 from callmill.workers.isolation import Isolation
 from callmill.workers.lane import Lane
+from callmill.workers.log_fields import of_claim
 from callmill.workers.one_by_one import OneByOne
 from callmill.workers.room import Room
 from callmill.workers.suspicion import Stage, noted_at_first, stage_of
@@ -84,13 +85,13 @@ class Execution:
         try:
             return await self._run(claim, line, decode_chunk(claim.payload, claim.count), asked_s)
         except UnknownFormatError as error:
-            log.error("chunk left alone: %s", error, extra={"action": "unknown_format", "chunk": ref.member})  # noqa: TRY400
+            log.error("chunk left alone: %s", error, extra={"action": "unknown_format", **of_claim(claim)})  # noqa: TRY400
             self._newer_format[ref.batch_id] = time.monotonic()
             return await self._give_back(claim, _NEWER_FORMAT_MS, str(error))
         except CorruptChunkError as error:
             return await self._end_corrupt(claim, error)
         except Exception:  # the boundary of a chunk: whatever it is, the lease must not be held for nothing
-            log.exception("a chunk met a bug", extra={"action": "chunk_bug", "chunk": ref.member})
+            log.exception("a chunk met a bug", extra={"action": "chunk_bug", **of_claim(claim)})
             return await self._give_back(claim, _AFTER_BUG_MS, "a bug of Callmill; please report it")
 
     async def _run(self, claim: Claim, line: Line, chunk: Chunk, asked_s: float) -> str:
@@ -113,7 +114,9 @@ class Execution:
                 if self._draining or self._isolation.taken:
                     run.close()
                 await run.over
-        return run.summary()
+        summary = run.summary()
+        _log_end(run, summary)
+        return summary
 
     @contextmanager
     def _held(self, run: ChunkRun) -> Iterator[None]:
@@ -141,7 +144,7 @@ class Execution:
                     await self._chunks.note_alone(run.claim, noted_at_first(run.claim))
                 run.begin()
             except OutsideError as error:
-                log.warning("not begun: %s", error, extra={"action": "note_failed", "chunk": run.claim.ref.member})
+                log.warning("not begun: %s", error, extra={"action": "note_failed", **of_claim(run.claim)})
                 run.close()
             await run.over
 
@@ -150,7 +153,7 @@ class Execution:
         log.critical(
             "chunk %s cannot be read, its %d jobs fail: %s",
             *(claim.ref.member, len(bundle.outcomes), error),
-            extra={"action": "corrupt_chunk", "chunk": claim.ref.member, "jobs": len(bundle.outcomes)},
+            extra={"action": "corrupt_chunk", "failed": len(bundle.outcomes), **of_claim(claim)},
         )
         try:
             await self._chunks.commit(claim, bundle, Finish())
@@ -162,5 +165,28 @@ class Execution:
         try:
             await self._chunks.release(claim, delay_ms)
         except OutsideError as error:
-            log.warning("not given back: %s", error, extra={"action": "release_failed", "chunk": claim.ref.member})
+            log.warning("not given back: %s", error, extra={"action": "release_failed", **of_claim(claim)})
         return f"given back: {why}"
+
+
+def _log_end(run: ChunkRun, summary: str) -> None:
+    # A chunk of one job is a call, and calls have no lines of their own unless asked for.
+    level = logging.INFO if run.claim.count > 1 else logging.DEBUG
+    if not log.isEnabledFor(level):
+        return
+    p50_ms = run.p50_ms
+    log.log(
+        level,
+        "%s in %.1f s",
+        summary,
+        run.held_s,
+        extra={
+            "action": "chunk_over",
+            **of_claim(run.claim),
+            "succeeded": run.succeeded,
+            "failed": run.failed,
+            "put_back": run.put_back,
+            "p50_ms": None if p50_ms is None else round(p50_ms, 1),
+            "duration_s": round(run.held_s, 3),
+        },
+    )

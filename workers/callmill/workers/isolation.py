@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 from callmill.workers.chunk_run import ChunkRun
+from callmill.workers.log_fields import of_claim
 from callmill.workers.room import Room
 
 log = logging.getLogger(__name__)
@@ -44,7 +45,7 @@ class Isolation:
         member = run.claim.ref.member
         log.warning(
             "chunk %s runs alone: %d workers that held it died", member, run.claim.deaths,
-            extra={"action": "isolated", "chunk": member, "deaths": run.claim.deaths},
+            extra={"action": "isolated", "deaths": run.claim.deaths, **of_claim(run.claim)},
         )  # fmt: skip
         try:
             await self._others_over(run)

@@ -11,6 +11,7 @@ from callmill.config.redis_connections import connect
 from callmill.errors import UnknownApiError
 from callmill.jobs import Job, Outcome
 from callmill.jobs.packing import JobPacker
+from callmill.jobs.trace_context import TraceContext
 from callmill.workers.lane import Lane
 from callmill.workers.lanes import open_lanes
 from callmill.workers.loop_thread import LoopThread
@@ -26,19 +27,20 @@ class LaneHost:
         self.thread = LoopThread()
         self.lanes: dict[str, Lane] = self.thread.run(self._open(worker, options))
 
-    def call(self, job: Job, key: str) -> Outcome:
+    def call(self, job: Job, key: str, trace: TraceContext | None = None) -> Outcome:
         """Make one call under the API's limits and return its outcome.
 
         Args:
             job: The call.
             key: Its idempotency key, where it brings none: the same for every attempt.
+            trace: The trace that it belongs to.
 
         Raises:
             JobError: The job is wrong.
             CallNotDoneError: It failed in a way that another attempt may mend.
         """
         wire, _ = JobPacker(self._public_facts).pack(job, 0)
-        return self.thread.run(self._call(job.api, wire, key))
+        return self.thread.run(self._call(job.api, wire, key, trace))
 
     def stop(self) -> None:
         """Close every connection and end the loop."""
@@ -51,8 +53,8 @@ class LaneHost:
             self.profiles, self._limiter_redis, worker=worker, calls_in_flight=options.calls_in_flight
         )
 
-    async def _call(self, api: str, wire: Any, key: str) -> Outcome:
-        single = SingleCall(wire, self.lanes[api], key)
+    async def _call(self, api: str, wire: Any, key: str, trace: TraceContext | None) -> Outcome:
+        single = SingleCall(wire, self.lanes[api], key, trace)
         single.begin()
         try:
             return (await single.outcome).to_outcome(key, cursor="")

@@ -125,7 +125,7 @@ class OneByOne:
             except StaleLeaseError:
                 return  # the renewal tells the chunk
             except RedisUnavailableError as error:
-                log.warning("not noted: %s", error, extra={"action": "note_failed"})
+                log.warning("not noted: %s", error, extra={"action": "note_failed", "job": call.key})
                 await asyncio.sleep(_NOTE_AGAIN_S)
                 continue
             if self.may_start(call, loop.time()):

@@ -12,10 +12,12 @@ import secrets
 import socket
 import threading
 
-from callmill.config.profiles import find_profiles, profiles_path
+from callmill.config import log_format
+from callmill.config.profiles import find_alerts, find_profiles, profiles_path
 from callmill.config.settings import load_settings
 from callmill.errors import ConfigurationError
 from callmill.workers import file_descriptors
+from callmill.workers.alert_sender import AlertTargets
 from callmill.workers.engine import Engine
 from callmill.workers.lane_host import LaneHost
 from callmill.workers.lane_switch import switch
@@ -52,6 +54,7 @@ def host() -> LaneHost:
             file_descriptors.raise_limit(
                 sum(min(profile.max_connections, settings.calls_in_flight) for profile in profiles.values())
             )
+            log_format.of_this_process["worker"] = _this.worker
             _this.host = LaneHost(_this.worker, WorkerOptions.of(settings), profiles)
             atexit.register(stop)
         return _this.host
@@ -61,7 +64,9 @@ def engine() -> Engine:
     """Return this process's engine, started if there is none yet; it raises what ``host`` raises."""
     with _this.lock:
         if _this.engine is None:
-            _this.engine = Engine(_this.worker, WorkerOptions.of(load_settings()), host(), switch)
+            settings = load_settings()
+            alerts = AlertTargets.of(find_alerts(settings))
+            _this.engine = Engine(_this.worker, WorkerOptions.of(settings), host(), switch, alerts)
         return _this.engine
 
 

@@ -21,6 +21,7 @@ from callmill.errors import RedisUnavailableError
 from callmill.ledger import Batches, ChunkRef, Chunks, LedgerSession, Lines
 from callmill.ledger.fleet import Fleet
 from callmill.ledger.keys import RECONCILER_LOCK
+from callmill.workers.alert_watch import AlertWatch
 from callmill.workers.batch_keeper import BatchKeeper
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Reconciler:
         chunks: The ledger.
         publish: Publishes hints.
         take: Runs a chunk here, if it can, that was put back and that nobody has taken since.
+        watch: Notes what alerts are to tell.
         worker: Names this process.
         done: Counts what was done: ``put_back``, ``published_again``, ``unparked`` chunks.
         open_batch_s: How long a batch that is not sealed is kept without a word from its producer.
@@ -60,6 +62,7 @@ class Reconciler:
         publish: Publish,
         take: Callable[[ChunkRef], object],
         *,
+        watch: AlertWatch,
         worker: str,
         done: Counter[str],
         open_batch_s: float,
@@ -72,6 +75,7 @@ class Reconciler:
         self._lines = Lines(session)
         self._publish = publish
         self._take = take
+        self._watch = watch
         self._worker = worker
         self._done = done
         self._keeper = BatchKeeper(self._batches, chunks, open_batch_s=open_batch_s)
@@ -83,8 +87,17 @@ class Reconciler:
             try:
                 if await self._has_lock():
                     await self.reconcile()
+                    await self._look()
             except (RedisUnavailableError, RedisError, OSError) as error:
                 log.warning("not reconciled: %s", error, extra={"action": "reconcile_failed"})
+
+    async def _look(self) -> None:
+        try:
+            await self._watch.look()
+        except RedisUnavailableError:
+            raise
+        except Exception:  # a bug there must not end the worker: calls matter more than the word that goes around
+            log.exception("nothing noted for alerts, because of a bug", extra={"action": "alert_watch_bug"})
 
     async def reconcile(self) -> None:
         """Do one round."""

@@ -50,6 +50,8 @@ class RequestBuilder:
             headers["content-type"] = job.content_type
         if self._idempotency_header is not None and (job.idempotency_key or job.method in _NOT_IDEMPOTENT):
             headers[self._idempotency_header] = job.idempotency_key or call.key
+        if call.trace is not None:
+            call.trace.add_to(headers, job.headers)
         if job.headers is not None:
             _override(headers, job.headers)
         return job.method, url, headers, job.body, job.timeout_s or self._timeout_s

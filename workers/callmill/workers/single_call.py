@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from callmill.errors import OutsideError
+from callmill.jobs.trace_context import TraceContext
 from callmill.jobs.traffic import NORMAL
 from callmill.jobs.wire import WireJob, WireOutcome
 from callmill.workers.call import Call, Postponed
@@ -18,11 +19,12 @@ class CallNotDoneError(OutsideError):
 class SingleCall:
     """Owns one call; its caller awaits ``outcome``. Attempts are the caller's business."""
 
-    def __init__(self, job: WireJob, lane: Lane, key: str) -> None:
+    def __init__(self, job: WireJob, lane: Lane, key: str, trace: TraceContext | None = None) -> None:
         self.outcome: asyncio.Future[WireOutcome] = asyncio.get_running_loop().create_future()
         self.traffic = NORMAL
         self._lane = lane
         self._call = Call(job, self, 0, 0, key)
+        self._call.trace = trace
 
     def begin(self) -> None:
         """Hand the call to the lane."""

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
-from celery.signals import celeryd_init
+from celery.signals import after_setup_logger, after_setup_task_logger, celeryd_init
 from kombu.entity import Queue
 
+from callmill.config.alert_policy import resolve_webhooks
 from callmill.config.celery import CALLS_QUEUE, app, lane_queue
 from callmill.config.credentials import resolve_headers
 from callmill.config.embedded_server import broker_url, redis_url
-from callmill.config.profiles import find_profiles
+from callmill.config.log_format import adopt_log
+from callmill.config.profiles import find_alerts, find_profiles
 from callmill.config.redis_safety import refuse_unsafe
 from callmill.config.settings import load_settings
 from callmill.errors import CallmillError
 from callmill.workers.lane_switch import LaneSwitchStep
 
+SUPERUSER = ".*superuser privileges"
+"""What Celery warns of for the sake of pickle, which we do not accept."""
+
 app.steps["consumer"].add(LaneSwitchStep)  # pyright: ignore[reportOptionalSubscript] - celery fills it
 
 
 @celeryd_init.connect  # type: ignore[untyped-decorator] # celery ships no types
-def prepare(conf: Any, **_: Any) -> None:
+def prepare(sender: Any, conf: Any, **_: Any) -> None:
     """Set up the queues of the lanes that this worker serves."""
     if conf is not app.conf:
         return  # somebody else's app, in whose worker our plain task runs
@@ -31,7 +37,16 @@ def prepare(conf: Any, **_: Any) -> None:
         profiles = find_profiles(settings) or {}
         for profile in profiles.values():
             resolve_headers(profile)
+        if (alerts := find_alerts(settings)) is not None:
+            resolve_webhooks(alerts)
     except CallmillError as error:
         raise SystemExit(f"callmill: {error}") from error
+
+    def adopt(logger: Any, **_: Any) -> None:
+        adopt_log(logger, str(sender), level=settings.log_level, style=settings.log_format)
+
+    warnings.filterwarnings("ignore", message=SUPERUSER)
+    after_setup_logger.connect(adopt, weak=False)
+    after_setup_task_logger.connect(adopt, weak=False)
     names = [CALLS_QUEUE, *map(lane_queue, profiles)]
     conf.task_queues = [Queue(name) for name in names]  # type: ignore[no-untyped-call] # kombu is not annotated

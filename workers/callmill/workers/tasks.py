@@ -5,16 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from celery import shared_task
+from celery.signals import before_task_publish
 
 from callmill.config.broker_connection import TAKEN_NEXT
 from callmill.config.celery import app
 from callmill.errors import UsageError
 from callmill.jobs import Job, Outcome
+from callmill.jobs.trace_context import TraceContext
 from callmill.ledger import ChunkRef
 from callmill.ledger.hint_labels import labels
 from callmill.ledger.hints import RUN_CHUNK
 from callmill.workers import process
 from callmill.workers.single_call import CallNotDoneError
+
+CALL = "callmill.call"
+"""Name of the plain task."""
 
 
 @app.task(name=RUN_CHUNK, bind=True, ignore_result=True)  # type: ignore[untyped-decorator] # celery ships no types
@@ -26,7 +31,7 @@ def run_chunk(self: Any, batch_id: str, number: int, line: str) -> str:
 
 
 @shared_task(  # type: ignore[untyped-decorator] # celery ships no types
-    name="callmill.call",
+    name=CALL,
     bind=True,
     ignore_result=False,
     acks_late=True,
@@ -53,7 +58,16 @@ def call(self: Any, job: dict[str, Any]) -> dict[str, Any]:
         wanted = Job.from_dict(job)
     except ValueError as error:
         raise UsageError(f"callmill.call: {error}") from error
-    return _as_dict(process.host().call(wanted, key=self.request.id), self.request.retries + 1)
+    trace = TraceContext.current() or TraceContext.read(self.request)
+    return _as_dict(process.host().call(wanted, self.request.id, trace), self.request.retries + 1)
+
+
+@before_task_publish.connect(sender=CALL)  # type: ignore[untyped-decorator] # celery ships no types
+def send_trace_along(headers: dict[str, Any], **_: Any) -> None:
+    """Let the message of a call say which trace it belongs to, unless OpenTelemetry's own instrumentation did."""
+    trace = TraceContext.current()
+    if trace is not None and TraceContext.read(headers) is None:
+        headers.update(trace.headers())
 
 
 def _as_dict(outcome: Outcome, attempts: int) -> dict[str, Any]:

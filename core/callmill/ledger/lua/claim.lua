@@ -3,7 +3,7 @@
 -- ARGV  1 chunk number  2 member  3 worker  4 lease (ms)
 -- Returns {'ok', fence, payload, bitmap of recorded jobs or '', what the remainder must know or '', earlier claims,
 --          now (ms), the batch's deadline (ms; '0': none), jobs, deaths: leases in a row that ended without a word,
---          the suspect ('*': all, or an offset) or '', how many of the deaths were while it ran alone}
+--          the suspect ('*': all, or an offset) or '', how many of the deaths were while it ran alone, name}
 --       | {'gone'} done, cancelled or unknown | {'leased'} | {'waiting'} not due yet | {'paused'} held back now
 -- Invariant: every claim raises the fence, so at most one worker can record for a chunk. The fence follows the clock, so
 -- that a server which lost its last writes does not give the same one out twice.
@@ -41,4 +41,5 @@ local _, alone, alone_deaths = read_suspect(number)
 return {
   'ok', s.fence, payload, redis.call('HGET', DONE, number) or '', redis.call('HGET', REST, number) or '', s.claims - 1,
   now_ms, redis.call('HGET', META, 'deadline_ms') or '0', s.count, s.deaths, alone or '', tonumber(alone_deaths) or 0,
+  redis.call('HGET', META, 'name') or '',
 }
