@@ -19,6 +19,9 @@ from callmill.config.celery import app
 from callmill.config.settings import load_settings
 from callmill.dashboard.figures import Figures
 from callmill.dashboard.flower_app import CallmillFlower
+from callmill.jobs.wire import Chunk, WireJob, WireOutcome, encode_chunk
+from callmill.ledger import Batches, Bundle, ChunkRef, Chunks, Claim, Finish, LedgerSession
+from callmill.producer import AsyncClient
 
 
 class Site:
@@ -73,3 +76,23 @@ async def dashboard_site(
         await server.close_all_connections()
         await figures.aclose()
         flower.executor.shutdown(wait=False)
+
+
+async def fail_a_job(redis_url: str, body: bytes = b"") -> str:
+    """Run a batch of two jobs, of which one fails with this answer, and return the batch's id."""
+    async with AsyncClient(redis_url) as client:
+        session = LedgerSession(client.connection().redis)
+        batches, chunks = Batches(session), Chunks(session, worker="w")
+        batch_id = await batches.create("with a failure", retention_ms=60_000)
+        await batches.add(batch_id, 0, [("crm", encode_chunk(Chunk("crm", 0, [WireJob("GET", "/")] * 2)))], park=False)
+        await batches.seal(batch_id)
+        claim = await chunks.claim(ChunkRef(batch_id, 0, "crm"))
+        assert isinstance(claim, Claim)
+        outcomes = [
+            WireOutcome(0, None, 200, b"{}", {}, None, None, 1, 1_000, 20_000),
+            WireOutcome(
+                1, None, 404, body, {"set-cookie": "secret-cookie"}, "http_404", "404 Not Found", 1, 1_000, 30_000
+            ),
+        ]
+        await chunks.commit(claim, Bundle(outcomes=[(item.index, item) for item in outcomes]), Finish())
+        return batch_id

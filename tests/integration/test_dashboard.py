@@ -208,6 +208,39 @@ def test_listens_on_this_machine_only(folder, server):  # noqa: ARG001 - it must
     assert node.process.returncode == 0
 
 
+class CeleryDashboard(DashboardProcess):
+    """The dashboard as Celery people start it."""
+
+    def command(self) -> list[str]:
+        """Return the command line."""
+        celery = [sys.executable, "-m", "celery", "-A", "callmill.config.celery"]
+        return [*celery, "callmill-flower", "--port", "0", "--", "--read_only=true", "--url_prefix=ops"]
+
+
+def test_celery_starts_it_too(folder, server):  # noqa: ARG001 - it must run
+    """`celery callmill-flower` is the same dashboard, with Flower's options; a read-only one has no buttons."""
+    node = CeleryDashboard(folder, {"state_dir": folder / "state"}).start()
+    try:
+        node.ready()
+        assert node.url.endswith("/ops/")
+        page = get(node, "batch/some-id", sign_in=None)
+        assert page.status == 200
+        assert "data-action=" not in page.text
+        assert "read-only" in page.text
+    finally:
+        node.teardown()
+    assert node.process.returncode == 0
+
+
+def test_celery_starts_it_for_callmill_only():
+    """`celery callmill-flower` for another app says which one is meant."""
+    done = subprocess.run(
+        [sys.executable, "-m", "celery", "callmill-flower"], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 2
+    assert "-A callmill.config.celery" in done.stderr
+
+
 def listeners(port):
     """Return the addresses on which the kernel has listeners at the port, as it writes them."""
     rows = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]

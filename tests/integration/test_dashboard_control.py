@@ -7,7 +7,7 @@ import base64
 import json
 
 import pytest
-from dashboard_site import dashboard_site
+from dashboard_site import dashboard_site, fail_a_job
 
 from callmill.ledger.records import BatchState
 from callmill.producer import AsyncClient, Job
@@ -51,6 +51,24 @@ def test_buttons_steer_the_batch(redis_url, batch_id):
             answer = await site.post(f"/callmill/batch/{batch_id}/retry-failed", sent)
             assert answer.code == 409
             assert "cancelled" in json.loads(answer.body)["error"]["message"]
+
+    asyncio.run(scenario())
+
+
+def test_failed_jobs_run_again(redis_url):
+    """Retry says how many jobs run again, and the ledger counts them as failed no more; with none left it says 0."""
+
+    async def scenario():
+        batch_id = await fail_a_job(redis_url)
+        async with dashboard_site(redis_url) as site:
+            sent = await site.token()
+            said = [
+                json.loads((await site.post(f"/callmill/batch/{batch_id}/retry-failed", sent)).body)["message"]
+                for _ in range(2)
+            ]
+            assert said == ["1 failed job runs again.", "0 failed jobs run again."]
+            progress = (await site.json(f"/callmill/data/batch/{batch_id}"))["progress"]
+            assert (progress["failed"], progress["state"]) == (0, BatchState.RUNNING)
 
     asyncio.run(scenario())
 

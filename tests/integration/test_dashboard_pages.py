@@ -8,12 +8,9 @@ import re
 
 import msgspec
 import pytest
-from dashboard_site import dashboard_site
+from dashboard_site import dashboard_site, fail_a_job
 from local_nodes import RedisProcess
 
-from callmill.jobs.wire import Chunk, WireJob, WireOutcome, encode_chunk
-from callmill.ledger import Batches, Bundle, ChunkRef, Chunks, Finish
-from callmill.ledger.session import LedgerSession
 from callmill.overview.reader import Overview
 from callmill.producer import AsyncClient, Job
 
@@ -35,25 +32,6 @@ async def submit(redis_url, *names, jobs=3):
             (await client.submit((Job("GET", f"/rows/{n}", api="crm") for n in range(jobs)), name=name)).id
             for name in names
         ]
-
-
-async def fail_a_job(redis_url, body):
-    """Run a batch of two jobs, of which one fails with this answer, and return the batch's id."""
-    async with AsyncClient(redis_url) as client:
-        session = LedgerSession(client.connection().redis)
-        batches, chunks = Batches(session), Chunks(session, worker="w")
-        batch_id = await batches.create("with a failure", retention_ms=60_000)
-        await batches.add(batch_id, 0, [("crm", encode_chunk(Chunk("crm", 0, [WireJob("GET", "/")] * 2)))], park=False)
-        await batches.seal(batch_id)
-        claim = await chunks.claim(ChunkRef(batch_id, 0, "crm"))
-        outcomes = [
-            WireOutcome(0, None, 200, b"{}", {}, None, None, 1, 1_000, 20_000),
-            WireOutcome(
-                1, None, 404, body, {"set-cookie": "secret-cookie"}, "http_404", "404 Not Found", 1, 1_000, 30_000
-            ),
-        ]
-        await chunks.commit(claim, Bundle(outcomes=[(item.index, item) for item in outcomes]), Finish())
-        return batch_id
 
 
 @pytest.mark.parametrize("prefix", ["", "/ops/flower"])

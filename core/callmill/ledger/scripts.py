@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
-_WITHOUT_BATCH = frozenset({"renew", "due", "stranded", "report", "touch", "prune_lines", "alert_tell", "alert_next"})
+_WITHOUT_BATCH = frozenset(
+    {"renew", "due", "stranded", "report", "touch", "prune_lines", "labels", "alert_tell", "alert_next"}
+)
 
 
 @cache

@@ -243,12 +243,8 @@ class Overview:
         chosen = []
         for start in range(0, len(every), _STATES_AT_ONCE):
             some = every[start : start + _STATES_AT_ONCE]
-            pipeline = self._redis.pipeline(transaction=False)
-            for batch_id in some:
-                pipeline.hmget(BatchKeys(batch_id.decode()).meta, ("control", "phase", "ended_ms", "name"))
-            for batch_id, (control, phase, ended, named) in zip(
-                some, await self._session.answer(pipeline.execute()), strict=True
-            ):
+            labels = await self._session.run("labels", [BatchKeys(batch_id.decode()).meta for batch_id in some], [])
+            for batch_id, (control, phase, ended, named) in zip(some, labels, strict=True):
                 if control is None or name not in f"{batch_id.decode()} {(named or b'').decode().casefold()}":
                     continue
                 if state in {None, BatchState.read(control, phase, ended=ended is not None)}:
