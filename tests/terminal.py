@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import fcntl
 import os
@@ -30,6 +31,7 @@ class Terminal:
         self.before = termios.tcgetattr(theirs)
         self.resize(columns, lines)
         self.output = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._process = subprocess.Popen(
             [sys.executable, "-ISc", _TAKE_TERMINAL, sys.executable, "-m", "callmill.cli", *arguments],
             stdin=theirs,
@@ -83,7 +85,7 @@ class Terminal:
         """Return the first screen of which that holds."""
         deadline_s = time.monotonic() + timeout_s
         while not shown(self.screen()):
-            assert time.monotonic() < deadline_s, "\n".join(self.screen())
+            assert time.monotonic() < deadline_s, f"{self._columns} x {self._lines}: {self.output[-4000:]!r}"
             assert self._process.poll() is None, self.output
             self._read()
         return self.screen()
@@ -91,4 +93,4 @@ class Terminal:
     def _read(self) -> None:
         if select.select([self._ours], [], [], 0.1)[0]:
             with contextlib.suppress(OSError):  # the other end is closed
-                self.output += os.read(self._ours, 65536).decode()
+                self.output += self._decoder.decode(os.read(self._ours, 65536))

@@ -26,7 +26,7 @@ app.steps["consumer"].add(LaneSwitchStep)  # pyright: ignore[reportOptionalSubsc
 
 
 @celeryd_init.connect  # type: ignore[untyped-decorator] # celery ships no types
-def prepare(sender: Any, conf: Any, **_: Any) -> None:
+def prepare(conf: Any, sender: Any = None, **_: Any) -> None:
     """Set up the queues of the lanes that this worker serves."""
     if conf is not app.conf:
         return  # somebody else's app, in whose worker our plain task runs
