@@ -23,6 +23,12 @@ _HOME = "\x1b[H"
 _TAKE_TERMINAL = "import os, sys; os.close(os.open(os.ttyname(0), os.O_RDWR)); os.execv(sys.argv[1], sys.argv[1:])"
 
 
+def _environment() -> dict[str, str]:
+    # Where readline has told the size of another terminal, it would hide that of this one.
+    inherited = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
+    return inherited | {"TERM": "xterm-256color"}
+
+
 class Terminal:
     """Runs ``callmill`` with some arguments in a pseudo-terminal."""
 
@@ -37,7 +43,7 @@ class Terminal:
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
-            env={**os.environ, "TERM": "xterm-256color", **environment},
+            env={**_environment(), **environment},
             start_new_session=True,
         )
         self._theirs = theirs

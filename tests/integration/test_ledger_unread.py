@@ -133,7 +133,7 @@ def test_reading_with_release_ends_a_batch_far_larger_than_its_bound(redis_url):
         async with opened(redis_url) as ledger:
             chunks = 20
             await ledger.begin(chunks)
-            reading = asyncio.create_task(ledger.read(release=True))
+            reading = None
             done: set[int] = set()
             most = 0
             while len(done) < chunks:
@@ -143,8 +143,10 @@ def test_reading_with_release_ends_a_batch_far_larger_than_its_bound(redis_url):
                         await ledger.record(claim, range(4), Finish())
                         done.add(number)
                         most = max(most, await ledger.unread())
+                reading = reading or asyncio.create_task(ledger.read(release=True))  # now that it is full
                 await ledger.batches.unpark(ledger.id)
                 await asyncio.sleep(0)
+            assert reading is not None
             assert sorted(await asyncio.wait_for(reading, 10)) == list(range(JOBS * chunks))
             assert BOUND < most < BOUND + 2 * JOBS * (BODY_BYTES + 100)  # a chunk above, and the one that was read
             assert await ledger.unread() == 0
