@@ -86,7 +86,7 @@ def test_limits_per_model_and_the_common_one(site, api):
     assert api.broken == []
     calls = api.accepted()
     assert Counter(call.model for call in calls) == {"a": 60, "b": 40, "c": 20}
-    assert rate(calls) > 26
+    assert rate(calls) > 22  # more than one model alone may have
 
 
 def test_limit_counted_in_quanta(site, windows):

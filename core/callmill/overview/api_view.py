@@ -45,6 +45,12 @@ class ApiView(Struct, frozen=True, kw_only=True):
     limits_by: str
     shares: list[LimitShare]
 
+    @property
+    def calls_per_s(self) -> float:
+        """Calls per second: as granted over the last seconds; where nothing paces them, as made in about a minute."""
+        busy = self.now.in_flight or self.now.waiting
+        return self.now.rate or (self.traffic.now.rate if busy else 0.0)
+
 
 def what_limits_api(now: ApiNow, queued_chunks: int, workers: Sequence[WorkerStatus], memory: str = "") -> str:
     """Say in a few words what limits an API now; ``memory`` is why Redis has no room, where it has none."""

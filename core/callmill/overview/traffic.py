@@ -32,8 +32,8 @@ class Quantiles(Struct, frozen=True, kw_only=True):
     p99: float | None = None
 
 
-class Traffic(Struct, frozen=True, kw_only=True):
-    """What happened within a span of time.
+class Counts(Struct, frozen=True, kw_only=True):
+    """What was counted of an API.
 
     Attributes:
         calls: HTTP calls that ended.
@@ -44,9 +44,6 @@ class Traffic(Struct, frozen=True, kw_only=True):
         retries: Calls after which another attempt was wanted.
         throttled: Calls that the API refused because of its limits.
         tokens: What the calls cost in tokens, as far as is known.
-        span_s: How long the span is.
-        latency: From the start of a call to its end.
-        limiter_wait: From when a call could have started to when the limiter let it.
     """
 
     calls: int = 0
@@ -56,6 +53,17 @@ class Traffic(Struct, frozen=True, kw_only=True):
     retries: int = 0
     throttled: int = 0
     tokens: int = 0
+
+
+class Traffic(Counts, frozen=True, kw_only=True):
+    """What happened within a span of time.
+
+    Attributes:
+        span_s: How long the span is.
+        latency: From the start of a call to its end.
+        limiter_wait: From when a call could have started to when the limiter let it.
+    """
+
     span_s: float
     latency: Quantiles = Quantiles()
     limiter_wait: Quantiles = Quantiles()
@@ -66,21 +74,14 @@ class Traffic(Struct, frozen=True, kw_only=True):
         return self.calls / self.span_s
 
 
-class MinutePoint(Struct, frozen=True, kw_only=True):
-    """One minute; ``at``: Unix time in seconds at which it began. The rest is as in ``Traffic``."""
+class MinutePoint(Counts, frozen=True, kw_only=True):
+    """One minute; ``at``: Unix time in seconds at which it began."""
 
     at: int
-    calls: int = 0
-    results: dict[str, int] = {}
-    succeeded: int = 0
-    failed: int = 0
-    retries: int = 0
-    throttled: int = 0
-    tokens: int = 0
     latency: Quantiles = Quantiles()
 
 
-class Totals(Struct, frozen=True, kw_only=True):
+class Totals(Counts, frozen=True, kw_only=True):
     """What happened since ever; every number only grows, until nobody has reported the API for 30 days.
 
     Attributes:
@@ -90,13 +91,6 @@ class Totals(Struct, frozen=True, kw_only=True):
         wait_buckets: Bucket -> calls.
     """
 
-    calls: int = 0
-    results: dict[str, int] = {}
-    succeeded: int = 0
-    failed: int = 0
-    retries: int = 0
-    throttled: int = 0
-    tokens: int = 0
     latency_s: float = 0.0
     wait_s: float = 0.0
     latency_buckets: dict[int, int] = {}

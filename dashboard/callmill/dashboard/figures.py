@@ -123,7 +123,7 @@ class Figures:
         lanes = [lane for worker in workers for lane in worker.lanes]
         return {
             "processes": len(workers),
-            "rate": sum(lane.rate for lane in lanes),
+            "rate": sum(worker.calls_per_s for worker in workers),
             "in_flight": sum(lane.in_flight for lane in lanes),
             "waiting": sum(lane.waiting for lane in lanes),
             "redis": redis,
@@ -150,6 +150,7 @@ def _api(view: ApiView) -> dict[str, Any]:
     traffic = view.traffic
     return {
         "now": view.now,
+        "rate": view.calls_per_s,
         "limits_by": view.limits_by,
         "shares": view.shares,
         "queued_chunks": view.queued_chunks,
@@ -182,7 +183,7 @@ def _process(worker: WorkerStatus) -> dict[str, Any]:
         "apis": worker.apis,
         "in_flight": sum(lane.in_flight for lane in lanes),
         "waiting": sum(lane.waiting for lane in lanes),
-        "rate": sum(lane.rate for lane in lanes),
+        "rate": worker.calls_per_s,
         "calls": worker.calls,
         "cpu_s": worker.cpu_s,
         "cpu_us_per_call": worker.cpu_us_per_call,

@@ -8,7 +8,7 @@ from datetime import datetime
 from callmill.cli.figures import printable
 from callmill.cli.fleet_now import FleetNow
 from callmill.cli.fleet_screen import away_in_words, summary
-from callmill.cli.fleet_tables import api_calls_per_s, worker_remark
+from callmill.cli.fleet_tables import worker_remark
 from callmill.cli.progress_view import progress_line
 from callmill.cli.run_report import latency
 from callmill.ledger.fleet import WorkerStatus
@@ -41,7 +41,7 @@ def _lines(now: FleetNow) -> Iterator[str]:
 def _api(view: ApiView) -> str:
     now, traffic = view.now, view.traffic.now
     parts = [
-        f"{api_calls_per_s(view):,.1f}/s",
+        f"{view.calls_per_s:,.1f}/s",
         f"{now.in_flight:,} in flight",
         f"{now.waiting:,} waiting",
         f"p50 {latency(traffic.latency.p50)}",

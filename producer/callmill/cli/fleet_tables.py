@@ -76,11 +76,6 @@ def workers_table(workers: Sequence[WorkerStatus], now_ms: int) -> FittedTable:
     return FittedTable(_WORKERS, [_worker(worker, now_ms) for worker in ordered], "serves")
 
 
-def api_calls_per_s(view: ApiView) -> float:
-    """Return the calls of an API per second: as granted lately, or, where no limit paces it, of the last minutes."""
-    return view.now.rate or (view.traffic.now.rate if view.now.in_flight or view.now.waiting else 0.0)
-
-
 def _batch(batch: Progress) -> Row:
     counts = {"succeeded": batch.succeeded, "failed": batch.failed, "total": batch.total}
     total = total_text(batch)
@@ -117,7 +112,7 @@ def _stands(api: ApiNow) -> bool:
 
 def _api(view: ApiView) -> Row:
     now, traffic = view.now, view.traffic.now
-    used, rate = _used(view), api_calls_per_s(view)
+    used, rate = _used(view), view.calls_per_s
     limits = ", ".join(f"{limit} {percent(used[limit])}" if limit in used else limit for limit in now.limits)
     why = f"paused {pause_in_words(now.paused_s, now.pause_reason, now.paused_by)}" if now.paused else view.limits_by
     remark = f"{why} ({limits})" if limits else why

@@ -7,7 +7,7 @@ import * as format from "./format.js";
 import { Live } from "./live.js";
 
 const FIGURES = [
-  ["Calls/s", (api) => format.rate(api.now.rate), (api) => `${format.compact(api.hour.calls)} in the last hour`],
+  ["Calls/s", (api) => format.rate(api.rate), (api) => `${format.compact(api.hour.calls)} in the last hour`],
   ["In flight", (api) => format.count(api.now.in_flight), (api) => (api.now.permits == null ? "" : `${format.count(api.now.permits)} permits held`)],
   ["Waiting", (api) => format.compact(api.now.waiting), (api) => (api.queued_chunks ? `${format.plural(api.queued_chunks, "chunk")} queued, the oldest ${format.span(api.oldest_chunk_age_s)}` : "no chunk queued")],
   ["Next start", (api) => nextStart(api.now), (api) => (!(api.last.limiter_wait.p50 > 0.001) ? "" : `the limiter's wait: p50 ${format.latency(api.last.limiter_wait.p50)}`)],
