@@ -13,6 +13,8 @@ from limits_kit import rules
 
 from callmill.limits import Limiter
 
+pytestmark = pytest.mark.chaos
+
 
 @pytest.mark.parametrize("jump_s", [5.0, 0.3, -0.3, -5.0])
 def test_a_jump_of_the_clock_is_no_burst_and_no_stall(redis_url, tmp_path, jump_s):

@@ -17,6 +17,8 @@ from tcp_forwarder import Forwarder
 
 from callmill.limits import Limiter, LimitRules
 
+pytestmark = pytest.mark.chaos
+
 HORIZON_S = 0.25
 BUSY_S = 0.25
 """What a busy machine may add to a reaction."""

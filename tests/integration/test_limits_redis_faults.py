@@ -15,6 +15,8 @@ from limits_callers import FULL, LIMIT, calling
 from local_nodes import RedisProcess, until
 from tcp_forwarder import Forwarder
 
+pytestmark = pytest.mark.chaos
+
 
 @contextmanager
 def serving(folder: Path, *options: str) -> Iterator[RedisProcess]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from time import monotonic
 
+import pytest
 from limits_callers import FULL, LIMIT, calling
+
+pytestmark = pytest.mark.chaos
 
 PERMITS = 6
 CALL_S = 0.02
