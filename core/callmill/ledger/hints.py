@@ -28,7 +28,8 @@ class HintPublisher:
 
     def __init__(self, broker_url: str) -> None:
         self._lock = threading.Lock()
-        self._connection = app.connection_for_write(broker_url)
+        # No retries: kombu would sleep between them for seconds, and everybody else who publishes with it.
+        self._connection = app.connection_for_write(broker_url, transport_options={"max_retries": 0})
 
     def publish(self, refs: Sequence[ChunkRef], *, label: str = "", first: bool = False) -> None:
         """Publish one hint per chunk, pipelined.

@@ -25,6 +25,7 @@ from callmill.workers.alert_watch import AlertWatch
 from callmill.workers.chunk_run import ChunkRun
 from callmill.workers.committer import Committer
 from callmill.workers.execution import Execution
+from callmill.workers.hint_sender import HintSender
 from callmill.workers.lane_host import LaneHost
 from callmill.workers.lane_switch import LaneSwitch
 from callmill.workers.lease_keeper import LOST, RENEWED, LeaseKeeper
@@ -102,7 +103,8 @@ class Engine:
         self._batches = Batches(session)
         self._room = Room(self._lanes, self._switch, threads=options.chunks_at_once)
         self._reporter, self._vitals = Reporter(self._fleet, self._lanes), Vitals()
-        self._committer = Committer(self._chunks, self._publish, self._set_recording, self._reporter.recorded)
+        self._sender = HintSender(self._hints)
+        self._committer = Committer(self._chunks, self._sender.send, self._set_recording, self._reporter.recorded)
         self._execution = Execution(
             self._chunks, self._lanes, self._committer, self._room, self._runs, lease_s=options.lease_ms / 1000
         )
@@ -118,7 +120,7 @@ class Engine:
             session,
             self._broker,
             self._chunks,
-            self._publish,
+            self._sender.send,
             self._rescue,
             watch=AlertWatch(
                 session, memory_watermark=options.memory_watermark, stuck_after_s=self._alerts.stuck_after_s
@@ -132,6 +134,7 @@ class Engine:
             self._in_background(open_sender(session, self._alerts, self.worker).run())
         for part in (
             self._committer.run(),
+            self._sender.run(),
             reconciler.run(),
             watch.run(),
             self._vitals.run(),
@@ -147,6 +150,7 @@ class Engine:
         if self._rescues:  # no thread of the pool waits for them
             await asyncio.wait(self._rescues)
         await self._committer.idle()
+        await self._sender.settle()
         await end_tasks(self._background)
         try:
             await self._reporter.send(self._status())
@@ -166,7 +170,7 @@ class Engine:
         async with self._room.enter(line, ref, first=first) as entered:
             if entered:
                 return await self._execute(ref, line)
-        self._publish([ref], first=first)
+        self._sender.send([ref], first=first)
         return "left to others: the lane is full"
 
     async def _execute(self, ref: ChunkRef, line: Line) -> str:
@@ -275,15 +279,6 @@ class Engine:
             run.lease_ends_s = ends_s
             if answer != RENEWED:
                 run.close()
-
-    def _publish(self, refs: list[ChunkRef], *, first: bool = False) -> None:
-        self._in_background(self._publish_in_thread(refs, first=first))
-
-    async def _publish_in_thread(self, refs: list[ChunkRef], *, first: bool) -> None:
-        try:
-            await asyncio.to_thread(self._hints.publish, refs, first=first)
-        except RedisUnavailableError as error:
-            log.warning("hints wait for the reconciler: %s", error, extra={"action": "hints_wait", "chunks": len(refs)})
 
     async def _report(self) -> None:
         announced = False
