@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
-from kombu.exceptions import BatchPublishError
+from kombu.exceptions import BatchPublishError, OperationalError
 
 from callmill.config.broker_connection import TAKEN_NEXT
 from callmill.config.celery import app, lane_queue
@@ -51,11 +51,12 @@ class HintPublisher:
                         self._send(producer, ref, labels.text(ref, label), first=first)
             except (
                 BatchPublishError,  # what kombu makes of either, and of a broker whose memory is full, in a pipeline
+                OperationalError,  # what it makes of either while it connects
                 *self._connection.connection_errors,
                 *self._connection.channel_errors,
             ) as error:
                 self._connection.close()  # the next publish connects afresh
-                why = error.__cause__ if isinstance(error, BatchPublishError) else error
+                why = error.__cause__ if isinstance(error, (BatchPublishError, OperationalError)) else error
                 raise RedisUnavailableError(f"the broker cannot be reached, or refused: {why}") from error
 
     def close(self) -> None:
