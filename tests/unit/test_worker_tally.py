@@ -66,3 +66,16 @@ def test_a_refusal_spends_no_attempt(throttled):
     tally = Tally()
     tally.again(spends_attempt=not throttled, throttled=throttled)
     assert tally.take() == ({"throttled": 1} if throttled else {"retries": 1})
+
+
+def test_counts_that_nobody_takes_stay_small(monkeypatch):
+    """In a worker that reports nothing, times are worked out before they pile up, and none is lost."""
+    monkeypatch.setattr(module, "_MOST_TIMES", 10)
+    tally = Tally()
+    for number in range(1000):
+        tally.started(1.0 if number % 2 else 0.0)
+        tally.ended(SUCCEEDED, answer(200), 1000)
+        assert len(tally._latencies_us) + len(tally._waits_us) < 2 * 10
+    counts = tally.take()
+    assert counts["calls"] == counts[f"l:{bucket(1000)}"] == 1000
+    assert sum(calls for name, calls in counts.items() if name.startswith("w:")) == 1000

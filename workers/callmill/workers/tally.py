@@ -13,6 +13,9 @@ from callmill.workers.throttling import Throttled
 from callmill.workers.transports.port import Response
 from callmill.workers.verdict import Failed, Retryable, Verdict
 
+_MOST_TIMES = 10_000
+"""Times that wait to be worked out: in a worker of somebody else's nobody ever takes the counts."""
+
 CUT_OFF, BUG = "cut_off", "internal"
 _STATUS_CLASSES = {number: f"{number}xx" for number in range(1, 6)}
 
@@ -52,6 +55,8 @@ class Tally:
         results = self._results
         results[result] = results.get(result, 0) + 1
         self._latencies_us.append(latency_us)
+        if len(self._latencies_us) >= _MOST_TIMES or len(self._waits_us) >= _MOST_TIMES:
+            self._work_out()
 
     def broken_off(self, result: str) -> None:
         """Count a call of which nobody knows what became of it."""
@@ -69,18 +74,22 @@ class Tally:
 
     def take(self) -> Counter[str]:
         """Return what was counted since the last time, as ``lua/report.lua`` has it, and begin anew."""
+        self._work_out()
         counts, self._counts = self._counts, Counter()
         results, self._results = self._results, {}
         for result, calls in results.items():
             counts["calls"] += calls
             counts[f"r:{_class_of(result)}"] += calls
-        _count_times(counts, "latency_us", "l", self._latencies_us)
-        _count_times(counts, "wait_us", "w", self._waits_us)
-        counts["w:0"] += self.calls - self._taken - len(self._waits_us)
-        self._taken = self.calls
         counts["tokens"] += self.tokens
-        self._latencies_us, self._waits_us, self.tokens = [], [], 0
+        self.tokens = 0
         return +counts
+
+    def _work_out(self) -> None:
+        _count_times(self._counts, "latency_us", "l", self._latencies_us)
+        _count_times(self._counts, "wait_us", "w", self._waits_us)
+        self._counts["w:0"] += self.calls - self._taken - len(self._waits_us)
+        self._taken = self.calls
+        self._latencies_us, self._waits_us = [], []
 
 
 def _class_of(result: int | str) -> str:
