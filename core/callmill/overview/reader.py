@@ -21,6 +21,7 @@ from callmill.ledger.session import LedgerSession
 from callmill.limits.control import current_states
 from callmill.overview.api_now import summed_up
 from callmill.overview.api_view import ApiView, shares_of, what_limits_api
+from callmill.overview.batch_counts import BatchCounts, count_batches
 from callmill.overview.batch_view import BatchView, ask_details, read_details
 from callmill.overview.progress import Progress, progress_of, waits_as, what_limits
 from callmill.overview.traffic import traffic_of
@@ -236,6 +237,14 @@ class Overview:
         """
         counts = await self._session.answer(self._redis.hgetall(keys.RECONCILED))
         return {action.decode(): int(count) for action, count in counts.items()}
+
+    async def batch_counts(self) -> BatchCounts:
+        """Return how many batches are in which state, and how many are stuck.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached or refused.
+        """
+        return await count_batches(self._session)
 
     async def _chosen(self, state: BatchState | None, name: str) -> list[bytes]:
         """Return the ids of all batches in a state whose name or id contains ``name``, the newest first."""

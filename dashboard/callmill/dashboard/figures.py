@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from redis.asyncio import Redis
 
 from callmill.config.embedded_server import limiter_url, redis_url
 from callmill.config.redis_connections import connect
@@ -27,7 +26,7 @@ _FAILED_SHOWN, _FAILED_LOOKED_AT = 20, 2000
 
 
 class Figures:
-    """What the pages show. For one event loop; connects at first use.
+    """What the pages show. For one event loop; connects at first use, and stays connected as long as the process lives.
 
     Raises:
         ServerNotFoundError: No Redis is configured and no embedded server runs.
@@ -39,7 +38,6 @@ class Figures:
         self.client = AsyncClient(self._urls[0])
         self._cache = AnswerCache(for_s=_KEPT_S, timeout_s=_TIMEOUT_S)
         self._overview: Overview | None = None
-        self._limiter: Redis | None = None
 
     @property
     def overview(self) -> Overview:
@@ -47,17 +45,9 @@ class Figures:
         if self._overview is None:
             ledger, limiter = self._urls
             redis = self.client.connection().redis
-            if limiter != ledger:
-                self._limiter = connect(limiter)
-            session = LedgerSession(redis)
-            self._overview = Overview(session, self._limiter or redis, watermark=self._settings.memory_watermark)
+            other = redis if limiter == ledger else connect(limiter)
+            self._overview = Overview(LedgerSession(redis), other, watermark=self._settings.memory_watermark)
         return self._overview
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self.client.aclose()
-        if self._limiter is not None:
-            await self._limiter.aclose()
 
     def changed(self) -> None:
         """Have everything read anew: somebody changed something, and wants to see that."""

@@ -9,11 +9,9 @@ from collections.abc import Sequence
 
 from prometheus_client.metrics_core import Metric
 
+from callmill.dashboard.figures import Figures
 from callmill.dashboard.metrics_families import Reading, families, is_up
 from callmill.errors import CallmillError
-from callmill.ledger.session import LedgerSession
-from callmill.overview.batch_counts import count_batches
-from callmill.overview.reader import Overview
 
 _PATIENCE_S = 4.0
 """Less than Prometheus's own patience with a scrape, 10 s: that Redis is silent is to be told."""
@@ -25,13 +23,11 @@ class MetricsReader:
     """Reads the overview as metrics.
 
     Args:
-        overview: What goes on.
-        session: The ledger.
+        figures: Where the pages' figures come from: the same connections serve both.
     """
 
-    def __init__(self, overview: Overview, session: LedgerSession) -> None:
-        self._overview = overview
-        self._session = session
+    def __init__(self, figures: Figures) -> None:
+        self._figures = figures
         self._was_up = True
 
     async def read(self) -> Sequence[Metric]:
@@ -53,10 +49,11 @@ class MetricsReader:
         return [*is_up(True, time.monotonic() - began_s), *told]
 
     async def _reading(self) -> Reading:
+        overview = self._figures.overview
         return Reading(
-            apis=await self._overview.apis(),
-            workers=await self._overview.workers(),
-            batches=await count_batches(self._session),
-            reconciled=await self._overview.reconciled(),
-            redis=await self._overview.redis_state(),
+            apis=await overview.apis(),
+            workers=await overview.workers(),
+            batches=await overview.batch_counts(),
+            reconciled=await overview.reconciled(),
+            redis=await overview.redis_state(),
         )

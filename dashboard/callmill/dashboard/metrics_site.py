@@ -8,25 +8,15 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler, authenticated, url
 
-from callmill.config.embedded_server import limiter_url, redis_url
-from callmill.config.redis_connections import connect
-from callmill.config.settings import Settings
+from callmill.dashboard.figures import Figures
 from callmill.dashboard.metrics_exposition import Exposition
 from callmill.dashboard.metrics_reader import MetricsReader
 from callmill.errors import OutsideError
-from callmill.ledger.session import LedgerSession
-from callmill.overview.reader import Overview
 
 
-def add_metrics_page(flower: Flower, settings: Settings) -> Exposition:
-    """Put ``/metrics`` in the place of Flower's, which asks nobody for a password; return what it tells.
-
-    Raises:
-        ServerNotFoundError: No Redis is configured and no embedded server runs.
-    """
-    session = LedgerSession(connect(redis_url(settings)))
-    overview = Overview(session, connect(limiter_url(settings)), watermark=settings.memory_watermark)
-    exposition = Exposition(MetricsReader(overview, session).read, flower.purge_offline_worker_metrics)
+def add_metrics_page(flower: Flower, figures: Figures) -> Exposition:
+    """Put ``/metrics`` in the place of Flower's, which asks nobody for a password; return what it tells."""
+    exposition = Exposition(MetricsReader(figures).read, flower.purge_offline_worker_metrics)
     page = url(r"/metrics", _Page, {"exposition": exposition})
     prefix = flower.options.url_prefix
     flower.add_handlers(r".*", [rewrite_handler(page, prefix) if prefix else page])

@@ -60,7 +60,7 @@ class DashboardServer:
         self._flower = CallmillFlower(
             figures=figures, batch_control=not self._read_only, capp=app, options=options, **flower_settings
         )
-        self.metrics = add_metrics_page(self._flower, settings)
+        self.metrics = add_metrics_page(self._flower, figures)
         try:
             self._port = self._flower.start_http_server()
         except OSError as error:
