@@ -74,7 +74,7 @@ async def dashboard_site(
     finally:
         server.stop()
         await server.close_all_connections()
-        await figures.aclose()
+        await figures.client.aclose()
         flower.executor.shutdown(wait=False)
 
 
