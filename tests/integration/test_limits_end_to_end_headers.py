@@ -8,6 +8,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
+from statistics import median
 from urllib.parse import urlsplit
 
 import pytest
@@ -71,6 +73,11 @@ def calls_of(folder, name: str) -> list[tuple[float, int]]:
     return [(line["time"], line["status"]) for line in lines]
 
 
+def usual_pace(times: list[float]) -> float:
+    """Return the calls per second that most neighbours are apart; a machine that stalled for a moment changes nothing."""
+    return 1 / median(later - sooner for sooner, later in pairwise(times))
+
+
 def test_unknown_limit_is_found(site, servers, folder):
     """Where nobody knows the limit the pace grows until the first refusal, and then stays near it with few refusals."""
     batch = site.submit("silent", 500)
@@ -81,7 +88,8 @@ def test_unknown_limit_is_found(site, servers, folder):
     refused = [at_s for at_s, status in calls if status == 429]
     assert 1 <= len(refused) <= 12
     settled = [at_s for at_s, _ in calls if at_s > refused[0] + 1.5]
-    assert 38 < len(settled) / (settled[-1] - settled[0]) < 51
+    assert 38 < usual_pace(settled)
+    assert len(settled) / (settled[-1] - settled[0]) < 51
     assert sum(at_s >= settled[0] for at_s in refused) <= 4
 
 
@@ -92,7 +100,8 @@ def test_policy_of_the_server_is_adopted_at_once(site, servers, folder):
     assert servers["telling"].stats()["rejected"] == 0
     times = [at_s for at_s, _ in calls_of(folder, "telling")]
     late = [at_s for at_s in times if at_s > times[0] + 1.5]
-    assert 45 < len(late) / (late[-1] - late[0]) < 51
+    assert 45 < usual_pace(late)
+    assert len(late) / (late[-1] - late[0]) < 51
 
 
 def test_windows_of_the_server_are_met(site, servers, folder):
