@@ -74,7 +74,7 @@ def calls_of(folder, name: str) -> list[tuple[float, int]]:
 
 
 def usual_pace(times: list[float]) -> float:
-    """Return the calls per second that most neighbours are apart; a machine that stalled for a moment changes nothing."""
+    """Return the calls per second that most neighbours are apart, whatever a machine that stalled did to a few."""
     return 1 / median(later - sooner for sooner, later in pairwise(times))
 
 
@@ -88,7 +88,7 @@ def test_unknown_limit_is_found(site, servers, folder):
     refused = [at_s for at_s, status in calls if status == 429]
     assert 1 <= len(refused) <= 12
     settled = [at_s for at_s, _ in calls if at_s > refused[0] + 1.5]
-    assert 38 < usual_pace(settled)
+    assert usual_pace(settled) > 38
     assert len(settled) / (settled[-1] - settled[0]) < 51
     assert sum(at_s >= settled[0] for at_s in refused) <= 4
 
@@ -100,7 +100,7 @@ def test_policy_of_the_server_is_adopted_at_once(site, servers, folder):
     assert servers["telling"].stats()["rejected"] == 0
     times = [at_s for at_s, _ in calls_of(folder, "telling")]
     late = [at_s for at_s in times if at_s > times[0] + 1.5]
-    assert 45 < usual_pace(late)
+    assert usual_pace(late) > 45
     assert len(late) / (late[-1] - late[0]) < 51
 
 
