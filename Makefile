@@ -20,12 +20,17 @@ demo: $(VENV)/.installed ## Push a few thousand calls through a simulated API an
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## Run the tests
-	@$(BIN)/python -m pytest -q -n 3 --dist loadfile -m 'not chaos and not browser'
+	@$(BIN)/python -m pytest -q -n 3 --dist loadfile -m 'not chaos and not browser and not docker'
 
 .PHONY: chaos
 chaos: $(VENV)/.installed-dev ## Break everything under load and check what came of it (10 minutes; ARGS=--short: 3)
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m chaos
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'chaos and not docker'
 	@$(BIN)/python tests/chaos/storm.py $(ARGS)
+
+.PHONY: docker
+docker: $(VENV)/.installed-dev ## Run image, compose file and scaling for real (5 minutes; needs a Docker engine)
+	@if docker info >/dev/null 2>&1; then $(BIN)/python -m pytest -q -m docker $(ARGS); \
+	else echo 'make docker: skipped, no Docker engine answers'; fi
 
 .PHONY: browser
 browser: $(VENV)/.installed-dev ## Look at the dashboard with a real Chromium (3 minutes)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from container_nodes import ContainerProcess, RedisContainer, WorkerContainer, build_image, engine_or_skip
 from hypothesis import HealthCheck, settings
 from local_nodes import LocalBroker, LocalWorker, RedisProcess, WorkerProcess
 
@@ -16,6 +17,8 @@ from callmill.producer import Client
 # How long an example takes says something of the machine, nothing of the code.
 settings.register_profile("callmill", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("callmill")
+
+_IMAGE = "callmilltest"
 
 StartWorker = Callable[..., LocalWorker]
 
@@ -37,22 +40,41 @@ def redis_url(redis_server: RedisProcess) -> str:
     return redis_server.url
 
 
+@pytest.fixture(scope="session")
+def image() -> str:
+    """Build the image of the checkout, once; its name. Skipped where there is no Docker engine."""
+    ContainerProcess.engine = engine_or_skip()
+    build_image(_IMAGE)
+    return _IMAGE
+
+
+@pytest.fixture(params=["processes", pytest.param("containers", marks=pytest.mark.docker)])
+def image_or_none(request: pytest.FixtureRequest) -> str | None:
+    """What nodes of this test are: processes of this machine, or, where an engine is, containers of our image."""
+    return request.getfixturevalue("image") if request.param == "containers" else None
+
+
 @pytest.fixture
-def celery_broker(tmp_path: Path) -> Iterator[LocalBroker]:
+def celery_broker(tmp_path: Path, image_or_none: str | None) -> Iterator[LocalBroker]:
     """Run a server of the test's own that survives a kill: it may be stopped and started again."""
-    node = LocalBroker(RedisProcess(tmp_path, durable=True).start())
+    server = RedisContainer if image_or_none else RedisProcess
+    node = LocalBroker(server(tmp_path, durable=True).start())
     node.ready()
     yield node
     node.teardown()
 
 
 @pytest.fixture
-def start_worker(tmp_path: Path) -> Iterator[StartWorker]:
+def start_worker(tmp_path: Path, image_or_none: str | None) -> Iterator[StartWorker]:
     """Start workers that end with the test."""
     nodes = []
 
     def start(redis_url: str, apis: Path, settings: Mapping[str, object] | None = None) -> LocalWorker:
-        node = LocalWorker(WorkerProcess(tmp_path, redis_url, apis, settings or {}).start(), app)
+        if image_or_none:
+            process: WorkerProcess = WorkerContainer(tmp_path, redis_url, apis, settings or {}, image=image_or_none)
+        else:
+            process = WorkerProcess(tmp_path, redis_url, apis, settings or {})
+        node = LocalWorker(process.start(), app)
         nodes.append(node)
         node.ready()
         return node

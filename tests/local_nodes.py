@@ -111,8 +111,12 @@ class LocalProcess:
 
     def kill(self, signal: str | int = signal.SIGKILL) -> None:
         """Send a signal and wait for the end."""
-        self.process.send_signal(_number(signal))
-        self.process.wait(60)
+        self.send(_number(signal))
+        self.wait()
+
+    def wait(self, timeout_s: float = 60.0) -> int:
+        """Wait for the end and return the exit code."""
+        return self.process.wait(timeout_s)
 
     def restart(self, timeout: float = 60) -> None:
         """End the process if it runs, and start it again."""
@@ -233,7 +237,7 @@ class LocalWorker(CeleryTestWorker):
 
     def wait(self, timeout_s: float = 60.0) -> int:
         """Wait for the worker's end and return its exit code."""
-        return self.container.process.wait(timeout_s)
+        return self.container.wait(timeout_s)
 
 
 def write_profiles(path: Path, profiles: Mapping[str, Iterable[str]]) -> Path:
@@ -245,5 +249,5 @@ def write_profiles(path: Path, profiles: Mapping[str, Iterable[str]]) -> Path:
     return path
 
 
-def _number(given: str | int) -> int:
-    return getattr(signal, given) if isinstance(given, str) else given
+def _number(given: str | int) -> signal.Signals:
+    return signal.Signals[given] if isinstance(given, str) else signal.Signals(given)

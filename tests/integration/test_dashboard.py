@@ -196,6 +196,20 @@ def test_sign_in_is_wanted(dashboard, sign_in):
     assert get(dashboard, "/metrics", sign_in=sign_in).status == 401
 
 
+def test_a_password_is_made_up_on_request(folder, server, monkeypatch):  # noqa: ARG001 - it must run
+    """Where an empty variable is all that is said of who may sign in, a password is made up, printed, and wanted."""
+    monkeypatch.setenv("FLOWER_BASIC_AUTH", "")
+    node = DashboardProcess(folder, {"state_dir": folder / "state"}, "--make-sign-in", "--address=0.0.0.0").start()
+    try:
+        node.ready()
+        user, password = until(lambda: re.findall(r"Sign in as (\S+) with (\S+);", node.logs()))[0]
+        assert len(password) >= 16
+        assert get(node, "/", sign_in=f"{user}:").status == 401
+        assert get(node, "/", sign_in=f"{user}:{password}").status == 200
+    finally:
+        node.teardown()
+
+
 def test_listens_on_this_machine_only(folder, server):  # noqa: ARG001 - it must run
     """Without options the dashboard listens on 127.0.0.1 and on nothing else."""
     node = DashboardProcess(folder, {"state_dir": folder / "state"}).start()

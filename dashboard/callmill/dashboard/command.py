@@ -23,6 +23,9 @@ from callmill.errors import CallmillError, InternalError, UsageError
     help="Who may sign in; repeatable. $FLOWER_BASIC_AUTH says the same, unseen by `ps`.",
 )
 @click.option(
+    "--make-sign-in", is_flag=True, help="Where nobody said who may sign in, make up a password, and print it."
+)
+@click.option(
     "--metrics-port",
     type=click.IntRange(0, 65535),
     envvar="CALLMILL_METRICS_PORT",
@@ -42,6 +45,7 @@ def dashboard(
     address: str | None,
     port: int | None,
     basic_auth: tuple[str, ...],
+    make_sign_in: bool,
     metrics_port: int | None,
     metrics_address: str,
     allow_operations: bool,
@@ -60,7 +64,8 @@ def dashboard(
         "read_only": False if allow_operations else None,
     }
     try:
-        server = DashboardServer({name: value for name, value in given.items() if value is not None}, flower_options)
+        chosen = {name: value for name, value in given.items() if value is not None}
+        server = DashboardServer(chosen, flower_options, make_sign_in=make_sign_in)
         scraped = None if metrics_port is None else listen_for_scrapes(server.metrics, metrics_port, metrics_address)
     except InternalError:
         raise
@@ -69,6 +74,9 @@ def dashboard(
     except CallmillError as error:
         raise click.ClickException(str(error)) from error
     click.echo(f"Dashboard on {server.url}{' (read-only)' if server.read_only else ''}")
+    if server.made_sign_in:
+        user, password = server.made_sign_in.split(":")
+        click.echo(f"Sign in as {user} with {password}; FLOWER_BASIC_AUTH=USER:PASSWORD sets one that stays")
     if scraped:
         click.echo(f"Metrics on {scraped}")
     server.run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import secrets
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,10 @@ class DashboardServer:
         chosen: Flower options by name that win over every other source.
         flower_arguments: Further Flower options, as ``--name=value``; they win over ``FLOWER_*`` variables and
             ``flowerconfig.py``, and these over our defaults.
+        make_sign_in: Make up who may sign in, where nobody said.
+
+    Attributes:
+        made_sign_in: What was made up, as USER:PASSWORD; empty: nothing was.
 
     Raises:
         ConfigurationError: An option is wrong, or others could open the dashboard without authentication.
@@ -42,10 +47,16 @@ class DashboardServer:
         OutsideError: The address cannot be listened on.
     """
 
-    def __init__(self, chosen: Mapping[str, Any], flower_arguments: Sequence[str] = ()) -> None:
+    def __init__(
+        self, chosen: Mapping[str, Any], flower_arguments: Sequence[str] = (), *, make_sign_in: bool = False
+    ) -> None:
         settings = load_settings()
         figures = Figures(settings)
         _set_options(chosen, flower_arguments)
+        self.made_sign_in = ""
+        if make_sign_in and not any(options.basic_auth or ()) and not options.auth:
+            self.made_sign_in = f"callmill:{secrets.token_urlsafe(12)}"
+            options.basic_auth = [self.made_sign_in]
         check_credentials(options.basic_auth or ())
         if not options.unix_socket:
             check_address(options.address, authenticated=bool(options.basic_auth or options.auth))
