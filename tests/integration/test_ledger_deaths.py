@@ -15,6 +15,7 @@ from callmill.jobs.wire import Chunk, WireJob, decode_outcomes, encode_chunk
 from callmill.ledger import Batches, Bundle, ChunkRef, Chunks, Claim, Finish, LedgerSession, Requeued, Suspect, keys
 from callmill.ledger.keys import BatchKeys
 from callmill.workers.execution import Execution
+from callmill.workers.newer_batches import NewerBatches
 
 JOBS = 3
 LINE = Line("api")
@@ -28,7 +29,8 @@ class Ledger:
         session = LedgerSession(self.redis)
         self.batches = Batches(session)
         self.chunks = Chunks(session, worker="w")
-        self.execution = Execution(self.chunks, {}, None, None, {}, lease_s=15)
+        self.newer = NewerBatches()
+        self.execution = Execution(self.chunks, {}, None, None, {}, lease_s=15, newer=self.newer)
 
     async def begin(self) -> None:
         """Submit."""
@@ -173,7 +175,7 @@ def test_a_chunk_of_a_newer_format_waits_for_a_newer_worker(run):
         payload = struct.pack(">BI", 2, JOBS) + b"of the future"
         await ledger.redis.hset(ledger.names.chunks, "0", payload)
         assert "upgrade" in await ledger.execution.execute(await ledger.claim(), LINE, time.monotonic())
-        assert ledger.execution.newer_format == [ledger.ref.batch_id]
+        assert ledger.newer.lately == [ledger.ref.batch_id]
         assert await ledger.status() == "W"
         await ledger.time_passes()
         claim = await ledger.claim()

@@ -14,6 +14,7 @@ from callmill.jobs.wire import Chunk, WireJob, encode_chunk
 from callmill.ledger import ChunkRef, Claim
 from callmill.workers.chunk_run import ChunkRun
 from callmill.workers.execution import Execution
+from callmill.workers.newer_batches import NewerBatches
 
 
 def nothing(*_: object, **__: object) -> None:
@@ -38,7 +39,10 @@ def test_a_chunk_that_is_claimed_again_here_runs_once(idle_lane):
             run.over.set_result(None)
 
         room = SimpleNamespace(taken_in=nothing, filled=nothing, hold=nothing, resume=nothing)
-        execution = Execution(None, {"api": idle_lane}, SimpleNamespace(finished=finished), room, runs, lease_s=10)
+        newer = NewerBatches()
+        execution = Execution(
+            None, {"api": idle_lane}, SimpleNamespace(finished=finished), room, runs, lease_s=10, newer=NewerBatches()
+        )
         ref = ChunkRef("b", 0, "api")
         first = Claim(
             ref=ref, fence=1, payload=encode_chunk(Chunk("api", 0, [WireJob("GET", "/")])), recorded=frozenset(),

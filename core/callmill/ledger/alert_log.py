@@ -125,16 +125,21 @@ class AlertLog:
         await self._session.answer(self._redis.zrem(keys.ACTIVE, batch_id))
 
     async def batches(self, batch_ids: Sequence[str]) -> dict[str, BatchSeen | None]:
-        """Return batches as they stand, in one round trip; None for those that are gone."""
+        """Return batches as they stand, in one round trip; None for those that are gone.
+
+        Those that only a newer Callmill can read are left out, and left to its workers.
+        """
         pipeline = self._redis.pipeline(transaction=False)
         for names in map(BatchKeys, batch_ids):
             pipeline.hgetall(names.meta)
             pipeline.hvals(names.rate)
         answers = iter(await self._session.answer(pipeline.execute()) if batch_ids else [])
-        return {
-            batch_id: BatchSeen(BatchRecord.read(batch_id, meta), _newest_ms(ring)) if meta else None
-            for batch_id, meta, ring in zip(batch_ids, answers, answers, strict=True)
-        }
+        seen: dict[str, BatchSeen | None] = {}
+        for batch_id, meta, ring in zip(batch_ids, answers, answers, strict=True):
+            record = BatchRecord.read(batch_id, meta) if meta else None
+            if record is None or not record.newer:
+                seen[batch_id] = BatchSeen(record, _newest_ms(ring)) if record else None
+        return seen
 
     async def all_wait(self, batch_id: str) -> bool:
         """Say whether a batch's unfinished chunks, those that one look shows, all wait for the time of a retry."""

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from callmill.errors import BatchNotFoundError, BatchStateError, CorruptChunkError, UnknownFormatError
+from callmill.jobs.formats import FORMAT, newer_batch
 from callmill.jobs.line import Line
 from callmill.jobs.outcome import Outcome
 from callmill.jobs.traffic import NORMAL, TrafficClass
@@ -139,7 +140,10 @@ class Batches:
         overdue = []
         for batch_id in ids:
             meta = BatchKeys(batch_id.decode()).meta
-            control, full, ended = await self._session.answer(self._redis.hmget(meta, "control", "full", "ended_ms"))
+            fields = self._redis.hmget(meta, "format", "control", "full", "ended_ms")
+            written, control, full, ended = await self._session.answer(fields)
+            if int(written or 1) > FORMAT:
+                continue
             if control is None or ended is not None:
                 await self._session.answer(self._redis.zrem(keys.DEADLINES, batch_id))
             elif control == b"run" and full is None:
@@ -154,7 +158,7 @@ class Batches:
                 continue
             payload = await self._session.answer(self._redis.hget(batch.chunks, number))
             if payload is not None and (api := _readable_api(payload)) is not None:
-                yield ChunkRef(batch_id, int(number), str(Line(api, record.traffic)))
+                yield ChunkRef(batch_id, int(number), str(Line(api, record.traffic, record.format)))
 
     async def control(self, batch_id: str, control: str, reason: str = "") -> bool:
         """Set what a batch should do: ``run``, ``paused`` or ``cancelled``. False: it is over already.
@@ -189,7 +193,7 @@ class Batches:
             raise BatchStateError(f"batch {batch_id} was cancelled; what it left undone can only be submitted anew")
         jobs, refs = 0, []
         async for failed in self.failures.chunks(batch_id, where):
-            ref = ChunkRef(batch_id, failed.number, str(Line(failed.api, record.traffic)))
+            ref = ChunkRef(batch_id, failed.number, str(Line(failed.api, record.traffic, record.format)))
             again, hint_wanted = await self._session.run(
                 "retry_failed",
                 [*keys.shared(batch_id), keys.queued(ref.line)],
@@ -205,16 +209,20 @@ class Batches:
 
         Raises:
             BatchNotFoundError: There is no such batch.
+            UnknownFormatError: A newer Callmill wrote it.
         """
         fields = await self._session.answer(self._redis.hgetall(BatchKeys(batch_id).meta))
         if not fields:
             raise BatchNotFoundError(
                 f"no batch {batch_id!r}: never submitted to this Redis, deleted, or its retention is over"
             )
-        return BatchRecord.read(batch_id, fields)
+        record = BatchRecord.read(batch_id, fields)
+        if record.newer:
+            raise newer_batch(batch_id, record.format)
+        return record
 
     async def recent(self, limit: int = 100) -> list[BatchRecord]:
-        """Return the newest batches first; forget those whose retention is over."""
+        """Return the newest batches first, but for those of a newer Callmill; forget those whose retention is over."""
         ids = await self._session.answer(self._redis.zrevrange(keys.BATCHES, 0, limit - 1))
         records = []
         for batch_id in ids:
@@ -222,6 +230,8 @@ class Batches:
                 records.append(await self.record(batch_id.decode()))
             except BatchNotFoundError:
                 await self._session.answer(self._redis.zrem(keys.BATCHES, batch_id))
+            except UnknownFormatError:
+                continue
         return records
 
     async def outcomes(
@@ -271,7 +281,14 @@ class Batches:
         return bool(await self._session.run("release", keys.shared(batch_id), [batch_id, entry_id]))
 
     async def delete(self, batch_id: str) -> None:
-        """Remove everything of the batch; its chunks still queued lead to nothing."""
+        """Remove everything of the batch; its chunks still queued lead to nothing.
+
+        Raises:
+            UnknownFormatError: A newer Callmill wrote it, and more than is known here.
+        """
+        written = int(await self._session.answer(self._redis.hget(BatchKeys(batch_id).meta, "format")) or 1)
+        if written > FORMAT:
+            raise newer_batch(batch_id, written)
         pipeline = self._redis.pipeline(transaction=True)
         pipeline.unlink(*BatchKeys(batch_id).all())
         pipeline.srem(keys.RESUMED, batch_id)

@@ -17,8 +17,9 @@ from typing import Any
 
 import msgspec
 
-from callmill.errors import CallmillError, RedisUnavailableError, StaleLeaseError
+from callmill.errors import CallmillError, OutsideError, RedisUnavailableError, StaleLeaseError, UnknownFormatError
 from callmill.jobs.failure import cause_of
+from callmill.jobs.formats import FORMAT, newer_batch
 from callmill.jobs.wire import WireOutcome, encode_outcomes
 from callmill.ledger import keys
 from callmill.ledger.bitmaps import members
@@ -28,8 +29,8 @@ from callmill.ledger.latency import count_buckets
 from callmill.ledger.records import Claim, ClaimRefused, CommitResult, Requeued, Suspect
 from callmill.ledger.session import Argument, LedgerSession
 
-_NOT_TAKEN = 2
-"""Answer of ``requeue.lua``."""
+_PUT_BACK, _NOT_TAKEN = 1, 2
+"""Answers of ``requeue.lua``."""
 
 _SLOWEST, _ID_CHARACTERS = 10, 128
 """What is kept of the slowest jobs."""
@@ -95,6 +96,7 @@ class Finish(msgspec.Struct, frozen=True):
 
 
 _ALL = b"*"
+_DUE_PAGES = 20
 
 Commit = tuple[Claim, Bundle, Finish | None]
 
@@ -112,6 +114,7 @@ class Chunks:
         """Take a chunk, or say why there is nothing to do.
 
         Raises:
+            UnknownFormatError: A newer Callmill wrote the batch; the chunk is as it was.
             RedisUnavailableError: Redis cannot be reached. A lease taken unnoticed ends by itself.
         """
         answer = await self._session.run(
@@ -202,22 +205,40 @@ class Chunks:
         results: list[CommitResult | CallmillError] = []
         for (claim, bundle, finish), answer in zip(commits, answers, strict=True):
             try:
-                if isinstance(answer, RedisUnavailableError):
+                if isinstance(answer, OutsideError):
                     raise answer
                 results.append(await self._settled(claim, bundle, finish, answer))
-            except (StaleLeaseError, RedisUnavailableError) as error:
+            except (StaleLeaseError, RedisUnavailableError, UnknownFormatError) as error:
                 results.append(error)
         return results
 
     async def requeue_due(self, limit: int = 500) -> Requeued:
         """Put back every chunk whose lease ended or whose due time has come; return those that need a hint."""
-        members = await self._session.run("due", [keys.DUE], [limit])
-        refs = [ChunkRef.parse(member.decode()) for member in members]
-        answers = [await self._session.run("requeue", _chunk_keys(ref), [ref.number, ref.member]) for ref in refs]
-        return Requeued(
-            put_back=[ref for ref, answer in zip(refs, answers, strict=True) if answer == 1],
-            not_taken=[ref for ref, answer in zip(refs, answers, strict=True) if answer == _NOT_TAKEN],
-        )
+        put_back, not_taken, newer = [], [], {}
+        for ref in await self._due(limit):
+            if ref.format > FORMAT:
+                newer[ref.batch_id] = newer_batch(ref.batch_id, ref.format)
+                continue
+            try:
+                answer = await self._session.run("requeue", _chunk_keys(ref), [ref.number, ref.member])
+            except UnknownFormatError as error:
+                newer[ref.batch_id] = error
+                continue
+            if answer == _PUT_BACK:
+                put_back.append(ref)
+            elif answer == _NOT_TAKEN:
+                not_taken.append(ref)
+        return Requeued(put_back=put_back, not_taken=not_taken, newer=newer)
+
+    async def _due(self, limit: int) -> list[ChunkRef]:
+        """Return what is due; those of a newer format, which stay, do not keep ``limit`` others from being seen."""
+        refs: list[ChunkRef] = []
+        for page in range(_DUE_PAGES):
+            members = await self._session.run("due", [keys.DUE], [limit, page * limit])
+            refs += [ChunkRef.parse(member.decode()) for member in members]
+            if len(members) < limit or sum(ref.format <= FORMAT for ref in refs) >= limit:
+                break
+        return refs
 
     async def stranded(self, lines: Sequence[str], older_than_ms: int, limit: int = 200) -> list[ChunkRef]:
         """Return chunks of these lines that are queued for so long that their hints must have been lost."""

@@ -126,11 +126,12 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
         cpu_s: CPU seconds used since its start.
         draining: It finishes what it has and takes nothing new.
         held: Why it takes nothing new and starts no call now; empty: it does.
-        newer_format: Batches of which it met chunks lately that only a newer Callmill can read.
+        newer_format: Batches that it met lately and that only a newer Callmill can read.
         loop_lag_s: How late its event loop was at most within the last seconds; None: not told.
         rss_bytes: Memory that the process holds.
         cpu_us_per_call: CPU microseconds per call over the last seconds; None while it makes none.
         calls_per_s: Calls per second over the last seconds.
+        unreadable: It is of a newer Callmill, whose reports cannot be read here; no more is known than its id.
     """
 
     id: str
@@ -148,6 +149,7 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     rss_bytes: int | None = None
     cpu_us_per_call: float | None = None
     calls_per_s: float = 0.0
+    unreadable: bool = False
 
 
 class Counts(Struct, frozen=True, kw_only=True):
@@ -231,4 +233,12 @@ class Fleet:
         gone = [worker for worker, status in zip(ids, raw, strict=True) if status is None]
         if gone:
             await self._session.answer(self._redis.zrem(keys.WORKERS, *gone))
-        return [_status_decoder.decode(status) for status in raw if status is not None]
+        return [_read(worker, status) for worker, status in zip(ids, raw, strict=True) if status is not None]
+
+
+def _read(worker: str, status: bytes) -> WorkerStatus:
+    try:
+        return _status_decoder.decode(status)
+    except msgspec.MsgspecError:
+        unknown = {"pid": 0, "started_ms": 0, "calls": 0, "cpu_s": 0.0, "draining": False, "apis": [], "lanes": []}
+        return msgspec.convert({"id": worker, "host": worker, "unreadable": True, **unknown}, WorkerStatus)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from callmill.jobs.line import api_of
+from callmill.jobs.formats import FORMAT
+from callmill.jobs.line import api_of, format_of
 
 PREFIX = "callmill:"
 
@@ -32,8 +33,9 @@ CONTROLS = f"{PREFIX}controls"
 """STRING: how often batches were paused, resumed, cancelled or deleted; workers look again when it changes."""
 RECONCILED = f"{PREFIX}reconciled"
 """HASH: what reconcilers did -> how often, since ever."""
-RECONCILER_LOCK = f"{PREFIX}reconciler"
-"""STRING with expiry: the worker that reconciles now."""
+RECONCILER_LOCK = f"{PREFIX}reconciler" if FORMAT == 1 else f"{PREFIX}reconciler:{FORMAT}"
+"""STRING with expiry: the worker that reconciles now. One for each format: the round of an older worker leaves out what
+a newer one can do."""
 ACTIVE = f"{PREFIX}active"
 """ZSET: id of a batch that has not ended -> when the alerts' watch looked at it last (ms), or when it was created."""
 ENDED = f"{PREFIX}ended"
@@ -103,7 +105,7 @@ class BatchKeys:
     def __init__(self, batch_id: str) -> None:
         prefix = f"{PREFIX}b:{batch_id}:"
         self.meta = prefix + "meta"
-        """HASH: name, total, counters, phase, control, times."""
+        """HASH: format, name, total, counters, phase, control, times. The key and the first two are so in every format."""
         self.chunks = prefix + "chunks"
         """HASH: chunk number -> payload; gone once every job in it succeeded."""
         self.state = prefix + "state"
@@ -171,6 +173,11 @@ class ChunkRef(Struct, frozen=True, order=True):
     def api(self) -> str:
         """The API that its calls go to."""
         return api_of(self.line)
+
+    @property
+    def format(self) -> int:
+        """The ledger format of its batch."""
+        return format_of(self.line)
 
     @property
     def member(self) -> str:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 
-from callmill.jobs.line import Line
+from callmill.errors import UnknownFormatError
+from callmill.jobs.formats import FORMAT, newer_batch
+from callmill.jobs.line import Line, format_of
 from callmill.ledger import keys
+from callmill.ledger.keys import ChunkRef
 from callmill.ledger.session import LedgerSession
 
 log = logging.getLogger(__name__)
@@ -24,14 +27,27 @@ class Lines:
 
     async def used(self) -> list[Line]:
         """Return the lines that had a chunk queued lately, those used last first; none of an API's own."""
-        texts = await self._session.answer(self._session.redis.zrevrange(keys.LINES, 0, -1))
         lines = []
-        for text in texts:
+        for text in await self._texts():
             try:
-                lines.append(Line.parse(text.decode()))
+                lines.append(Line.parse(text))
             except ValueError:  # written by a newer version, for workers of its kind
                 log.debug("line not understood: %r", text, extra={"action": "line_unknown"})
         return lines
+
+    async def newer(self) -> dict[str, UnknownFormatError]:
+        """Return the batches, some of each line, that wait for a worker of a newer format than this one's."""
+        newer = {}
+        for text in await self._texts():
+            if (written := format_of(text)) > FORMAT:
+                members = await self._session.answer(self._session.redis.zrange(keys.queued(text), 0, _AT_ONCE - 1))
+                for batch_id in {ChunkRef.parse(member.decode()).batch_id for member in members}:
+                    newer[batch_id] = newer_batch(batch_id, written)
+        return newer
+
+    async def _texts(self) -> list[str]:
+        texts = await self._session.answer(self._session.redis.zrevrange(keys.LINES, 0, -1))
+        return [text.decode() for text in texts]
 
     async def prune(self, unused_for_s: float = FORGOTTEN_AFTER_S) -> int:
         """Forget lines that were not used for that long and that nothing waits in; return how many."""

@@ -7,6 +7,8 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from callmill.errors import UnknownFormatError
+from callmill.jobs.formats import FORMAT
 from callmill.jobs.traffic import NORMAL, Priority, TrafficClass
 from callmill.ledger.keys import ChunkRef
 
@@ -49,6 +51,7 @@ class BatchRecord(Struct, frozen=True, kw_only=True):
         max_unread_bytes: More of them, and it is held until half of them are released; 0: it never is.
         deadline_ms: After which no call of it starts; 0: no such time.
         reason: Why it was cancelled, where nobody asked for it.
+        format: The ledger format that it is written in; of a newer one no more is known than id and name.
     """
 
     id: str
@@ -74,6 +77,12 @@ class BatchRecord(Struct, frozen=True, kw_only=True):
     max_unread_bytes: int = 0
     deadline_ms: int = 0
     reason: str = ""
+    format: int = 1
+
+    @property
+    def newer(self) -> bool:
+        """Whether only a newer Callmill can read it."""
+        return self.format > FORMAT
 
     @property
     def recorded(self) -> int:
@@ -83,6 +92,9 @@ class BatchRecord(Struct, frozen=True, kw_only=True):
     @classmethod
     def read(cls, batch_id: str, fields: Mapping[bytes, bytes]) -> BatchRecord:
         """Return the batch whose META has these fields."""
+        written = int(fields.get(b"format", 1))
+        if written > FORMAT:  # what else is in there may mean something else
+            fields = {b"name": fields.get(b"name", b""), b"control": b"run", b"phase": b"sealed"}
         number = {name: int(fields.get(name.encode(), 0)) for name in _NUMBERS}
         ended = b"ended_ms" in fields
         return cls(
@@ -98,6 +110,7 @@ class BatchRecord(Struct, frozen=True, kw_only=True):
                 Priority(fields.get(b"priority", b"normal").decode()), fields.get(b"tenant", b"").decode()
             ),
             reason=fields.get(b"reason", b"").decode(),
+            format=written,
             **number,
         )
 
@@ -180,10 +193,12 @@ class Requeued(Struct, frozen=True):
     Attributes:
         put_back: They are queued again.
         not_taken: They were put back a while ago, and nobody has taken them since.
+        newer: Batches, by id, that a newer Callmill wrote and of which chunks are due, which were left alone.
     """
 
     put_back: list[ChunkRef] = []
     not_taken: list[ChunkRef] = []
+    newer: dict[str, UnknownFormatError] = {}
 
 
 class CommitResult(Struct, frozen=True):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
+from callmill.jobs.formats import FORMAT
+
 _WITHOUT_BATCH = frozenset(
     {"renew", "due", "stranded", "report", "touch", "prune_lines", "labels", "alert_tell", "alert_next"}
 )
@@ -15,4 +17,6 @@ def script(name: str) -> str:
     """Return the text of ``lua/<name>.lua``, with what all scripts of a batch share in front."""
     folder = files("callmill.ledger") / "lua"
     text = (folder / f"{name}.lua").read_text()
-    return text if name in _WITHOUT_BATCH else (folder / "batch.lua").read_text() + text
+    if name in _WITHOUT_BATCH:
+        return text
+    return f"local FORMAT = {FORMAT}\n" + (folder / "batch.lua").read_text() + text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
@@ -12,10 +13,14 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from callmill.errors import RedisFullError, RedisUnavailableError
+from callmill.errors import OutsideError, RedisFullError, RedisUnavailableError
+from callmill.jobs.formats import newer_batch
 from callmill.ledger.scripts import script
 
 Argument = str | bytes | int
+
+_NEWER_FORMAT = re.compile(r"NEWERFORMAT (\d+) (\S+)")
+"""What ``batch.lua`` answers."""
 
 
 class LedgerSession:
@@ -29,6 +34,7 @@ class LedgerSession:
         """Run a script and return its answer.
 
         Raises:
+            UnknownFormatError: It is about a batch of a newer format; nothing was read or written.
             RedisFullError: Its memory is full; the script did not run.
             RedisUnavailableError: Redis cannot be reached, or it refused; whether the script ran is unknown.
         """
@@ -64,6 +70,7 @@ class LedgerSession:
         """Await an answer of Redis.
 
         Raises:
+            UnknownFormatError: A script met a batch of a newer format.
             RedisUnavailableError: Redis cannot be reached, or it refused.
         """
         try:
@@ -77,8 +84,10 @@ class LedgerSession:
             raise refused(error) from error
 
 
-def refused(error: RedisError) -> RedisUnavailableError:
-    """Return what a refusal of Redis means."""
+def refused(error: RedisError) -> OutsideError:
+    """Return what a refusal of Redis, or of a script, means."""
+    if newer := _NEWER_FORMAT.match(str(error)):
+        return newer_batch(newer[2], int(newer[1]))
     # Redis 6 tells of a script that met it under another code.
     if isinstance(error, OutOfMemoryError) or "command not allowed when used memory" in str(error):
         return RedisFullError(f"Redis refused, its memory is full: {error}")

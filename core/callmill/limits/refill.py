@@ -261,7 +261,7 @@ class Refill:
     def _back_off(self, error: RedisUnavailableError) -> None:
         if self._backoff_s == 0.0:
             log.warning(
-                "no new slots of %s until Redis is back: %s",
+                "no new slots of %s for now: %s",
                 *(self._store.name, error),
                 extra={"action": "limiter_waits", "api": self._store.name},
             )

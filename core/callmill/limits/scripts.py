@@ -5,6 +5,10 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
+FORMAT = 1
+"""Version of an API's limiter state. Two limiters that disagree on it would together break the limit: so who is newer
+brings the state up to its own version, and who is older then grants nothing more."""
+
 _PARTS = {
     "reserve": ("clock", "quotas", "paces", "adapt", "reserve"),
     "pause": ("clock", "pause"),
@@ -21,4 +25,5 @@ _PARTS = {
 def script(name: str) -> str:
     """The text of a script, its parts in order."""
     folder = files("callmill.limits") / "lua"
-    return "\n".join((folder / f"{part}.lua").read_text() for part in _PARTS[name])
+    parts = ((folder / f"{part}.lua").read_text() for part in _PARTS[name])
+    return "\n".join((f"local FORMAT = {FORMAT}", *parts))

@@ -15,7 +15,7 @@ from callmill.limits.cost import NOTHING, Columns
 from callmill.limits.keys import Keys
 from callmill.limits.layout import OF_API, Layout, Node
 from callmill.limits.permits import Lease
-from callmill.limits.scripts import script
+from callmill.limits.scripts import FORMAT, script
 
 COMMAND_TIMEOUT_S = 2.0
 HORIZON_US = 250_000
@@ -255,6 +255,11 @@ async def answer(pending: Awaitable[Any]) -> Any:
         async with asyncio.timeout(COMMAND_TIMEOUT_S):
             return await pending
     except (RedisError, OSError) as error:  # TimeoutError is an OSError
+        if str(error).startswith("NEWERFORMAT"):  # no slot is granted until then, as while Redis is away
+            written = str(error).split()[1]
+            raise RedisUnavailableError(
+                f"the limiter's state is of format {written}, this program knows {FORMAT}: upgrade it"
+            ) from error
         raise RedisUnavailableError(f"Redis: {type(error).__name__}: {error}") from error
 
 

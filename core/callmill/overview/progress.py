@@ -121,6 +121,8 @@ def progress_of(
 
 def what_limits(record: BatchRecord, workers: Sequence[WorkerStatus], memory: str = "") -> str:
     """Say in a few words what holds a batch back now; ``memory`` is why Redis has no room, where it has none."""
+    if newer := _who_must_be_newer(record, workers):
+        return newer
     if record.ended:
         return f"nothing: the batch is over{f'; {record.reason}' if record.reason else ''}"
     if record.state in {BatchState.PAUSED, BatchState.CANCELLED}:
@@ -128,12 +130,17 @@ def what_limits(record: BatchRecord, workers: Sequence[WorkerStatus], memory: st
     if full := _what_is_full(record, workers, memory):
         return full
     unserved = [api for api in record.apis if not any(api in worker.apis for worker in workers)]
-    if unserved:
+    if unserved and not any(worker.unreadable for worker in workers):
         return f"no worker serves {', '.join(unserved)}: start one with `callmill worker`"
-    if any(record.id in worker.newer_format for worker in workers):
-        return "chunks that a newer Callmill wrote: upgrade the workers"
     lanes = [lane for worker in workers for lane in worker.lanes if lane.api in record.apis]
     return _what_limits_lanes(record, lanes)
+
+
+def _who_must_be_newer(record: BatchRecord, workers: Sequence[WorkerStatus]) -> str:
+    if record.newer:
+        return f"a newer Callmill wrote it, with ledger format {record.format}: upgrade this program to see more"
+    able = [worker for worker in workers if record.id not in worker.newer_format]
+    return "" if able or not workers else "a newer Callmill wrote it: upgrade the workers"
 
 
 def _what_is_full(record: BatchRecord, workers: Sequence[WorkerStatus], memory: str) -> str:

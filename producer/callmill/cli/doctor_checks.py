@@ -93,6 +93,11 @@ def check_workers(workers: list[WorkerStatus]) -> Finding:
     if not workers:
         remedy = "start one per core with `callmill worker`, or everything with `callmill up`"
         return Finding(Level.WARN, "workers", "none runs; jobs wait", remedy)
+    if newer := sorted({batch for worker in workers for batch in worker.newer_format}):
+        remedy = "upgrade the workers that are older: `callmill status` names them"
+        return Finding(Level.WARN, "workers", f"some leave {', '.join(newer)} alone: a newer Callmill wrote it", remedy)
+    if any(worker.unreadable for worker in workers):
+        return Finding(Level.WARN, "workers", "some are newer than this program", "upgrade this program, too")
     apis = sorted({api for worker in workers for api in worker.apis})
     hosts = len({worker.host for worker in workers})
     return Finding(

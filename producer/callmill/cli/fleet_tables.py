@@ -163,6 +163,8 @@ def worker_remark(worker: WorkerStatus) -> str:
     """Say why a worker takes nothing new; empty where it does."""
     if worker.held:
         return f"holds: {worker.held}"
+    if worker.unreadable:
+        return "newer than this program, which cannot read what it reports"
     return "draining: finishes what it has, takes nothing new" if worker.draining else ""
 
 

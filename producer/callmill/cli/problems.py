@@ -40,7 +40,7 @@ def fleet_problems(
         waiting: APIs of which chunks wait to be taken.
         memory: Why Redis has no room; empty where it has.
     """
-    return [*_redis(memory), *_workers(workers, waiting), *_apis(apis)]
+    return [*_redis(memory), *_workers(workers, waiting), *_versions(workers), *_apis(apis)]
 
 
 def _redis(memory: str) -> Iterator[Problem]:
@@ -54,20 +54,26 @@ def _workers(workers: Sequence[WorkerStatus], waiting: Sequence[str]) -> Iterato
         return
     served = {api for worker in workers for api in worker.apis}
     for api in waiting:
-        if api not in served:
+        if api not in served and not any(worker.unreadable for worker in workers):
             yield Problem("no_worker", api, f"no worker serves {api}: start one with `callmill worker`")
     held = defaultdict(list)
     for worker in workers:
         if worker.held:
             held[worker.held].append(f"{worker.host}/{worker.pid}")
-        if worker.newer_format:
-            which = ", ".join(worker.newer_format)
-            who = f"worker {worker.host}/{worker.pid}"
-            text = f"{who} cannot read chunks of {which}: a newer Callmill wrote them; upgrade it"
-            yield Problem("newer_format", worker.id, text)
     for reason, names in held.items():
         which = f"worker {names[0]} holds" if len(names) == 1 else f"{len(names)} workers hold"
         yield Problem("held", "", f"{which}: {reason}")
+
+
+def _versions(workers: Sequence[WorkerStatus]) -> Iterator[Problem]:
+    for worker in workers:
+        if worker.newer_format:
+            which, who = ", ".join(worker.newer_format), f"worker {worker.host}/{worker.pid}"
+            text = f"{who} leaves {which} alone: a newer Callmill wrote it; upgrade this worker"
+            yield Problem("newer_format", worker.id, text)
+        if worker.unreadable:
+            text = f"worker {worker.id} is of a newer Callmill, whose reports cannot be read here: upgrade this program"
+            yield Problem("newer_worker", worker.id, text)
 
 
 def _apis(apis: Sequence[ApiNow]) -> Iterator[Problem]:

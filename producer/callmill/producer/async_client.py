@@ -15,6 +15,7 @@ from callmill.config.redis_connections import connect
 from callmill.config.settings import load_settings
 from callmill.errors import BatchStateError, InternalError, UsageError
 from callmill.jobs import Job, Outcome
+from callmill.jobs.formats import FORMAT
 from callmill.jobs.line import traffic_class
 from callmill.jobs.packing import JobPacker
 from callmill.jobs.traffic import Priority, TrafficClass
@@ -160,7 +161,7 @@ class AsyncClient:
                 max_unread_bytes=int(unread_mb * 2**20),
             )
         )
-        return await self._submission(batch_id, name, max_pending, start, traffic=traffic)
+        return await self._submission(batch_id, name, max_pending, start, traffic=traffic, format=FORMAT)
 
     async def resume_submission(
         self, batch_id: str, *, max_pending: int | None = None, start: Start = "sealed"
@@ -180,6 +181,7 @@ class AsyncClient:
             max_pending,
             start,
             traffic=record.traffic,
+            format=record.format,
             written_jobs=record.total,
             written_chunks=record.chunks,
         )
@@ -192,6 +194,7 @@ class AsyncClient:
         start: Start,
         *,
         traffic: TrafficClass,
+        format: int,  # noqa: A002 - the word of the ledger
         **written: int,
     ) -> Submission:
         connection = self.connection()
@@ -201,6 +204,7 @@ class AsyncClient:
             batch_id,
             name=name,
             traffic=traffic,
+            format=format,
             start_at_once=start == "at once",
             max_pending=max_pending,
             **written,

@@ -47,6 +47,7 @@ class Submission:
         *,
         name: str,
         traffic: TrafficClass,
+        format: int,  # noqa: A002 - the word of the ledger
         start_at_once: bool,
         max_pending: int | None,
         written_jobs: int = 0,
@@ -59,6 +60,7 @@ class Submission:
         self._packer = packer
         self._name = name
         self._traffic = traffic
+        self._format = format
         self._start_at_once = start_at_once or max_pending is not None
         self._max_pending = max_pending
         self._position = self._written_jobs = written_jobs
@@ -104,7 +106,7 @@ class Submission:
         await self._wait_for_room()
         await MemoryWait(self._memory).over(unless=self._is_cancelled)
         chunks = [builder.chunk(self._trace) for builder in builders]
-        lines = [str(Line(chunk.api, self._traffic)) for chunk in chunks]
+        lines = [str(Line(chunk.api, self._traffic, self._format)) for chunk in chunks]
         payloads = list(zip(lines, await asyncio.to_thread(_encode, chunks), strict=True))
         await self._repeat(lambda: self._batches.add(self.batch_id, self._written_chunks, payloads, park=self._parks))
         refs = [ChunkRef(self.batch_id, number, line) for number, line in enumerate(lines, self._written_chunks)]

@@ -7,6 +7,7 @@ import logging
 from callmill.errors import BatchNotFoundError, CorruptChunkError, StaleLeaseError, UnknownFormatError
 from callmill.jobs.wire import WireJob, WireOutcome, assigned_id, decode_chunk
 from callmill.ledger import Batches, Bundle, ChunkRef, Chunks, Claim, Finish
+from callmill.workers.newer_batches import NewerBatches
 
 log = logging.getLogger(__name__)
 
@@ -19,12 +20,14 @@ class BatchKeeper:
     Args:
         batches: The ledger's batches.
         chunks: The ledger's chunks.
+        newer: Is told of what only a newer Callmill can read.
         open_batch_s: Seconds without a word from its producer after which a batch that is not sealed is cancelled.
     """
 
-    def __init__(self, batches: Batches, chunks: Chunks, *, open_batch_s: float) -> None:
+    def __init__(self, batches: Batches, chunks: Chunks, newer: NewerBatches, *, open_batch_s: float) -> None:
         self._batches = batches
         self._chunks = chunks
+        self._newer = newer
         self._open_batch_s = open_batch_s
 
     async def look(self) -> None:
@@ -44,6 +47,9 @@ class BatchKeeper:
             await self._batches.control(batch_id, "cancelled", reason)
         except BatchNotFoundError:
             await self._batches.delete(batch_id)  # leaves no trace of it
+        except UnknownFormatError as error:
+            self._newer.met(batch_id, error)
+            return
         log.warning("batch %s expired: %s", batch_id, reason, extra={"action": "batch_expired", "batch": batch_id})
 
     async def _end_late_jobs(self, batch_id: str) -> None:

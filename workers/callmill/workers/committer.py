@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
-from callmill.errors import CallmillError, RedisUnavailableError, StaleLeaseError
+from callmill.errors import CallmillError, RedisUnavailableError, StaleLeaseError, UnknownFormatError
 from callmill.ledger import Bundle, ChunkRef, Chunks, CommitResult, Finish
 from callmill.workers.chunk_run import ChunkRun
 from callmill.workers.log_fields import of_claim
@@ -164,7 +164,7 @@ class Committer:
             self._on_flow(flows)
 
     def _settled(self, entry: _Entry, result: CommitResult | CallmillError) -> bool:
-        if isinstance(result, StaleLeaseError):
+        if isinstance(result, (StaleLeaseError, UnknownFormatError)):
             log.warning("lease lost: %s", result, extra={"action": "lease_lost", **of_claim(entry.run.claim)})
             entry.run.abandon()
             return True

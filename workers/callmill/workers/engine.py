@@ -6,6 +6,7 @@ Celery's threads call ``run_chunk`` and wait; the work itself happens on the eng
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import socket
@@ -15,7 +16,7 @@ from typing import Any
 
 from callmill.config.cancelling import end_tasks
 from callmill.config.redis_connections import connect, connect_blocking
-from callmill.errors import RedisUnavailableError
+from callmill.errors import RedisUnavailableError, UnknownFormatError
 from callmill.jobs.line import Line
 from callmill.ledger import Batches, ChunkRef, Chunks, ClaimRefused, LedgerSession, Lines
 from callmill.ledger.fleet import STATUS_EVERY_S, Fleet, WorkerStatus
@@ -30,6 +31,7 @@ from callmill.workers.lane_host import LaneHost
 from callmill.workers.lane_switch import LaneSwitch
 from callmill.workers.lease_keeper import LOST, RENEWED, LeaseKeeper
 from callmill.workers.log_fields import of_ref
+from callmill.workers.newer_batches import NewerBatches
 from callmill.workers.reconciler import Reconciler
 from callmill.workers.redis_watch import RedisWatch
 from callmill.workers.reporter import Reporter
@@ -42,6 +44,8 @@ log = logging.getLogger(__name__)
 _ROOM_CHECK_S = 0.05
 _LINES_CHECK_S = 0.5
 """How soon a line that nobody used lately is heard of."""
+_NEWER_LOOK_EVERY = 4
+"""Of so many looks one also sees which batches wait for newer workers."""
 
 _CONTROLS_CHECK_S = 0.5
 """How soon it is heard of that a batch was paused, cancelled or deleted."""
@@ -69,6 +73,7 @@ class Engine:
         self._thread = host.thread
         self._hints = HintPublisher(options.broker_url)
         self._runs: dict[ChunkRef, ChunkRun] = {}
+        self._newer = NewerBatches()
         self._draining = False
         self._recording = True
         self._held = ""
@@ -106,7 +111,13 @@ class Engine:
         self._sender = HintSender(self._hints)
         self._committer = Committer(self._chunks, self._sender.send, self._set_recording, self._reporter.recorded)
         self._execution = Execution(
-            self._chunks, self._lanes, self._committer, self._room, self._runs, lease_s=options.lease_ms / 1000
+            self._chunks,
+            self._lanes,
+            self._committer,
+            self._room,
+            self._runs,
+            lease_s=options.lease_ms / 1000,
+            newer=self._newer,
         )
         self._leases = LeaseKeeper(
             connect_blocking(options.redis_url, socket_timeout_s=options.lease_ms / 3000),
@@ -128,6 +139,7 @@ class Engine:
             worker=self.worker,
             done=self._reporter.reconciled,
             open_batch_s=options.open_batch_s,
+            newer=self._newer,
         )
         watch = RedisWatch(session, options, self._hold)
         if self._alerts.webhooks:
@@ -180,6 +192,9 @@ class Engine:
         except RedisUnavailableError as error:
             log.warning("not claimed: %s", error, extra={"action": "claim_failed", **of_ref(ref)})
             return "not claimed: Redis is away; the reconciler will find it"
+        except UnknownFormatError as error:
+            self._newer.met(ref.batch_id, error)
+            return f"left to others: {error}"
         if isinstance(claim, ClaimRefused):
             return f"nothing to do: {claim}"
         return await self._execution.execute(claim, line, asked_s)
@@ -210,9 +225,12 @@ class Engine:
             self._room.look()
 
     async def _watch_lines(self) -> None:
-        while True:
+        for look in itertools.count():
             try:
                 self._room.serve(await self._lines.used())
+                if look % _NEWER_LOOK_EVERY == 0:
+                    for batch_id, error in (await self._lines.newer()).items():
+                        self._newer.met(batch_id, error)
             except RedisUnavailableError as error:
                 log.warning("lines not looked up: %s", error, extra={"action": "lines_failed"})
             await asyncio.sleep(_LINES_CHECK_S)
@@ -306,7 +324,7 @@ class Engine:
             held=self._held,
             apis=list(self._lanes),
             lanes=[lane.status() for lane in self._lanes.values()],
-            newer_format=self._execution.newer_format,
+            newer_format=self._newer.lately,
             loop_lag_s=self._vitals.loop_lag_s,
             rss_bytes=rss_bytes(),
             cpu_us_per_call=self._vitals.cpu_us_per_call(calls),

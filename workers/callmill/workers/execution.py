@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +16,7 @@ from callmill.workers.corrupt_chunk import corrupt_outcomes
 from callmill.workers.isolation import Isolation
 from callmill.workers.lane import Lane
 from callmill.workers.log_fields import of_claim
+from callmill.workers.newer_batches import NewerBatches
 from callmill.workers.one_by_one import OneByOne
 from callmill.workers.room import Room
 from callmill.workers.suspicion import Stage, noted_at_first, stage_of
@@ -41,6 +41,7 @@ class Execution:
         room: Is told when a chunk's jobs are in their line.
         runs: The chunks that the process holds; kept up to date here.
         lease_s: Seconds that a lease lasts from its claim.
+        newer: Is told of what only a newer Callmill can read.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Execution:
         runs: dict[ChunkRef, ChunkRun],
         *,
         lease_s: float,
+        newer: NewerBatches,
     ) -> None:
         self._chunks = chunks
         self._lanes = lanes
@@ -60,15 +62,8 @@ class Execution:
         self._runs = runs
         self._lease_s = lease_s
         self._isolation = Isolation(room, runs.values)
-        self._newer_format: dict[str, float] = {}
+        self._newer = newer
         self._draining = False
-
-    @property
-    def newer_format(self) -> list[str]:
-        """Batches of which chunks were met lately that only a newer Callmill can read."""
-        since_s = time.monotonic() - 3 * _NEWER_FORMAT_MS / 1000
-        self._newer_format = {batch: met_s for batch, met_s in self._newer_format.items() if met_s > since_s}
-        return list(self._newer_format)
 
     def drain(self) -> None:
         """Close every chunk, also those that are claimed from now on."""
@@ -81,12 +76,10 @@ class Execution:
 
         ``asked_s``: when its lease was asked for (monotonic, s), from when it runs at least.
         """
-        ref = claim.ref
         try:
             return await self._run(claim, line, decode_chunk(claim.payload, claim.count), asked_s)
         except UnknownFormatError as error:
-            log.error("chunk left alone: %s", error, extra={"action": "unknown_format", **of_claim(claim)})  # noqa: TRY400
-            self._newer_format[ref.batch_id] = time.monotonic()
+            self._newer.met(claim.ref.batch_id, error)
             return await self._give_back(claim, _NEWER_FORMAT_MS, str(error))
         except CorruptChunkError as error:
             return await self._end_corrupt(claim, error)

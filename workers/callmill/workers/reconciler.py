@@ -17,12 +17,13 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from callmill.config.celery import lane_queue_key
-from callmill.errors import RedisUnavailableError
+from callmill.errors import RedisUnavailableError, UnknownFormatError
 from callmill.ledger import Batches, ChunkRef, Chunks, LedgerSession, Lines
 from callmill.ledger.fleet import Fleet
 from callmill.ledger.keys import RECONCILER_LOCK
 from callmill.workers.alert_watch import AlertWatch
 from callmill.workers.batch_keeper import BatchKeeper
+from callmill.workers.newer_batches import NewerBatches
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ class Reconciler:
         worker: Names this process.
         done: Counts what was done: ``put_back``, ``published_again``, ``unparked`` chunks.
         open_batch_s: How long a batch that is not sealed is kept without a word from its producer.
+        newer: Is told of what only a newer Callmill can read.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Reconciler:
         worker: str,
         done: Counter[str],
         open_batch_s: float,
+        newer: NewerBatches,
     ) -> None:
         self._redis = session.redis
         self._broker = broker
@@ -78,7 +81,8 @@ class Reconciler:
         self._watch = watch
         self._worker = worker
         self._done = done
-        self._keeper = BatchKeeper(self._batches, chunks, open_batch_s=open_batch_s)
+        self._newer = newer
+        self._keeper = BatchKeeper(self._batches, chunks, newer, open_batch_s=open_batch_s)
 
     async def run(self) -> None:
         """Reconcile every second, until cancelled."""
@@ -102,6 +106,8 @@ class Reconciler:
     async def reconcile(self) -> None:
         """Do one round."""
         requeued = await self._chunks.requeue_due()
+        for batch_id, error in requeued.newer.items():
+            self._newer.met(batch_id, error)
         if due := requeued.put_back + requeued.not_taken:
             # Before what waits: a dead worker's calls are not to wait for a whole backlog, nor is a retry that was due.
             self._publish(due, first=True)
@@ -109,7 +115,10 @@ class Reconciler:
             self._take(ref)
         refs: list[ChunkRef] = []
         for batch_id in await self._batches.resumed():
-            refs += await self._batches.unpark(batch_id)
+            try:
+                refs += await self._batches.unpark(batch_id)
+            except UnknownFormatError as error:
+                self._newer.met(batch_id, error)
         stranded = await self._chunks.stranded(await self._without_hints(), _STRANDED_AFTER_MS)
         self._done["put_back"] += len(requeued.put_back)
         self._done["published_again"] += len(requeued.not_taken) + len(stranded)

@@ -48,8 +48,11 @@ class Room:
         lines = {api: Line(api) for api in self._lanes} | {str(line): line for line in used if line.api in self._lanes}
         if lines.keys() == self._lines.keys():
             return
+        classes = {(line.api, line.traffic) for line in lines.values()}  # lines of two formats may share one
         for name in self._lines.keys() - lines.keys():
-            self._lanes[self._lines[name].api].drop(self._lines[name].traffic)
+            gone = self._lines[name]
+            if (gone.api, gone.traffic) not in classes:
+                self._lanes[gone.api].drop(gone.traffic)
             self._doors.pop(name, None)
         self._lines = lines
         self._switch.serve(lines)

@@ -1,11 +1,18 @@
 -- Shared by every script of the ledger: the keys of one batch, the clock, a chunk's state, the end of a batch.
 -- KEYS of every script begin with SHARED, as keys.shared() has it: those of BatchKeys.all(), then DUE, LINES, RESUMED,
--- CONTROLS, OPEN, ACTIVE, ENDED. From OWN on come those that the script names.
+-- CONTROLS, OPEN, ACTIVE, ENDED. From OWN on come those that the script names. FORMAT is the newest ledger format known.
+-- Returns an error NEWERFORMAT for a batch of a newer format, before anything else is read or written.
 local META, CHUNKS, STATE, DONE, FAILED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local REST, PARKED, OUT, LATENCY, RATE = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
 local FAILURES, SUSPECTS, HISTORY, ERRORS, SLOWEST, BATCH_KEYS = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15], 15
 local DUE, LINES, RESUMED, CONTROLS, OPEN = KEYS[16], KEYS[17], KEYS[18], KEYS[19], KEYS[20]
 local ACTIVE, ENDED, OWN = KEYS[21], KEYS[22], 23
+
+-- Where this stands, META and its field, is the same in every format.
+local format = tonumber(redis.call('HGET', META, 'format') or 1)
+if format > FORMAT then
+  return redis.error_reply('NEWERFORMAT ' .. format .. ' ' .. string.match(META, ':b:(.*):meta$'))
+end
 
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)

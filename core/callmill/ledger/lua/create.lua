@@ -4,7 +4,7 @@
 --       7 bytes of unread outcomes beyond which it is held (0 = any number)
 -- Returns 1 | 0: a batch of this id is there already, nothing changed
 if redis.call('EXISTS', META) == 1 then return 0 end
-redis.call('HSET', META, 'name', ARGV[2], 'phase', 'open', 'control', 'run', 'created_ms', int(now_ms), 'retention_ms',
+redis.call('HSET', META, 'format', FORMAT, 'name', ARGV[2], 'phase', 'open', 'control', 'run', 'created_ms', int(now_ms), 'retention_ms',
   ARGV[3], 'total', 0, 'chunks', 0, 'succeeded', 0, 'failed', 0, 'calls', 0, 'retries', 0, 'throttled', 0, 'leased', 0,
   'priority', ARGV[4], 'tenant', ARGV[5], 'deadline_ms', ARGV[6],
   'max_unread_bytes', ARGV[7])

@@ -14,7 +14,8 @@
 local EXPIRY, HELD, WANT, WAITING, META = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local me, want, used, had = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local lease, limit = tonumber(ARGV[5]), tonumber(ARGV[6])
-local meta = redis.call('HMGET', META, 'now', 'skew', 'born', 'server')
+local meta = redis.call('HMGET', META, 'now', 'skew', 'born', 'server', 'format')
+if tonumber(meta[5] or 1) > FORMAT then return redis.error_reply('NEWERFORMAT ' .. meta[5]) end
 local last, skew, born = tonumber(meta[1] or 0), tonumber(meta[2] or 0), tonumber(meta[3] or 0)
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2] + skew
@@ -27,7 +28,7 @@ if born == 0 or meta[4] ~= server then
   redis.call('DEL', EXPIRY, HELD, WANT, WAITING)
   if ARGV[7] then redis.call('PUBLISH', ARGV[7], 'boot') end
 end
-redis.call('HSET', META, 'now', string.format('%.0f', now), 'skew', string.format('%.0f', skew),
+redis.call('HSET', META, 'format', FORMAT, 'now', string.format('%.0f', now), 'skew', string.format('%.0f', skew),
   'born', string.format('%.0f', born), 'server', server)
 
 local function forget(worker)

@@ -309,7 +309,7 @@ if n > 0 then
 end
 
 seq = seq + 1
-redis.call('HSET', M, 'now', text(now), 'skew', text(skew), 'boot', boot, 'seq', seq, 'floor', text(floor),
+redis.call('HSET', M, 'format', FORMAT, 'now', text(now), 'skew', text(skew), 'boot', boot, 'seq', seq, 'floor', text(floor),
   'last', text(last), 'guard', text(guard), 'guard_before', text(before), 'guard_since', text(since), 'v:' .. class, text(v),
   'server', server)
 for _, x in ipairs(paces) do pace.write(x) end
