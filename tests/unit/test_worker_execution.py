@@ -39,7 +39,6 @@ def test_a_chunk_that_is_claimed_again_here_runs_once(idle_lane):
             run.over.set_result(None)
 
         room = SimpleNamespace(taken_in=nothing, filled=nothing, hold=nothing, resume=nothing)
-        newer = NewerBatches()
         execution = Execution(
             None, {"api": idle_lane}, SimpleNamespace(finished=finished), room, runs, lease_s=10, newer=NewerBatches()
         )

@@ -105,7 +105,7 @@ class BatchKeys:
     def __init__(self, batch_id: str) -> None:
         prefix = f"{PREFIX}b:{batch_id}:"
         self.meta = prefix + "meta"
-        """HASH: format, name, total, counters, phase, control, times. The key and the first two are so in every format."""
+        """HASH: format, name, total, counters, phase, control, times. The key and the first two never change."""
         self.chunks = prefix + "chunks"
         """HASH: chunk number -> payload; gone once every job in it succeeded."""
         self.state = prefix + "state"
