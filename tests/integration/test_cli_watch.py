@@ -233,3 +233,29 @@ def test_the_newest_batch_can_be_followed(site):
     result = CliRunner().invoke(callmill, ["watch", "--newest"])
     assert (result.exit_code, f"{JOBS} of {JOBS} done, {WRONG} failed" in result.stdout) == (1, True)
     assert CliRunner().invoke(callmill, ["watch", "--newest", site.batch.id]).exit_code == 2
+
+
+@pytest.mark.usefixtures("_here")
+def test_following_a_batch_outlasts_redis(site, tmp_path):
+    """``watch BATCH`` says that Redis went away, goes on when it is back, and ends with the batch."""
+    command("limits", "pause", "local")
+    with Client(site.redis.url) as client, Forwarder(site.redis.port) as forwarder:
+        batch = client.submit([Job("GET", "/", api="local")])
+        said = tmp_path / "said"
+        with said.open("wb") as standard_error:
+            watching = subprocess.Popen(
+                [sys.executable, "-m", "callmill.cli", "watch", batch.id, "--json"],
+                env={**os.environ, **site.environment, "CALLMILL_REDIS_URL": forwarder.url},
+                stdout=subprocess.PIPE,
+                stderr=standard_error,
+            )
+        assert watching.stdout is not None
+        with watching.stdout as lines:
+            assert b'"running"' in lines.readline()
+            forwarder.lead_to(None)
+            until(lambda: b"goes on when it is back" in said.read_bytes(), PATIENCE_S)
+            forwarder.lead_to(site.redis.port)
+            batch.cancel()
+            states = [json.loads(line)["state"] for line in lines]
+        assert (states[-1], watching.wait(PATIENCE_S)) == ("cancelled", 1)
+    command("limits", "resume", "local")

@@ -11,6 +11,7 @@ from callmill.cli.client_session import find_batch, with_client
 from callmill.cli.fleet_displays import display_for
 from callmill.cli.fleet_watch import watch_fleet
 from callmill.cli.progress_view import ProgressView, progress_panel
+from callmill.errors import RedisUnavailableError
 from callmill.producer import AsyncClient, Progress
 
 _EVERY_S = 0.5
@@ -38,15 +39,21 @@ def watch(*, batch_id: str | None, newest: bool, as_json: bool) -> None:
 async def _watch(client: AsyncClient, batch_id: str | None, *, as_json: bool) -> Progress:
     batch = await find_batch(client, batch_id)
     output = console.stdout()
+    progress, away = await batch.progress(), False
     with ProgressView(output, quiet=as_json) as view:
         while True:
-            progress = await batch.progress()
-            if as_json:
+            if as_json and not away:
                 console.print_json(progress)
             view.show(progress, last=progress.ended)
             if progress.ended:
                 break
             await asyncio.sleep(_EVERY_S)
+            try:
+                progress, away = await batch.progress(), False
+            except RedisUnavailableError as error:
+                if not away:
+                    console.say_line(f"callmill: {error}; this goes on when it is back")
+                away = True
     if output.is_terminal and not as_json:
         output.print(progress_panel(progress))
     return progress
