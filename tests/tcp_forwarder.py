@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Coroutine
 from contextlib import suppress
 from threading import Thread
@@ -47,10 +48,14 @@ class Link:
 
 
 class Forwarder:
-    """Forwards connections to a port of this machine; without one it ends them at once."""
+    """Forwards connections to a port of this machine; without one it ends them at once.
 
-    def __init__(self, target: int | None) -> None:
+    With ``tls`` it speaks TLS to clients, and plainly to what is behind it.
+    """
+
+    def __init__(self, target: int | None, tls: ssl.SSLContext | None = None) -> None:
         self.port = 0
+        self._tls = tls
         self._target = target
         self._silent = False
         self._delay_s = 0.0
@@ -60,7 +65,7 @@ class Forwarder:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self._server = self._do(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self._server = self._do(asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls))
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

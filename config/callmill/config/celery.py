@@ -47,7 +47,7 @@ class _OwnSettings(CelerySettings):  # type: ignore[misc] # celery ships no type
     @property
     def broker_url(self) -> str:
         # Where no server was there, this says so: only who needs the URL may fail for it. Producers bring their own.
-        return str(self["broker_url"] or broker_url(load_settings()))
+        return str(self["broker_url"] or _verified(broker_url(load_settings())))
 
     @property
     def broker_read_url(self) -> str:
@@ -59,7 +59,7 @@ class _OwnSettings(CelerySettings):  # type: ignore[misc] # celery ships no type
 
     @property
     def result_backend(self) -> str:
-        return str(self["result_backend"] or redis_url(load_settings()))
+        return str(self["result_backend"] or _verified(redis_url(load_settings())))
 
 
 class _OwnAmqp(AMQP):  # type: ignore[misc] # celery ships no types
@@ -102,9 +102,16 @@ def celery_configuration(settings: Settings) -> dict[str, Any]:
 
 def _url(find: Callable[[Settings], str], settings: Settings) -> str | None:
     try:
-        return find(settings)
+        return _verified(find(settings))
     except ServerNotFoundError:
         return None
+
+
+def _verified(url: str) -> str:
+    """Say that certificates are verified, where a URL leaves it open: to redis-py that is so, and Celery insists."""
+    if not url.startswith("rediss:") or "ssl_cert_reqs=" in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=required"
 
 
 _BROKER = {

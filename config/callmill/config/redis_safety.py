@@ -13,6 +13,7 @@ from typing import Any
 
 import redis
 from msgspec import Struct
+from redis.exceptions import NoPermissionError
 
 from callmill.config.redaction import redacted
 from callmill.config.redis_connections import connect_blocking
@@ -178,17 +179,30 @@ def refusal(facts: ServerFacts, *, allow_unsafe: bool) -> str | None:
     )
 
 
+def remedy(error: Exception) -> str:
+    """Say what to do about an error that waiting does not mend; empty where it may."""
+    if isinstance(error, NoPermissionError):
+        return "give this user the rights that docs/operate/secure.md lists; ACL LOG of the server says what it lacked"
+    if isinstance(error, redis.AuthenticationError):
+        return "see user and password in the URL of Redis; special characters in them are written as %XX"
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return "name the authority of the server's certificate in the URL of Redis: ?ssl_ca_certs=/path/to/ca.pem"
+    return ""
+
+
 def refuse_unsafe(url: str, *, allow_unsafe: bool) -> None:
     """Look at the ledger's server before a worker starts; one that is away now is looked at when it is back.
 
     Raises:
-        ConfigurationError: No worker may start on it.
+        ConfigurationError: No worker may start on it, or it does not let one in.
     """
     client = connect_blocking(url, socket_timeout_s=_ANSWER_TIMEOUT_S)
     try:
         why = refusal(ServerFacts.read(client), allow_unsafe=allow_unsafe)
-    except redis.RedisError:
-        return
+    except redis.RedisError as error:
+        if isinstance(error, NoPermissionError) or not (mend := remedy(error)):
+            return  # who may not ask must not be kept from working
+        why = f"{error}; {mend}"
     finally:
         client.close()
     if why is not None:

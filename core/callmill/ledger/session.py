@@ -13,6 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from callmill.config.redis_safety import remedy
 from callmill.errors import OutsideError, RedisFullError, RedisUnavailableError
 from callmill.jobs.formats import newer_batch
 from callmill.ledger.scripts import script
@@ -79,7 +80,7 @@ class LedgerSession:
             task = asyncio.current_task()
             if task is not None and task.cancelling():  # redis-py may turn the one into the other
                 raise asyncio.CancelledError from error
-            raise RedisUnavailableError(f"Redis cannot be reached: {error}") from error
+            raise RedisUnavailableError(f"Redis cannot be reached: {_with_remedy(error)}") from error
         except RedisError as error:
             raise refused(error) from error
 
@@ -91,4 +92,9 @@ def refused(error: RedisError) -> OutsideError:
     # Redis 6 tells of a script that met it under another code.
     if isinstance(error, OutOfMemoryError) or "command not allowed when used memory" in str(error):
         return RedisFullError(f"Redis refused, its memory is full: {error}")
-    return RedisUnavailableError(f"Redis refused: {error}")
+    return RedisUnavailableError(f"Redis refused: {_with_remedy(error)}")
+
+
+def _with_remedy(error: Exception) -> str:
+    mend = remedy(error)
+    return f"{error}; {mend}" if mend else str(error)

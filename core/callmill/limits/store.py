@@ -260,7 +260,8 @@ async def answer(pending: Awaitable[Any]) -> Any:
             raise RedisUnavailableError(
                 f"the limiter's state is of format {written}, this program knows {FORMAT}: upgrade it"
             ) from error
-        raise RedisUnavailableError(f"Redis: {type(error).__name__}: {error}") from error
+        why = str(error).rpartition(" caused error: ")[2]  # a pipeline's names all of a script in front
+        raise RedisUnavailableError(f"Redis: {type(error).__name__}: {why}") from error
 
 
 def _text(value: bytes | str) -> str:

@@ -82,7 +82,7 @@ def check_redis(url: str, watermark: float) -> Iterator[Finding]:
         yield redis_safety.latency(client, _PINGS)
         yield redis_safety.clock(client)
     except redis.RedisError as error:
-        remedy = "see that the server runs and that CALLMILL_REDIS_URL names it"
+        remedy = redis_safety.remedy(error) or "see that the server runs and that CALLMILL_REDIS_URL names it"
         yield Finding(Level.FAIL, "redis", f"cannot be used: {error}", remedy)
     finally:
         client.close()

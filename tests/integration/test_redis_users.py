@@ -1,0 +1,171 @@
+"""The users of Redis that docs/operate/secure.md shows are enough for what they are for, and for nothing more."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from click.testing import CliRunner
+from dashboard_process import DashboardProcess
+from dashboard_site import dashboard_site
+from local_nodes import RedisProcess, WorkerProcess, until, write_profiles
+from scripted_api import scripted_api
+
+from callmill.cli.program import callmill
+from callmill.errors import RedisUnavailableError
+from callmill.producer import Client, Job
+
+PAGE = (Path(__file__).parents[2] / "docs/operate/secure.md").read_text()
+RULES = PAGE.partition("```acl\n")[2].partition("```")[0]
+USERS = re.findall(r"^user (\w+) on >(\S+)", RULES, re.MULTILINE)
+FORBIDDEN_AND_HANDLED = {"config|get"}
+
+Url = Callable[[str], str]
+
+
+class GuardedRedis(RedisProcess):
+    """A server with the rules of the page."""
+
+    def command(self) -> list[str]:
+        """Return the server's command line."""
+        file = self.folder / "users.acl"
+        file.write_text(RULES)
+        return [*super().command(), "--aclfile", str(file)]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GuardedRedis]:
+    """Run one for the module."""
+    process = GuardedRedis(tmp_path_factory.mktemp("guarded"), durable=True).start()
+    process.ready()
+    yield process
+    process.teardown()
+
+
+@pytest.fixture
+def url(server: GuardedRedis, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Url:
+    """Return the server's URL for a user."""
+    monkeypatch.chdir(tmp_path)
+    passwords = dict(USERS)
+    return lambda user: f"redis://{user}:{passwords[user]}@127.0.0.1:{server.port}/0"
+
+
+@pytest.fixture
+def refused(url: Url) -> Iterator[Callable[[], set[str]]]:
+    """Return what was refused since the test began: commands, keys and channels."""
+    with redis.Redis.from_url(url("admin"), decode_responses=True) as admin:
+        admin.execute_command("ACL", "LOG", "RESET")
+        yield lambda: {entry["object"] for entry in admin.acl_log()} - FORBIDDEN_AND_HANDLED
+
+
+def run(*arguments: str, redis_url: str) -> tuple[int, str]:
+    """Run the command line as a user and return exit code and output."""
+    done = CliRunner().invoke(callmill, list(arguments), env={"CALLMILL_REDIS_URL": redis_url, "COLUMNS": "400"})
+    return done.exit_code, done.output
+
+
+def test_users_can_do_what_they_are_for(url, refused, tmp_path):
+    """Submit, work, read, retry, pause, look and steer, each with its user: nothing of it is refused."""
+    with scripted_api() as api:
+        profile = [f'base_url = "{api.url}"', 'limits = ["500/second", "20 concurrent"]']
+        worker = WorkerProcess(tmp_path, url("worker"), write_profiles(tmp_path / "apis.toml", {"local": profile}), {})
+        try:
+            worker.start().ready()
+            with Client(url("producer")) as client:
+                jobs = [Job("GET", "/status/404" if n == 3 else f"/{n}", api="local") for n in range(30)]
+                batch = client.submit(jobs, priority="bulk", tenant="acme")
+                assert batch.wait(20).failed == 1
+                assert len(list(batch.outcomes(release=True))) == 30
+                assert batch.retry_failed() == 1
+                batch.wait(20)
+                waiting = client.submit([Job("GET", f"/wait/0.0{n}", api="local") for n in range(10)])
+                waiting.pause()
+                waiting.resume()
+                waiting.wait(20)
+                waiting.delete()
+                assert client.call(Job("GET", "/one", api="local")).ok
+            for command in (["status"], ["limits"], ["doctor"]):
+                code, output = run(*command, redis_url=url("producer"))
+                assert code == 0, output
+            assert "CONFIG is forbidden" in output
+            assert run("limits", "pause", "local", "--for", "1s", "--reason", "test", redis_url=url("worker"))[0] == 0
+            look(url("dashboard"), tmp_path, batch.id)
+            asyncio.run(steer(url("steering"), batch.id))
+            assert refused() == set(), worker.logs()
+        finally:
+            worker.teardown()
+    assert "NoPermission" not in worker.logs()
+
+
+def look(redis_url: str, folder: Path, batch_id: str) -> None:
+    """Open every kind of page of the dashboard; it hears events and asks workers meanwhile."""
+    dashboard = DashboardProcess(folder, {"redis_url": redis_url})
+    try:
+        dashboard.start().ready()
+        for page in ("batches", "apis", "workers", "tasks", "metrics", f"batch/{batch_id}"):
+            with urllib.request.urlopen(f"{dashboard.url.rstrip('/')}/{page}", timeout=20) as answer:  # noqa: S310 - our own URL
+                assert answer.status == 200, page
+        assert "ermission" not in dashboard.logs()
+    finally:
+        dashboard.teardown()
+
+
+async def steer(redis_url: str, batch_id: str) -> None:
+    """Press a button of the dashboard."""
+    async with dashboard_site(redis_url) as site:
+        answer = await site.post(f"/callmill/batch/{batch_id}/retry-failed", await site.token())
+        assert answer.code < 400, answer.body
+
+
+def test_users_can_do_nothing_else(url, refused):
+    """Each user is refused what is another's, and administration."""
+    for user, command in (
+        ("worker", ["FLUSHALL"]),
+        ("worker", ["SET", "other:key", "1"]),
+        ("worker", ["CONFIG", "SET", "appendonly", "no"]),
+        ("producer", ["HSET", "callmill:limit:{local}:meta", "now", "1"]),
+        ("producer", ["HSET", "callmill:apis", "local", "{}"]),
+        ("producer", ["SUBSCRIBE", "callmill:x"]),
+        ("dashboard", ["LPUSH", "callmill:lane.local", "x"]),
+        ("dashboard", ["HSET", "callmill:b:x:chunks", "0", "x"]),
+        ("steering", ["HSET", "callmill:limit:{local}:meta", "now", "1"]),
+        ("steering", ["KEYS", "*"]),
+    ):
+        with redis.Redis.from_url(url(user)) as client, pytest.raises(redis.exceptions.NoPermissionError):
+            client.execute_command(*command)
+    assert len(refused()) >= 6
+
+
+def test_what_is_refused_is_explained(url, server):
+    """A wrong password, nobody at all, and a missing right: each is told with what to do about it."""
+    wrong = url("worker").replace("CHANGE-worker", "wrong")
+    nobody = f"redis://127.0.0.1:{server.port}/0"
+    for address in (wrong, nobody):
+        code, output = run("doctor", redis_url=address)
+        assert code == 1
+        assert "see user and password in the URL of Redis" in output
+    with redis.Redis.from_url(url("admin")) as admin:
+        admin.acl_setuser("poor", enabled=True, passwords=["+p"], keys=["callmill:*"], categories=["+@read"])
+    poor = f"redis://poor:p@127.0.0.1:{server.port}/0"
+    code, output = run("doctor", redis_url=poor)
+    assert code == 1
+    assert "docs/operate/secure.md" in output
+    with Client(poor) as client, pytest.raises(RedisUnavailableError, match=r"docs/operate/secure\.md"):
+        client.submit([Job("GET", "/", api="local")])
+
+
+def test_a_worker_ends_where_redis_does_not_let_it_in(url, tmp_path):
+    """A worker with a wrong password does not wait for what will not come: it says so and ends."""
+    apis = write_profiles(tmp_path / "apis.toml", {"local": ['base_url = "http://127.0.0.1:1"']})
+    worker = WorkerProcess(tmp_path, url("worker").replace("CHANGE-worker", "wrong"), apis, {}).start()
+    try:
+        until(lambda: worker.status == "exited", what="the worker ends")
+        assert worker.process.returncode != 0
+        assert "see user and password in the URL of Redis" in worker.logs()
+    finally:
+        worker.teardown()
