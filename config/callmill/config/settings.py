@@ -72,7 +72,7 @@ class Settings(BaseSettings):
         open_batch_hours: How long a batch that was never sealed is kept without a word from its producer; then it is
             cancelled.
         chunks_per_process: Chunks that one worker process executes at once.
-        calls_in_flight: Calls that one worker process has in flight at once, over all APIs.
+        calls_in_flight: Calls of one API that one worker process has in flight at once.
         shutdown_grace_s: Seconds that calls in flight get to finish when a worker is asked to stop.
         lease_s: Seconds that a chunk stays a worker's without a word from it: how long after a kill others take over.
         allow_unsafe_redis: Work on a Redis that would lose or evict data.

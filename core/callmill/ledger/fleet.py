@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from callmill.config.public_api import PublicApi
 from callmill.ledger import keys
@@ -14,6 +15,9 @@ from callmill.ledger.session import Argument, LedgerSession
 
 STATUS_EVERY_S = 1.0
 _STATUS_TTL_MS = 5_000
+FAR_S = 90.0
+"""A next start that is further off: a quota is spent, for limits per minute start a call a minute at least."""
+
 _REPORTED_TTL_MS = 86_400_000
 """How long a report may be under way and still not count twice."""
 
@@ -72,6 +76,7 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
         next_probe_s: Seconds until it is tried again; None while it is up.
         retries_held: Retries that wait for the retry budget.
         diverted_to: The API that serves its calls now; None: itself.
+        most_in_flight: Calls that it has under way at once at most; None: not told.
     """
 
     api: str
@@ -96,13 +101,14 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
     next_probe_s: float | None = None
     retries_held: int = 0
     diverted_to: str | None = None
+    most_in_flight: int | None = None
 
     @property
     def down_in_words(self) -> str:
         """That the API is down, why, and when it is tried again; empty while it is up."""
         if self.breaker == "closed":
             return ""
-        tried = f"tried again in {_span(self.next_probe_s)}" if self.next_probe_s else "tried again now"
+        tried = f"tried again in {span_in_words(self.next_probe_s)}" if self.next_probe_s else "tried again now"
         served = f", its calls go to {self.diverted_to}" if self.diverted_to else ""
         return f"{self.api} is down{served}, {tried}: {self.breaker_reason}"
 
@@ -115,7 +121,7 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
     def next_start_in_words(self) -> str:
         """When the next call starts, where that is not soon; else empty."""
         waits = self.next_start_s is not None and self.next_start_s >= _WORTH_TELLING_S
-        return f"the next call starts in {_span(self.next_start_s or 0.0)}" if waits else ""
+        return f"the next call starts in {span_in_words(self.next_start_s or 0.0)}" if waits else ""
 
 
 class WorkerStatus(Struct, frozen=True, kw_only=True):
@@ -132,6 +138,7 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
         cpu_us_per_call: CPU microseconds per call over the last seconds; None while it makes none.
         calls_per_s: Calls per second over the last seconds.
         unreadable: It is of a newer Callmill, whose reports cannot be read here; no more is known than its id.
+        chunks_at_once: Chunks that it executes at once at most; None: not told.
     """
 
     id: str
@@ -150,6 +157,21 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     cpu_us_per_call: float | None = None
     calls_per_s: float = 0.0
     unreadable: bool = False
+    chunks_at_once: int | None = None
+
+
+class FarStart(Struct, frozen=True, kw_only=True):
+    """That an API can start no call for long, as the last worker knew that waited for it.
+
+    Attributes:
+        start_in_s: Seconds until the next call may start.
+        generation: The change of limits at run time that this holds for: after another one nobody knows.
+        limit: The limit that is spent.
+    """
+
+    start_in_s: float
+    generation: int
+    limit: str
 
 
 class Counts(Struct, frozen=True, kw_only=True):
@@ -171,10 +193,10 @@ NO_COUNTS = Counts(number=0)
 
 def pause_in_words(seconds: float) -> str:
     """Say how long a pause lasts."""
-    return "until resumed" if seconds > _SURELY_ENDLESS_S else f"for {_span(seconds)}"
+    return "until resumed" if seconds > _SURELY_ENDLESS_S else f"for {span_in_words(seconds)}"
 
 
-def _span(seconds: float) -> str:
+def span_in_words(seconds: float) -> str:
     """Write a time in the largest unit of which it has two."""
     size_s, unit = next((span for span in _SPANS if seconds >= 2 * span[0]), (1, "s"))
     return f"{seconds / size_s:.0f} {unit}"
@@ -182,6 +204,7 @@ def _span(seconds: float) -> str:
 
 _status_decoder = msgspec.json.Decoder(WorkerStatus)
 _api_decoder = msgspec.json.Decoder(PublicApi)
+_far_start_decoder = msgspec.json.Decoder(FarStart)
 _packed = msgspec.msgpack.Encoder().encode
 
 
@@ -216,6 +239,32 @@ class Fleet:
             *map(_packed, (counts.reconciled, *counts.apis.values())),
         ]
         await self._session.run("report", names, arguments)
+        await self._note_far_starts(status.lanes)
+
+    async def _note_far_starts(self, lanes: Iterable[LaneStatus]) -> None:
+        """Leave word of quotas that are spent: when nobody works any more, somebody has to know when to begin again."""
+        far = [lane for lane in lanes if (lane.next_start_s or 0.0) > FAR_S and not lane.paused_s]
+        if not far:
+            return
+        pipeline = self._redis.pipeline(transaction=False)
+        for lane in far:
+            start_in_s = lane.next_start_s or 0.0
+            word = FarStart(start_in_s=start_in_s, generation=lane.limits_generation, limit=lane.limited_by or "")
+            pipeline.set(keys.far_start(lane.api), msgspec.json.encode(word), px=int(start_in_s * 1000))
+        await self._session.answer(pipeline.execute())
+
+    async def far_starts(self, apis: Sequence[str]) -> dict[str, FarStart]:
+        """Return which of these APIs could start no call for long when a worker knew it last."""
+        pipeline = self._redis.pipeline(transaction=False)
+        for api in apis:
+            pipeline.get(keys.far_start(api))
+            pipeline.pttl(keys.far_start(api))
+        answers = await self._session.answer(pipeline.execute())
+        return {
+            api: replace(_far_start_decoder.decode(word), start_in_s=left_ms / 1000)
+            for api, word, left_ms in zip(apis, answers[::2], answers[1::2], strict=True)
+            if word is not None and left_ms > 0
+        }
 
     async def leave(self, worker: str) -> None:
         """Forget a worker that ends."""

@@ -58,6 +58,11 @@ def worker_status(worker: str) -> str:
     return f"{PREFIX}worker:{worker}"
 
 
+def far_start(api: str) -> str:
+    """STRING that expires when the next call of an API may start, where that is far off (JSON: FarStart)."""
+    return f"{PREFIX}start:{api}"
+
+
 def reported(worker: str) -> str:
     """STRING with expiry: number of the latest counts of a worker process that are in."""
     return f"{PREFIX}reported:{worker}"

@@ -25,6 +25,12 @@ def mid_us(number: int) -> float:
     return math.exp((number + 0.5) * _LOG_RATIO)
 
 
+def mean_s(counts: Mapping[int, int]) -> float | None:
+    """Return the mean latency in seconds; None without calls."""
+    calls = sum(counts.values())
+    return sum(mid_us(number) * count for number, count in counts.items()) / calls / 1e6 if calls else None
+
+
 def quantile_s(counts: Mapping[int, int], share: float) -> float | None:
     """Return the latency in seconds below which ``share`` of the calls lie; None without calls."""
     (quantile,) = quantiles_s(counts, (share,))

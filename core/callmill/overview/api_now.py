@@ -47,6 +47,7 @@ class ApiNow(Struct, frozen=True, kw_only=True):
     Attributes:
         limits: Those that hold: the profile's, or those set at run time.
         profile_limits: The profile's, where others were set at run time.
+        generation: The change of limits at run time that holds; 0: none was made.
         adopted: Workers that keep the limits that hold.
         rate: Calls per second granted over the last seconds.
         next_start_s: Seconds until the next call may start; None when nothing waits.
@@ -67,6 +68,7 @@ class ApiNow(Struct, frozen=True, kw_only=True):
     enforcer: str
     burst: int
     workers: int
+    generation: int
     adopted: int
     in_flight: int
     waiting: int
@@ -119,6 +121,7 @@ def summed_up(api: PublicApi, state: ControlState, workers: Sequence[WorkerStatu
         enforcer=api.enforcer,
         burst=api.burst,
         workers=len(lanes),
+        generation=state.generation,
         adopted=sum(lane.limits_generation >= state.generation for lane in lanes),
         in_flight=sum(lane.in_flight for lane in lanes),
         waiting=sum(lane.waiting for lane in lanes),

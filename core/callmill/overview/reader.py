@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from callmill.errors import BatchNotFoundError
 from callmill.jobs.line import api_of
 from callmill.ledger import keys
-from callmill.ledger.fleet import Fleet, WorkerStatus
+from callmill.ledger.fleet import FAR_S, Fleet, WorkerStatus
 from callmill.ledger.keys import ApiKeys, BatchKeys
 from callmill.ledger.latency import quantiles_s
 from callmill.ledger.lines import Lines
@@ -19,12 +19,15 @@ from callmill.ledger.memory import MemoryGauge, Role
 from callmill.ledger.records import BatchRecord, BatchState, recorded_per_s
 from callmill.ledger.session import LedgerSession
 from callmill.limits.control import current_states
+from callmill.overview.api_load import fleet_load
 from callmill.overview.api_now import summed_up
 from callmill.overview.api_view import ApiView, shares_of, what_limits_api
+from callmill.overview.backlog import read_backlog
 from callmill.overview.batch_counts import BatchCounts, count_batches
 from callmill.overview.batch_view import BatchView, ask_details, read_details
 from callmill.overview.progress import Progress, progress_of, waits_as, what_limits
 from callmill.overview.traffic import traffic_of
+from callmill.overview.workers_wanted import FleetLoad
 
 _SHARES = (0.5, 0.95, 0.99)
 _STATES_AT_ONCE = 1000
@@ -207,6 +210,18 @@ class Overview:
             RedisUnavailableError: Redis cannot be reached or refused.
         """
         return await self._fleet.workers()
+
+    async def load(self) -> FleetLoad:
+        """Return the load of the fleet: what waits, what limits allow, what workers can do.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached or refused.
+            UnknownFormatError: A newer Callmill wrote the limits.
+        """
+        views, workers = await self.apis(), await self.workers()
+        names = [view.now.api for view in views]
+        backlog = await read_backlog(self._session, names, {worker.id for worker in workers}, soon_s=FAR_S)
+        return fleet_load(views, workers, backlog, await self._fleet.far_starts(names) if names else {})
 
     async def redis_state(self) -> RedisState:
         """Return how the Redis of the ledger is.

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from callmill.ledger.keys import ApiKeys
-from callmill.ledger.latency import quantiles_s
+from callmill.ledger.latency import mean_s, quantiles_s
 from callmill.ledger.session import LedgerSession
 
 _MINUTE_S, _HOUR_MINUTES = 60, 60
@@ -62,11 +62,13 @@ class Traffic(Counts, frozen=True, kw_only=True):
         span_s: How long the span is.
         latency: From the start of a call to its end.
         limiter_wait: From when a call could have started to when the limiter let it.
+        mean_latency_s: Of its calls, within 2.5 %; None without any.
     """
 
     span_s: float
     latency: Quantiles = Quantiles()
     limiter_wait: Quantiles = Quantiles()
+    mean_latency_s: float | None = None
 
     @property
     def rate(self) -> float:
@@ -183,11 +185,13 @@ def traffic_of(api: str, total: Mapping[bytes, bytes], minutes: Iterable[bytes],
 
 def _traffic(parts: Sequence[_Counted], span_s: float) -> Traffic:
     plain = {name: sum(part.plain[name] for part in parts) for name in _PLAIN}
+    latencies = _added([part.latencies for part in parts])
     return Traffic(
         **plain,
         results=_added([part.plain["results"] for part in parts]),
         span_s=span_s,
-        latency=_quantiles(_added([part.latencies for part in parts])),
+        latency=_quantiles(latencies),
+        mean_latency_s=mean_s(latencies),
         limiter_wait=_quantiles(_added([part.waits for part in parts])),
     )
 

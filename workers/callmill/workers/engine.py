@@ -329,6 +329,7 @@ class Engine:
             rss_bytes=rss_bytes(),
             cpu_us_per_call=self._vitals.cpu_us_per_call(calls),
             calls_per_s=self._vitals.calls_per_s,
+            chunks_at_once=self._options.chunks_at_once,
         )
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:

@@ -194,6 +194,7 @@ class Lane:
             waiting=self.waiting,
             asking=self._runners_asking,
             served_by=self._serves.api,
+            most_in_flight=self._max_in_flight,
         )
 
     async def cancel(self) -> None:

@@ -16,6 +16,7 @@ def lane_report(
     waiting: int,
     asking: int,
     served_by: str,
+    most_in_flight: int,
 ) -> LaneStatus:
     """Return what a lane does now; ``asking``: calls that wait for the limiter, ``served_by``: who makes its calls."""
     return LaneStatus(
@@ -41,4 +42,5 @@ def lane_report(
         next_probe_s=None if breaker.closed else breaker.probe_in_s,
         retries_held=breaker.retries.wanted,
         diverted_to=None if served_by == api else served_by,
+        most_in_flight=most_in_flight,
     )
