@@ -1,4 +1,7 @@
-"""LocalFleet: processes of ours on this machine, started, watched, started again when they die, and stopped."""
+"""LocalFleet: processes of ours on this machine, started, watched, started again when they die, and stopped.
+
+Which they are may change while it runs: what is not wanted any more is asked to end, as everything is at the end.
+"""
 
 from __future__ import annotations
 
@@ -54,10 +57,13 @@ class LocalFleet:
         self._say = say
         self._grace_s = grace_s
         self._stop = threading.Event()
+        self._change = threading.RLock()
         environment = parent_watch.environment()
         if log_level is not None:
             environment.setdefault("CALLMILL_LOG_LEVEL", log_level)
+        self._environment = environment
         self._children = [_Child(program, environment, say) for program in programs]
+        self._leaving: list[_Child] = []
         self._watcher = threading.Thread(target=self._watch, name="callmill-fleet", daemon=True)
 
     def start(self) -> None:
@@ -66,15 +72,40 @@ class LocalFleet:
             child.start()
         self._watcher.start()
 
+    def run(self, programs: Sequence[Program]) -> None:
+        """Run these from now on: start those that are new, by their names, and let the others end as at a stop."""
+        names = {program.name for program in programs}
+        with self._change:
+            if self._stop.is_set():
+                return
+            leaving = [child for child in self._children if child.program.name not in names]
+            known = {child.program.name for child in self._children}
+            new = [_Child(each, self._environment, self._say) for each in programs if each.name not in known]
+            self._children = [child for child in self._children if child not in leaving] + new
+            self._leaving += leaving
+            for child in leaving:
+                child.leave(self._grace_s + _KILL_AFTER_GRACE_S)
+            for child in new:
+                child.start()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the programs that it runs, without those that are to end."""
+        with self._change:
+            return [child.program.name for child in self._children]
+
     @property
     def failure(self) -> str | None:
         """Why the fleet cannot work; None when it can."""
-        return next((child.failure for child in self._children if child.failure and child.program.vital), None)
+        with self._change:
+            return next((child.failure for child in self._children if child.failure and child.program.vital), None)
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of the children that live."""
-        return [child.process.pid for child in self._children if child.process is not None]
+        """Process ids of the children that live, those included that are to end."""
+        with self._change:
+            children = [*self._children, *self._leaving]
+            return [child.process.pid for child in children if child.process is not None]
 
     def stop(self) -> None:
         """Ask every child to end and wait until it has; kill what has not after the grace, or at Ctrl-C. Idempotent."""
@@ -83,24 +114,26 @@ class LocalFleet:
             self._watcher.join()
         self._signal(signal.SIGTERM)
         deadline = time.monotonic() + self._grace_s + _KILL_AFTER_GRACE_S
-        while any(child.running for child in self._children):
+        while any(child.running for child in (*self._children, *self._leaving)):
             try:
                 time.sleep(_POLL_S / 2)
             except KeyboardInterrupt:
                 deadline = 0.0
             if time.monotonic() > deadline:
                 self._signal(signal.SIGKILL)
-        for child in self._children:
+        for child in (*self._children, *self._leaving):
             child.forget()
 
     def _signal(self, number: signal.Signals) -> None:
-        for child in self._children:
+        for child in (*self._children, *self._leaving):
             child.signal(number)
 
     def _watch(self) -> None:
         while not self._stop.wait(_POLL_S):
-            for child in self._children:
-                child.look_after()
+            with self._change:
+                for child in self._children:
+                    child.look_after()
+                self._leaving = [child for child in self._leaving if child.still_leaves()]
 
 
 class _Child:
@@ -115,6 +148,7 @@ class _Child:
         self._deaths = 0
         self._started_s = 0.0
         self._start_at_s: float | None = None
+        self._killed_at_s = 0.0
         self._last_line = ""
 
     @property
@@ -154,6 +188,22 @@ class _Child:
         delay_s = min(_FIRST_DELAY_S * 2 ** (self._deaths - 1), _LONGEST_DELAY_S)
         self._start_at_s = now_s + delay_s
         self._say(f"{self.program.name} (process {pid}) {_died(code)}; starting it again in {delay_s:g} s")
+
+    def leave(self, within_s: float) -> None:
+        """Ask the child to end, and never start it again."""
+        self._start_at_s, self._killed_at_s = None, time.monotonic() + within_s
+        self.signal(signal.SIGTERM)
+
+    def still_leaves(self) -> bool:
+        """Say whether a child that was asked to end still runs; kill one that takes too long."""
+        if self.process is None:
+            return False
+        if self.running:
+            if time.monotonic() > self._killed_at_s:
+                self.signal(signal.SIGKILL)
+            return True
+        self._say(f"{self.program.name} (process {self.process.pid}) {_died(self.process.returncode)}, as asked")
+        return False
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, to its whole session when it is the last one."""
