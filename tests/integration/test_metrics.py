@@ -202,6 +202,8 @@ def test_the_listener_serves_nothing_else(dashboard):
     assert answer.status == 200
     assert {"callmill_up", "flower_events_total"} <= set(re.findall(r"^# TYPE (\w+)", answer.text, re.MULTILINE))
     beside = dashboard.metrics_url.removesuffix("/metrics")
+    wanted = json.loads(get(beside + "/workers-wanted").text)
+    assert (wanted["wanted_now"], wanted["why"].partition(";")[0]) == (0, "nothing to do")
     for path in ("/", "/workers", "/api/workers", "/static/css/flower.css", "/healthcheck", "/metrics/"):
         assert (path, get(beside + path).status) == (path, 404)
     assert urlsplit(dashboard.metrics_url).hostname == "127.0.0.1"

@@ -218,7 +218,14 @@ class Overview:
             RedisUnavailableError: Redis cannot be reached or refused.
             UnknownFormatError: A newer Callmill wrote the limits.
         """
-        views, workers = await self.apis(), await self.workers()
+        return await self.load_of(await self.apis(), await self.workers())
+
+    async def load_of(self, views: Sequence[ApiView], workers: Sequence[WorkerStatus]) -> FleetLoad:
+        """Return the load of a fleet whose APIs and workers were just read.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached or refused.
+        """
         names = [view.now.api for view in views]
         backlog = await read_backlog(self._session, names, {worker.id for worker in workers}, soon_s=FAR_S)
         return fleet_load(views, workers, backlog, await self._fleet.far_starts(names) if names else {})

@@ -29,7 +29,7 @@ from callmill.errors import CallmillError, InternalError, UsageError
     "--metrics-port",
     type=click.IntRange(0, 65535),
     envvar="CALLMILL_METRICS_PORT",
-    help="Serve Prometheus on a port of its own, without a password and nothing else; 0: a free one.",
+    help="Serve Prometheus and autoscalers on a port of its own, without a password; 0: a free one.",
 )
 @click.option(
     "--metrics-address",
@@ -66,7 +66,9 @@ def dashboard(
     try:
         chosen = {name: value for name, value in given.items() if value is not None}
         server = DashboardServer(chosen, flower_options, make_sign_in=make_sign_in)
-        scraped = None if metrics_port is None else listen_for_scrapes(server.metrics, metrics_port, metrics_address)
+        scraped = None
+        if metrics_port is not None:
+            scraped = listen_for_scrapes(server.metrics, server.scaling, metrics_port, metrics_address)
     except InternalError:
         raise
     except UsageError as error:

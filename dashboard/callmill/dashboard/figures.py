@@ -18,6 +18,7 @@ from callmill.ledger.session import LedgerSession
 from callmill.overview.api_view import ApiView
 from callmill.overview.reader import Overview
 from callmill.overview.traffic import MinutePoint
+from callmill.overview.workers_wanted import FleetLoad
 from callmill.producer import AsyncClient
 
 _KEPT_S = 1.0
@@ -48,6 +49,14 @@ class Figures:
             other = redis if limiter == ledger else connect(limiter)
             self._overview = Overview(LedgerSession(redis), other, watermark=self._settings.memory_watermark)
         return self._overview
+
+    async def load(self) -> FleetLoad:
+        """Return the load of the fleet.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached or refused.
+        """
+        return await self.overview.load()
 
     def changed(self) -> None:
         """Have everything read anew: somebody changed something, and wants to see that."""

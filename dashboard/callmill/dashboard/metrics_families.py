@@ -9,10 +9,12 @@ from msgspec import Struct
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
 from callmill.dashboard.metrics_buckets import LATENCY, WAIT, Ladder
+from callmill.dashboard.scaling_site import scaling_families
 from callmill.ledger.fleet import WorkerStatus
 from callmill.overview.api_view import ApiView
 from callmill.overview.batch_counts import BatchCounts
 from callmill.overview.reader import RedisState
+from callmill.overview.scaling_adviser import ScalingAdvice
 
 _BREAKER_STATES = ("closed", "open", "half-open")
 _ACTIONS = ("put_back", "published_again", "unparked")
@@ -24,6 +26,7 @@ class Reading(Struct, frozen=True, kw_only=True):
 
     Attributes:
         reconciled: What reconcilers did -> how often, since ever.
+        scaling: How many workers there should be.
     """
 
     apis: Sequence[ApiView]
@@ -31,6 +34,7 @@ class Reading(Struct, frozen=True, kw_only=True):
     batches: BatchCounts
     reconciled: Mapping[str, int]
     redis: RedisState
+    scaling: ScalingAdvice
 
 
 _Rows = Iterable[tuple[tuple[str, ...], float]]
@@ -53,6 +57,7 @@ def families(reading: Reading) -> list[Metric]:
         *_lanes(reading.apis),
         *_queues(reading),
         *_workers(reading.workers),
+        *scaling_families(reading.scaling),
         *_redis(reading.redis),
     ]
 

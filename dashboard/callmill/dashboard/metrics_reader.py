@@ -11,6 +11,7 @@ from prometheus_client.metrics_core import Metric
 
 from callmill.dashboard.figures import Figures
 from callmill.dashboard.metrics_families import Reading, families, is_up
+from callmill.dashboard.scaling_site import ScalingReader
 from callmill.errors import CallmillError
 
 _PATIENCE_S = 4.0
@@ -24,10 +25,12 @@ class MetricsReader:
 
     Args:
         figures: Where the pages' figures come from: the same connections serve both.
+        scaling: Who says how many workers there should be.
     """
 
-    def __init__(self, figures: Figures) -> None:
+    def __init__(self, figures: Figures, scaling: ScalingReader) -> None:
         self._figures = figures
+        self._scaling = scaling
         self._was_up = True
 
     async def read(self) -> Sequence[Metric]:
@@ -50,9 +53,11 @@ class MetricsReader:
 
     async def _reading(self) -> Reading:
         overview = self._figures.overview
+        apis, workers = await overview.apis(), await overview.workers()
         return Reading(
-            apis=await overview.apis(),
-            workers=await overview.workers(),
+            apis=apis,
+            workers=workers,
+            scaling=self._scaling.advise(await overview.load_of(apis, workers)),
             batches=await overview.batch_counts(),
             reconciled=await overview.reconciled(),
             redis=await overview.redis_state(),

@@ -1,43 +1,37 @@
-"""Where Prometheus asks: /metrics of the dashboard, for whoever may see its pages, and a listener for nothing else."""
+"""Where monitoring asks: /metrics of the dashboard, for whoever may see its pages, and a listener for nothing else."""
 
 from __future__ import annotations
 
 from flower.app import Flower, rewrite_handler
 from flower.views import BaseHandler
-from tornado.httpserver import HTTPServer
-from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler, authenticated, url
 
 from callmill.dashboard.figures import Figures
 from callmill.dashboard.metrics_exposition import Exposition
 from callmill.dashboard.metrics_reader import MetricsReader
-from callmill.errors import OutsideError
+from callmill.dashboard.scaling_site import ScalingReader, listen, scaling_page
 
 
-def add_metrics_page(flower: Flower, figures: Figures) -> Exposition:
+def add_metrics_page(flower: Flower, figures: Figures, scaling: ScalingReader) -> Exposition:
     """Put ``/metrics`` in the place of Flower's, which asks nobody for a password; return what it tells."""
-    exposition = Exposition(MetricsReader(figures).read, flower.purge_offline_worker_metrics)
+    exposition = Exposition(MetricsReader(figures, scaling).read, flower.purge_offline_worker_metrics)
     page = url(r"/metrics", _Page, {"exposition": exposition})
     prefix = flower.options.url_prefix
     flower.add_handlers(r".*", [rewrite_handler(page, prefix) if prefix else page])
     return exposition
 
 
-def listen_for_scrapes(exposition: Exposition, port: int, address: str) -> str:
-    """Serve ``/metrics``, and nothing else, to whoever reaches the address; return its URL. Port 0: a free one.
+def listen_for_scrapes(exposition: Exposition, scaling: ScalingReader, port: int, address: str) -> str:
+    """Serve ``/metrics`` and ``/workers-wanted``, and nothing else, to whoever reaches the address; return its URL.
+
+    Port 0: a free one.
 
     Raises:
         OutsideError: The address cannot be listened on.
     """
     page = url(r"/metrics", _Scrape, {"exposition": exposition})
-    server = HTTPServer(Application([page], compress_response=True))
-    try:
-        sockets = bind_sockets(port, address=address)
-    except OSError as error:
-        raise OutsideError(f"metrics cannot be served on {address}:{port}: {error.strerror or error}") from error
-    server.add_sockets(sockets)
-    host = f"[{address}]" if ":" in address else address
-    return f"http://{host}:{sockets[0].getsockname()[1]}/metrics"
+    application = Application([page, scaling_page(scaling)], compress_response=True)
+    return listen(application, port, address, what="metrics") + "/metrics"
 
 
 class _Page(BaseHandler):  # type: ignore[misc]  # Flower has no types

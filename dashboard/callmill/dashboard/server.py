@@ -21,8 +21,11 @@ from callmill.dashboard.access import LOOPBACK, check_address, check_credentials
 from callmill.dashboard.figures import Figures
 from callmill.dashboard.flower_app import CallmillFlower
 from callmill.dashboard.metrics_site import add_metrics_page
+from callmill.dashboard.scaling_site import ScalingReader
 from callmill.dashboard.task_texts import COLUMNS, readable
 from callmill.errors import ConfigurationError, OutsideError
+from callmill.overview.scaling_adviser import ScalingAdviser
+from callmill.overview.workers_wanted import ScalingRules
 
 _ALL_INTERFACES = frozenset({"", "0.0.0.0", "::"})
 _TASKS_KEPT = 10_000
@@ -71,7 +74,8 @@ class DashboardServer:
         self._flower = CallmillFlower(
             figures=figures, batch_control=not self._read_only, capp=app, options=options, **flower_settings
         )
-        self.metrics = add_metrics_page(self._flower, figures)
+        self.scaling = ScalingReader(figures.load, ScalingAdviser(ScalingRules()))
+        self.metrics = add_metrics_page(self._flower, figures, self.scaling)
         try:
             self._port = self._flower.start_http_server()
         except OSError as error:

@@ -112,7 +112,8 @@ class LocalFleet:
         self._stop.set()
         if self._watcher.is_alive():
             self._watcher.join()
-        self._signal(signal.SIGTERM)
+        for child in self._children:  # those that are to end know it: told twice, a worker drops its calls
+            child.signal(signal.SIGTERM)
         deadline = time.monotonic() + self._grace_s + _KILL_AFTER_GRACE_S
         while any(child.running for child in (*self._children, *self._leaving)):
             try:
@@ -120,13 +121,10 @@ class LocalFleet:
             except KeyboardInterrupt:
                 deadline = 0.0
             if time.monotonic() > deadline:
-                self._signal(signal.SIGKILL)
+                for child in (*self._children, *self._leaving):
+                    child.signal(signal.SIGKILL)
         for child in (*self._children, *self._leaving):
             child.forget()
-
-    def _signal(self, number: signal.Signals) -> None:
-        for child in (*self._children, *self._leaving):
-            child.signal(number)
 
     def _watch(self) -> None:
         while not self._stop.wait(_POLL_S):
