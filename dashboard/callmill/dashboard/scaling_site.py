@@ -48,17 +48,24 @@ class ScalingReader:
         """Return how many workers there should be for a load that was just read."""
         return self._adviser.advise(load, time.monotonic())
 
-    async def answer(self) -> bytes:
-        """Return the same as JSON, at most a second old.
+    async def fresh(self) -> ScalingAdvice:
+        """Return the same, at most a second old.
 
         Raises:
             CallmillError: The load cannot be read, or not in time.
         """
+        return _decode(await self.answer())
+
+    async def answer(self) -> bytes:
+        """Return the same as JSON, at most a second old; it raises what ``fresh`` raises."""
 
         async def read() -> bytes:
             return msgspec.json.encode(await self.advice())
 
         return await self._cache.get(PATH, read)
+
+
+_decode = msgspec.json.Decoder(ScalingAdvice).decode
 
 
 def scaling_page(reader: ScalingReader) -> URLSpec:

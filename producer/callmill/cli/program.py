@@ -29,6 +29,7 @@ _COMMANDS = {
     "retry": ("callmill.cli.control_commands:retry", "Run a batch's failed jobs again."),
     "delete": ("callmill.cli.control_commands:delete", "Remove a batch and its outcomes."),
     "limits": ("callmill.cli.limits_command:limits", "Show the APIs, their limits and what they do now."),
+    "autoscale": ("callmill.cli.autoscale_command:autoscale", "Say how many workers the work needs, or run them."),
     "alerts": ("callmill.cli.alerts_command:alerts", "Post a test message to the webhooks of the alerts."),
     "doctor": ("callmill.cli.doctor_command:doctor", "Check settings, Redis, workers and this machine."),
     "dashboard": ("callmill.dashboard.command:dashboard", "Run the dashboard."),
