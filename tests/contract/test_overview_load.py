@@ -155,6 +155,19 @@ def test_spent_quota_wants_nobody_and_is_remembered(run):
     run(scenario, CRM)
 
 
+def test_fetched_chunks_are_not_there_for_others(run):
+    """Of an API that nothing paces, workers fetch as many chunks as they may have: only what is beyond can be taken."""
+
+    async def scenario(site: Site) -> None:
+        await site.fleet.report(WORKER)
+        await site.submit(8, 100)
+        assert not (await site.crm()).takeable
+        await site.submit(1, 100)
+        assert (await site.crm()).takeable
+
+    run(scenario, replace(CRM, limits=("50 concurrent",)))
+
+
 def test_limits_count_tokens_and_credentials(run):
     """A limit in tokens is turned into calls by what calls cost so far, one per key counts for every key in use."""
 

@@ -30,7 +30,8 @@ def wanted(*apis, rules=RULES, **fleet):
         ({"waiting": 1e6, "stopped": "paused until resumed: money"}, 0, "openai is paused until resumed: money"),
         ({"waiting": 1e6, "in_flight": 3, "stopped": "paused"}, 1, "the work of openai under way"),
         ({"waiting": 1e6, "down": "openai is down"}, 1, "openai: openai is down"),
-        ({"held": True}, 1, "chunks wait for a retry"),
+        ({"held": True}, 1, "the chunks that workers have"),
+        ({"waiting": 1e6, "takeable": False}, 1, "the chunks that workers have"),
         ({"waiting": 200, "latency_s": 60.0, "room": 50.0}, 4, "backlog of openai, 200 jobs, needs 4"),
     ],
 )

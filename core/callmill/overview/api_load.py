@@ -59,6 +59,7 @@ def _api_load(
         waiting=now.waiting + backlog.queued_jobs + backlog.due_jobs,
         in_flight=now.in_flight,
         held=backlog.leased_chunks > 0,
+        takeable=backlog.due_jobs > 0 or backlog.queued_chunks > _fetched(now, workers),
         calls_per_s=now.rate or (now.in_flight / latency_s if latency_s else 0.0),
         latency_s=latency_s,
         limit_per_s=per_s,
@@ -76,6 +77,13 @@ def _divert(loads: dict[str, ApiLoad], now: ApiNow) -> None:
         load, other = loads[now.api], loads[now.diverted_to]
         loads[now.diverted_to] = replace(other, waiting=other.waiting + load.waiting)
         loads[now.api] = replace(load, waiting=0.0)
+
+
+def _fetched(now: ApiNow, workers: Sequence[WorkerStatus]) -> int:
+    """Return how many queued chunks workers may have fetched already; of an API that limits pace, none to speak of."""
+    if any(parse_limit(text).unit is not Unit.CONCURRENT for text in now.limits):
+        return 0
+    return sum(worker.chunks_at_once or 0 for worker in workers if now.api in worker.apis)
 
 
 def _mean_ever_s(traffic: ApiTraffic) -> float | None:

@@ -52,6 +52,7 @@ class ApiLoad(Struct, frozen=True, kw_only=True):
         waiting: Jobs that no call is made for yet, wherever they wait.
         in_flight: Calls under way.
         held: Whether living workers hold chunks of it, be it that all their jobs wait for a retry.
+        takeable: Whether chunks wait that no worker has fetched: where all are fetched, a further one finds nothing.
         calls_per_s: Calls per second now.
         latency_s: Mean; None: no call was ever measured.
         limit_per_s: Calls per second that its tightest limit grants; None: no limit, or it cannot be told.
@@ -66,6 +67,7 @@ class ApiLoad(Struct, frozen=True, kw_only=True):
     waiting: float = 0.0
     in_flight: int = 0
     held: bool = False
+    takeable: bool = True
     calls_per_s: float = 0.0
     latency_s: float | None = None
     limit_per_s: float | None = None
@@ -188,7 +190,7 @@ def _cpu_us_per_call(load: FleetLoad, rules: ScalingRules) -> float:
 
 def _to_begin(api: ApiLoad, cpu_us: float, rules: ScalingRules) -> _Need:
     """Return what it takes to begin all that waits in time; nothing where workers could not be any faster."""
-    if not api.waiting or api.stopped or api.down or _is_at_limit(api, api.calls_per_s):
+    if not (api.waiting and api.takeable) or api.stopped or api.down or _is_at_limit(api, api.calls_per_s):
         return _Need()
     return _need(api, api.waiting / rules.target_wait_s, cpu_us, rules)
 
@@ -240,7 +242,7 @@ def _reason(load: FleetLoad, needs: Sequence[_Need], faster: Sequence[bool], *, 
     more, processes, at = max(rows, default=(False, 0.0, 0))
     if not processes:
         down = next((f"{api.api}: {api.down}" for api in load.apis if _is_work(api) and api.down), "")
-        return down or load.upkeep or "chunks wait for a retry"
+        return down or load.upkeep or "the chunks that workers have"
     others = sum(bool(need.processes) for need in needs) - 1
     beside = f", with {others} more API{'s' if others > 1 else ''}" if others else ""
     return f"{_cause(load.apis[at], needs[at], faster=more)} needs {needed}{beside}"
