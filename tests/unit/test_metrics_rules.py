@@ -95,7 +95,7 @@ def test_containers_fit_together():
     mounted = re.findall(r"\./(config/(?:prometheus|grafana)[\w/]*):", compose)
     assert len(mounted) == 3
     assert all((ROOT / path).is_dir() for path in mounted)
-    port = re.search(r'"--metrics-port", "(\d+)"', compose)[1]
+    port = re.search(r'"--metrics-port=(\d+)"', compose)[1]
     assert f'targets: ["dashboard:{port}"]' in (PROMETHEUS / "prometheus.yml").read_text()
     assert f'"127.0.0.1:{port}' not in compose
 
