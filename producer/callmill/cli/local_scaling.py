@@ -65,7 +65,10 @@ class LocalScaling:
             self._away = str(error)
             return
         self._away = ""
-        self._run(min(self._range.most, max(self._range.least, advice.wanted - elsewhere)), advice.why)
+        wanted = advice.wanted - elsewhere
+        number = min(self._range.most, max(self._range.least, wanted))
+        bound = "" if number == wanted else f"; {number} at {'most' if number < wanted else 'least'}"
+        self._run(number, advice.why + bound)
 
     async def _read(self) -> tuple[ScalingAdvice, int]:
         """Return the advice, and how many workers there are that are none of ours."""
