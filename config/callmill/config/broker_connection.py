@@ -5,6 +5,8 @@ acknowledge over the old channel. kombu 5.7 then looks for the address in a conn
 AttributeError for unrecoverable and ends the worker. As a connection error it is what it is: a message that cannot be
 acknowledged any more. Its hint or plain call comes again, and a claim, or an idempotency key, makes that harmless.
 
+A URL that names Sentinels goes over kombu's transport for them, with the same channels.
+
 A message with the header ``TAKEN_NEXT`` goes to the head of its queue, for which kombu has no word.
 
 After an outage kombu would wait up to 30 s for its next try; the ledger's connections are back within a second or two,
@@ -19,6 +21,9 @@ from kombu.connection import Connection
 from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps
 from redis.exceptions import ConnectionError as RedisConnectionError
+
+from callmill.config.redis_connections import sentinel_options, ssl_options
+from callmill.config.redis_url import SentinelUrl, is_sentinel
 
 TAKEN_NEXT = "callmill_next"
 """Header of a message that is to be taken before those that wait. Of messages published in a batch only."""
@@ -40,12 +45,33 @@ class _Channel(kombu_redis.Channel):
         super()._put(queue, message, **kwargs)  # type: ignore[no-untyped-call] # as above
 
 
+class _SentinelChannel(_Channel, kombu_redis.SentinelChannel):
+    pass
+
+
 class _Transport(kombu_redis.Transport):
     Channel = _Channel
 
 
+class _SentinelTransport(kombu_redis.SentinelTransport):
+    Channel = _SentinelChannel
+
+
+_TRANSPORTS = {kombu_redis.Transport: _Transport, kombu_redis.SentinelTransport: _SentinelTransport}
+
+
 class BrokerConnection(Connection):
     """A connection to the broker, made by the app."""
+
+    def __init__(self, hostname: Any = "localhost", *args: Any, **options: Any) -> None:
+        if isinstance(hostname, str) and is_sentinel(hostname):
+            address = SentinelUrl.parse(hostname)
+            hostname = address.kombu_url()
+            transport_options = options.get("transport_options") or {}
+            options["transport_options"] = transport_options | sentinel_transport_options(address)
+            if address.tls:
+                options["ssl"] = ssl_options(address)
+        super().__init__(hostname, *args, **options)  # type: ignore[no-untyped-call] # as below
 
     def ensure_connection(self, *args: Any, **options: Any) -> Any:
         """Connect, and while the broker is away try again every second, until ``max_retries`` if there is one."""
@@ -59,4 +85,9 @@ class BrokerConnection(Connection):
     def get_transport_cls(self) -> Any:
         """Return kombu's transport for the URL, with channels of ours where it is that of Redis."""
         found = super().get_transport_cls()  # type: ignore[no-untyped-call] # as above
-        return _Transport if found is kombu_redis.Transport else found
+        return _TRANSPORTS.get(found, found)
+
+
+def sentinel_transport_options(address: SentinelUrl) -> dict[str, Any]:
+    """Return what kombu and Celery must know of Sentinels beside their URL."""
+    return {"master_name": address.service, "sentinel_kwargs": sentinel_options(address)}

@@ -13,14 +13,16 @@ from celery import Celery
 from celery.app.amqp import AMQP
 from celery.app.utils import Settings as CelerySettings
 
-from callmill.config.broker_connection import BrokerConnection
+from callmill.config.broker_connection import BrokerConnection, sentinel_transport_options
 from callmill.config.embedded_server import broker_url, redis_url
 from callmill.config.redis_connections import (
     CLIENT_NAME,
     CONNECT_TIMEOUT_S,
     HEALTH_CHECK_INTERVAL_S,
     SOCKET_TIMEOUT_S,
+    ssl_options,
 )
+from callmill.config.redis_url import SentinelUrl, is_sentinel
 from callmill.config.settings import Settings, load_settings
 from callmill.errors import ServerNotFoundError
 
@@ -89,14 +91,39 @@ class _App(Celery):  # type: ignore[misc] # celery ships no types
 
 def celery_configuration(settings: Settings) -> dict[str, Any]:
     """Return Celery's configuration; its URLs are None where no Redis is configured and no embedded server runs."""
+    broker, results = _url(broker_url, settings), _url(redis_url, settings)
     return {
-        "broker_url": _url(broker_url, settings),
-        "result_backend": _url(redis_url, settings),
+        "broker_url": broker,
         "worker_concurrency": settings.chunks_per_process,
         **_BROKER,
+        **_sentinels_for_flower(broker),
         **_RESULTS,
+        **_result_backend(results),
         **_TASKS,
         **_WORKER,
+    }
+
+
+def _sentinels_for_flower(broker: str | None) -> dict[str, Any]:
+    """Say in Celery's settings, too, what ``BrokerConnection`` reads from the URL: Flower looks for it there."""
+    if broker is None or not is_sentinel(broker):
+        return {}
+    address = SentinelUrl.parse(broker)
+    known: dict[str, Any] = {
+        "broker_transport_options": _BROKER["broker_transport_options"] | sentinel_transport_options(address)
+    }
+    return known | ({"broker_use_ssl": ssl_options(address)} if address.tls else {})
+
+
+def _result_backend(url: str | None) -> dict[str, Any]:
+    if url is None or not is_sentinel(url):
+        return {"result_backend": url}
+    address = SentinelUrl.parse(url)
+    return {
+        "result_backend": address.kombu_url(),
+        "result_backend_transport_options": _RESULTS["result_backend_transport_options"]
+        | sentinel_transport_options(address),
+        **({"redis_backend_use_ssl": ssl_options(address)} if address.tls else {}),
     }
 
 
@@ -114,7 +141,7 @@ def _verified(url: str) -> str:
     return f"{url}{'&' if '?' in url else '?'}ssl_cert_reqs=required"
 
 
-_BROKER = {
+_BROKER: dict[str, Any] = {
     "broker_transport_options": {
         # A backstop only: chunks have leases of their own, and these are short.
         "visibility_timeout": 3600,
@@ -141,7 +168,7 @@ _BROKER = {
     "broker_pool_acquire_timeout": 10,
 }
 
-_RESULTS = {
+_RESULTS: dict[str, Any] = {
     "result_backend_transport_options": {"global_keyprefix": KEY_PREFIX},
     "result_expires": 24 * 3600,
     "result_backend_always_retry": True,

@@ -7,14 +7,22 @@ carried out, and only its caller knows whether it may be sent again.
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
+from redis.connection import parse_url
 from redis.retry import Retry
 
-from callmill.config.settings import checked_redis_url
+from callmill.config.redis_failover import (
+    AsyncFailoverPool,
+    FailoverPool,
+    async_sentinels,
+    blocking_sentinels,
+)
+from callmill.config.redis_url import SentinelUrl, checked_redis_url, is_sentinel
 from callmill.errors import ConfigurationError
 
 CLIENT_NAME = "callmill"
@@ -22,6 +30,8 @@ CONNECT_TIMEOUT_S = 5
 SOCKET_TIMEOUT_S = 15
 """Longer than any blocking read; those block for 5 s at most."""
 HEALTH_CHECK_INTERVAL_S = 30
+SENTINEL_TIMEOUT_S = 1
+"""A Sentinel that takes longer is passed over for the next one."""
 
 
 def connect(url: str) -> redis.asyncio.Redis:
@@ -30,7 +40,14 @@ def connect(url: str) -> redis.asyncio.Redis:
     Raises:
         ConfigurationError: The URL is none of Redis.
     """
-    return redis.asyncio.Redis.from_url(_checked(url), retry=AsyncRetry(NoBackoff(), 0), **_options(SOCKET_TIMEOUT_S))
+    options = {"retry": AsyncRetry(NoBackoff(), 0), **_options(SOCKET_TIMEOUT_S)}
+    if not is_sentinel(_checked(url)):
+        return redis.asyncio.Redis.from_url(url, **options)
+    address = SentinelUrl.parse(url)
+    sentinels = async_sentinels(address, sentinel_options(address) | {"retry": AsyncRetry(NoBackoff(), 0)})
+    options |= _of_primary(address)
+    pool = AsyncFailoverPool(address.service, sentinels, **options)  # type: ignore[no-untyped-call] # redis-py's is not annotated
+    return redis.asyncio.Redis.from_pool(pool)
 
 
 def connect_blocking(url: str, *, socket_timeout_s: float = SOCKET_TIMEOUT_S) -> redis.Redis:
@@ -41,7 +58,39 @@ def connect_blocking(url: str, *, socket_timeout_s: float = SOCKET_TIMEOUT_S) ->
     Raises:
         ConfigurationError: The URL is none of Redis.
     """
-    return redis.Redis.from_url(_checked(url), retry=Retry(NoBackoff(), 0), **_options(socket_timeout_s))
+    options = {"retry": Retry(NoBackoff(), 0), **_options(socket_timeout_s)}
+    if not is_sentinel(_checked(url)):
+        return redis.Redis.from_url(url, **options)
+    address = SentinelUrl.parse(url)
+    sentinels = blocking_sentinels(address, sentinel_options(address))
+    options |= _of_primary(address)
+    pool = FailoverPool(address.service, sentinels, **options)  # type: ignore[no-untyped-call] # as above
+    return redis.Redis.from_pool(pool)
+
+
+def sentinel_options(address: SentinelUrl) -> dict[str, Any]:
+    """Return how Sentinels are spoken to, as redis-py's blocking clients take it."""
+    tls = {"ssl": True, **ssl_options(address)} if address.tls else {}
+    return {
+        "socket_connect_timeout": SENTINEL_TIMEOUT_S,
+        "socket_timeout": SENTINEL_TIMEOUT_S,
+        "client_name": CLIENT_NAME,
+        "protocol": 2,
+        "retry": Retry(NoBackoff(), 0),
+        **address.sentinel_login,
+        **tls,
+    }
+
+
+def ssl_options(address: SentinelUrl) -> dict[str, Any]:
+    """Return the ``ssl_...`` parameters of a URL with redis-py's types. Never empty: kombu takes that for no TLS."""
+    typed = parse_url(f"redis://host?{urlencode(address.ssl)}")  # type: ignore[no-untyped-call] # redis-py's is not annotated
+    return {"ssl_cert_reqs": "required", **{name: typed[name] for name in address.ssl}}
+
+
+def _of_primary(address: SentinelUrl) -> dict[str, Any]:
+    tls = {"ssl": True, **ssl_options(address)} if address.tls else {}
+    return {"db": address.db, "username": address.username, "password": address.password, **tls}
 
 
 def _checked(url: str) -> str:

@@ -5,40 +5,19 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from callmill.config.problems import describe
 from callmill.config.redaction import redacted
+from callmill.config.redis_url import checked_redis_url
 from callmill.errors import ConfigurationError
 
 __all__ = ["Settings", "load_settings", "redacted"]
 
 _PREFIX = "CALLMILL_"
 _URL_FIELDS = frozenset({"redis_url", "broker_url", "limiter_url"})
-
-
-def checked_redis_url(url: str) -> str:
-    """Return the URL if it can name a Redis server.
-
-    Raises:
-        ValueError: It cannot; the message shows the form and never the password.
-    """
-    remedy = "write redis://[:password@]host:port/db, or rediss:// for TLS"
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        raise ValueError(f"is no Redis URL; {remedy}") from None
-    if parts.scheme not in {"redis", "rediss"} or not host:
-        raise ValueError(f"{redacted(url)!r} is no Redis URL; {remedy}")
-    if any(not pair.startswith("ssl_") for pair in parts.query.split("&") if pair):
-        raise ValueError(f"{redacted(url)!r}: only ssl_... parameters may follow the '?'; the others are Callmill's")
-    if parts.path.strip("/") and not parts.path.strip("/").isdecimal():
-        raise ValueError(f"{redacted(url)!r} does not name a database by its number; {remedy}")
-    return url
 
 
 def _default_state_dir() -> Path:
@@ -74,6 +53,7 @@ class Settings(BaseSettings):
         chunks_per_process: Chunks that one worker process executes at once.
         calls_in_flight: Calls of one API that one worker process has in flight at once.
         shutdown_grace_s: Seconds that calls in flight get to finish when a worker is asked to stop.
+        wait_replicas: Replicas that must have a submit or an outcome before it counts; 0: the primary alone decides.
         lease_s: Seconds that a chunk stays a worker's without a word from it: how long after a kill others take over.
         allow_unsafe_redis: Work on a Redis that would lose or evict data.
         memory_watermark: Share of Redis's ``maxmemory`` from which on producers wait; workers stop halfway to full.
@@ -95,6 +75,7 @@ class Settings(BaseSettings):
     calls_in_flight: int = Field(default=1000, ge=1)
     shutdown_grace_s: float = Field(default=25, ge=0, allow_inf_nan=False)
     lease_s: float = Field(default=8, ge=1, allow_inf_nan=False)
+    wait_replicas: int = Field(default=0, ge=0)
     allow_unsafe_redis: bool = False
     memory_watermark: float = Field(default=0.85, gt=0, le=1)
     max_unread_outcomes_mb: float = Field(default=1024, ge=0, allow_inf_nan=False)

@@ -92,17 +92,30 @@ class Batches:
         for number, (line, payload) in enumerate(chunks, first):
             queued.append(keys.queued(line))
             arguments += [ChunkRef(batch_id, number, line).member, payload]
-        answer = await self._session.run("add", [*keys.shared(batch_id), *queued], arguments)
+        answer = await self._session.run_lasting("add", [*keys.shared(batch_id), *queued], arguments)
         _raise_unless_open(batch_id, answer)
         if answer[0] == b"conflict":
+            _raise_if_lost(batch_id, answer[2], first)
             raise BatchStateError(f"batch {batch_id}: another producer appended to it; only one may submit at a time")
         total: int = answer[1]
         return total
 
-    async def seal(self, batch_id: str) -> int:
-        """Close the batch for new jobs and return how many it has. Safe to repeat."""
-        answer = await self._session.run("seal", keys.shared(batch_id), [batch_id])
+    async def seal(self, batch_id: str, chunks: int | None = None) -> int:
+        """Close the batch for new jobs and return how many it has. Safe to repeat.
+
+        Args:
+            batch_id: The batch.
+            chunks: How many were written to it, where that is known.
+
+        Raises:
+            BatchStateError: It was cancelled, or Redis lost some of the chunks.
+            BatchNotFoundError: There is no such batch.
+        """
+        arguments = [batch_id, "" if chunks is None else chunks]
+        answer = await self._session.run_lasting("seal", keys.shared(batch_id), arguments)
         _raise_unless_open(batch_id, answer)
+        if answer[0] == b"short" and chunks is not None:
+            _raise_if_lost(batch_id, answer[1], chunks)
         total: int = answer[1]
         return total
 
@@ -171,7 +184,7 @@ class Batches:
         Raises:
             BatchNotFoundError: There is no such batch.
         """
-        answer = await self._session.run("control", keys.shared(batch_id), [control, batch_id, reason])
+        answer = await self._session.run_lasting("control", keys.shared(batch_id), [control, batch_id, reason])
         _raise_if_missing(batch_id, answer)
         return bool(answer[0] == b"ok")
 
@@ -194,7 +207,7 @@ class Batches:
         jobs, refs = 0, []
         async for failed in self.failures.chunks(batch_id, where):
             ref = ChunkRef(batch_id, failed.number, str(Line(failed.api, record.traffic, record.format)))
-            again, hint_wanted = await self._session.run(
+            again, hint_wanted = await self._session.run_lasting(
                 "retry_failed",
                 [*keys.shared(batch_id), keys.queued(ref.line)],
                 [ref.number, ref.member, failed.bitmap],
@@ -251,7 +264,9 @@ class Batches:
         last = released = _before(entry_id) if skip else entry_id
         count, released_s = _FEW_BUNDLES, time.monotonic()
         while True:
-            answer = await self._session.answer(self._redis.xread({stream: last}, count=count, block=_BLOCK_MS))
+            answer = await self._session.read_lasting(
+                "XREAD", "COUNT", count, "BLOCK", _BLOCK_MS, "STREAMS", stream, last
+            )
             entries = _entries(answer)
             ended, size_bytes = not entries, 0
             for raw_id, fields in entries:
@@ -330,6 +345,14 @@ def _raise_unless_open(batch_id: str, answer: list[Any]) -> None:
     _raise_if_missing(batch_id, answer)
     if answer[0] == b"closed":
         raise BatchStateError(f"batch {batch_id} takes no more jobs: it is sealed or cancelled")
+
+
+def _raise_if_lost(batch_id: str, chunks: int, written: int) -> None:
+    if chunks < written:
+        raise BatchStateError(
+            f"batch {batch_id}: Redis has {chunks} of the {written} chunks that it took, as after a failover that lost "
+            "the last writes; submit the batch again, and see CALLMILL_WAIT_REPLICAS"
+        )
 
 
 def _parse_cursor(cursor: str) -> tuple[str, int]:

@@ -173,7 +173,7 @@ class Chunks:
             RedisUnavailableError: Redis cannot be reached; whether the bundle is recorded is unknown: repeat the call.
         """
         arguments = commit_arguments(claim, bundle, finish, self._floor_us(claim))
-        answer = await self._session.run("commit", _chunk_keys(claim.ref), arguments)
+        answer = await self._session.run_lasting("commit", _chunk_keys(claim.ref), arguments)
         return await self._settled(claim, bundle, finish, answer)
 
     async def _settled(self, claim: Claim, bundle: Bundle, finish: Finish | None, answer: list[Any]) -> CommitResult:
@@ -201,7 +201,7 @@ class Chunks:
             (_chunk_keys(claim.ref), commit_arguments(claim, bundle, finish, self._floor_us(claim)))
             for claim, bundle, finish in commits
         ]
-        answers = await self._session.run_many("commit", calls)
+        answers = await self._session.run_many("commit", calls, lasting=True)
         results: list[CommitResult | CallmillError] = []
         for (claim, bundle, finish), answer in zip(commits, answers, strict=True):
             try:

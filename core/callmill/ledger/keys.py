@@ -47,6 +47,9 @@ ALERTS = f"{PREFIX}alerts"
 ALERTS_SENT = f"{PREFIX}alerts:sent"
 """HASH: name of a webhook -> id of the last entry of the stream that it was told, or need not be."""
 
+BARRIER = f"{PREFIX}barrier"
+"""CHANNEL without listeners: what is published there is the last thing that a connection wrote before it waits."""
+
 
 def queued(line: str) -> str:
     """ZSET: chunk member -> since when it waits for a worker (ms), for one line."""

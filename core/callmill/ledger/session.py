@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 from redis.commands.core import AsyncScript
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
@@ -16,6 +17,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from callmill.config.redis_safety import remedy
 from callmill.errors import OutsideError, RedisFullError, RedisUnavailableError
 from callmill.jobs.formats import newer_batch
+from callmill.ledger.keys import BARRIER
 from callmill.ledger.scripts import script
 
 Argument = str | bytes | int
@@ -24,11 +26,22 @@ _NEWER_FORMAT = re.compile(r"NEWERFORMAT (\d+) (\S+)")
 """What ``batch.lua`` answers."""
 
 
-class LedgerSession:
-    """One process's access to the ledger on one event loop."""
+REPLICATED_WITHIN_MS = 2000
+"""How long replicas may take; what they do not have by then is said again."""
 
-    def __init__(self, redis: Redis) -> None:
+
+class LedgerSession:
+    """One process's access to the ledger on one event loop.
+
+    Args:
+        redis: A client of the primary.
+        wait_replicas: Replicas that must have what counts for good, before it counts: a submit, a word that steers a
+            batch, an outcome that is recorded or read. 0: the primary alone decides.
+    """
+
+    def __init__(self, redis: Redis, *, wait_replicas: int = 0) -> None:
         self.redis = redis
+        self._wait_replicas = wait_replicas
         self._scripts: dict[str, AsyncScript] = {}
 
     async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
@@ -41,24 +54,79 @@ class LedgerSession:
         """
         return await self.answer(self._registered(name)(keys=keys, args=arguments))
 
-    async def run_many(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]) -> list[Any]:
-        """Run a script several times in one round trip; where Redis refused one, its error stands in its place.
+    async def run_lasting(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+        """Run a script, which must be safe to repeat, and return its answer once replicas have what it wrote.
 
         Raises:
-            RedisUnavailableError: Redis cannot be reached; which runs happened is unknown.
+            RedisFullError: Its memory is full; the script did not run.
+            RedisUnavailableError: Redis cannot be reached, or it refused, or too few replicas have it in time: whether
+                it will last is unknown.
+        """
+        if not self._wait_replicas:
+            return await self.run(name, keys, arguments)
+        (answer,) = await self.run_many(name, [(keys, arguments)], lasting=True)
+        if isinstance(answer, RedisUnavailableError):
+            raise answer
+        return answer
+
+    async def run_many(
+        self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]], *, lasting: bool = False
+    ) -> list[Any]:
+        """Run a script several times in one round trip; where Redis refused one, its error stands in its place.
+
+        ``lasting``: return once replicas have what it wrote.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached, or too few replicas have it in time; which runs happened is
+                unknown.
         """
         registered = self._registered(name)
-        answers = await self._evaluate(registered.sha, calls)
+        answers = await self._evaluate(registered.sha, calls, lasting=lasting)
         if any(isinstance(answer, NoScriptError) for answer in answers):  # a new or restarted server
             await self.answer(self.redis.script_load(registered.script))
-            answers = await self._evaluate(registered.sha, calls)
+            answers = await self._evaluate(registered.sha, calls, lasting=lasting)
         return [refused(answer) if isinstance(answer, RedisError) else answer for answer in answers]
 
-    async def _evaluate(self, sha: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]]) -> list[Any]:
+    async def read_lasting(self, *command: Any) -> Any:
+        """Read, and return the answer once replicas have everything that it shows.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached, or too few replicas have it in time.
+        """
+        pipeline = self.redis.pipeline(transaction=False)
+        pipeline.execute_command(*command)
+        (answer,) = await self._all(pipeline, lasting=True)
+        if isinstance(answer, RedisError):
+            raise refused(answer)
+        return answer
+
+    async def _evaluate(
+        self, sha: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]], *, lasting: bool
+    ) -> list[Any]:
         pipeline = self.redis.pipeline(transaction=False)
         for keys, arguments in calls:
             pipeline.execute_command("EVALSHA", sha, len(keys), *keys, *arguments)
+        return await self._all(pipeline, lasting=lasting)
+
+    async def _all(self, pipeline: Pipeline, *, lasting: bool) -> list[Any]:
+        waits = lasting and self._wait_replicas > 0
+        if waits:
+            # WAIT waits for what its own connection wrote last. A repeated script writes nothing, so that a fresh
+            # connection would not wait at all, for what an earlier one wrote: hence something written in any case. To
+            # publish is to write for replicas, yet neither a full Redis nor one without replicas refuses it.
+            pipeline.publish(BARRIER, b"")
+            pipeline.wait(self._wait_replicas, REPLICATED_WITHIN_MS)
         answers: list[Any] = await self.answer(pipeline.execute(raise_on_error=False))
+        if not waits:
+            return answers
+        *answers, _, reached = answers
+        if isinstance(reached, RedisError):
+            raise refused(reached) from reached
+        if reached < self._wait_replicas:
+            raise RedisUnavailableError(
+                f"{reached} of {self._wait_replicas} replicas have it after {REPLICATED_WITHIN_MS / 1000:g} s; "
+                "see that they run, or lower CALLMILL_WAIT_REPLICAS"
+            )
         return answers
 
     def _registered(self, name: str) -> AsyncScript:

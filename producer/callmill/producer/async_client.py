@@ -244,7 +244,7 @@ class AsyncClient:
         loop = asyncio.get_running_loop()
         if self._connection is None or self._connection.loop is not loop:
             redis = connect(self._redis_url)
-            session = LedgerSession(redis)
+            session = LedgerSession(redis, wait_replicas=self._settings.wait_replicas)
             memory = MemoryGauge(session, self._settings.memory_watermark)
             self._connection = Connection(loop, redis, Batches(session), Fleet(session), self._hints, memory)
         return self._connection

@@ -121,7 +121,7 @@ class Submission:
     async def seal(self) -> None:
         """Write the rest, close the batch and start what waited for that."""
         await self.flush()
-        await self._repeat(lambda: self._batches.seal(self.batch_id))
+        await self._repeat(lambda: self._batches.seal(self.batch_id, self._written_chunks))
         self._sealed = True
         if self._parks:
             await start_parked(self._batches, self._hints, self.batch_id, self._name)

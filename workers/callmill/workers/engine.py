@@ -101,7 +101,7 @@ class Engine:
     async def _open(self) -> None:
         options = self._options
         self._redis, self._broker = connect(options.redis_url), connect(options.broker_url)
-        session = LedgerSession(self._redis)
+        session = LedgerSession(self._redis, wait_replicas=options.wait_replicas)
         self._chunks = Chunks(session, worker=self.worker, lease_ms=options.lease_ms)
         self._fleet = Fleet(session)
         self._lines = Lines(session)

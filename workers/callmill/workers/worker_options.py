@@ -17,6 +17,7 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
         shutdown_grace_s: Seconds that calls in flight get when the worker is asked to stop.
         lease_ms: How long a chunk stays this worker's without a renewal.
         memory_watermark: Share of Redis's maxmemory from which on producers wait, and workers soon after.
+        wait_replicas: Replicas that must have an outcome before it is recorded.
         allow_unsafe_redis: Work on a Redis that would lose jobs.
         open_batch_s: How long a batch that is not sealed is kept without a word from its producer.
     """
@@ -29,6 +30,7 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     shutdown_grace_s: float
     lease_ms: int
     memory_watermark: float
+    wait_replicas: int
     allow_unsafe_redis: bool
     open_batch_s: float
 
@@ -48,6 +50,7 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
             shutdown_grace_s=settings.shutdown_grace_s,
             lease_ms=int(settings.lease_s * 1000),
             memory_watermark=settings.memory_watermark,
+            wait_replicas=settings.wait_replicas,
             allow_unsafe_redis=settings.allow_unsafe_redis,
             open_batch_s=settings.open_batch_hours * 3600,
         )

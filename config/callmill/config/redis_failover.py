@@ -1,0 +1,74 @@
+"""Connection pools that ask Sentinels for the primary and follow it to another server.
+
+redis-py asks when it connects. That misses an old primary that still answers, because it was frozen or cut off and the
+Sentinels have not demoted it yet: so the pool of an event loop, which is what records outcomes, asks once a second.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import suppress
+from typing import Any
+
+import redis
+from redis.asyncio.sentinel import Sentinel as AsyncSentinel
+from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelConnectionPool
+from redis.exceptions import RedisError
+from redis.sentinel import Sentinel, SentinelConnectionPool
+
+from callmill.config.redis_url import SentinelUrl
+
+ASK_EVERY_S = 1.0
+
+
+class AsyncFailoverPool(AsyncSentinelConnectionPool):
+    """Connections to the primary, for one event loop; closes those to the Sentinels with its own."""
+
+    _asked_s = float("-inf")
+
+    async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:  # noqa: ARG002 - redis-py's signature
+        """Return a connection to who is the primary now, as far as the Sentinels knew a second ago."""
+        if self.master_address is not None and time.monotonic() - self._asked_s >= ASK_EVERY_S:
+            self._asked_s = time.monotonic()
+            with suppress(RedisError, OSError):  # while no Sentinel knows a primary, the one that was must do
+                await self.get_master_address()
+        return await super().get_connection()  # type: ignore[no-untyped-call] # redis-py's is not annotated
+
+    async def get_master_address(self) -> Any:
+        """Ask for the primary; when it is another one, cut every connection to the former."""
+        before, address = self.master_address, await super().get_master_address()  # type: ignore[no-untyped-call] # as above
+        if before not in {None, address}:
+            # Who waits for an answer would get it from a server whose word counts no more, or not at all.
+            await self.disconnect()
+        return address
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await super().aclose()
+        await self.sentinel_manager.aclose()
+
+
+class FailoverPool(SentinelConnectionPool):
+    """Connections to the primary, for threads; closes those to the Sentinels with its own."""
+
+    def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's signature
+        """Close every connection; of those that are idle, where only these are meant, none to a Sentinel."""
+        super().disconnect(inuse_connections)  # type: ignore[no-untyped-call] # as above
+        if inuse_connections:
+            self.sentinel_manager.close()
+
+
+def async_sentinels(address: SentinelUrl, options: dict[str, Any]) -> AsyncSentinel:
+    """Return the Sentinels of a URL, for one event loop."""
+    return AsyncSentinel(address.sentinels, sentinel_kwargs=options)  # type: ignore[no-untyped-call] # as above
+
+
+def blocking_sentinels(address: SentinelUrl, options: dict[str, Any]) -> Sentinel:
+    """Return the Sentinels of a URL, for threads."""
+    return Sentinel(address.sentinels, sentinel_kwargs=options)  # type: ignore[no-untyped-call] # as above
+
+
+def blocking_sentinel_clients(sentinels: Sentinel) -> list[redis.Redis]:
+    """Return a client of each Sentinel."""
+    clients: list[redis.Redis] = sentinels.sentinels
+    return clients
