@@ -28,6 +28,9 @@ from callmill.config.redis_url import SentinelUrl, is_sentinel
 TAKEN_NEXT = "callmill_next"
 """Header of a message that is to be taken before those that wait. Of messages published in a batch only."""
 
+_FROZEN_AFTER_S = 5
+"""How long a primary that stands still, and that Sentinels may have replaced, is waited for."""
+
 _FIRST_RETRY_S, _RETRY_STEP_S, _LAST_RETRY_S = 0.2, 0.4, 1.0
 
 
@@ -90,4 +93,8 @@ class BrokerConnection(Connection):
 
 def sentinel_transport_options(address: SentinelUrl) -> dict[str, Any]:
     """Return what kombu and Celery must know of Sentinels beside their URL."""
-    return {"master_name": address.service, "sentinel_kwargs": sentinel_options(address)}
+    return {
+        "master_name": address.service,
+        "sentinel_kwargs": sentinel_options(address),
+        "socket_timeout": _FROZEN_AFTER_S,
+    }

@@ -6,6 +6,7 @@ carried out, and only its caller knows whether it may be sent again.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
 
@@ -66,6 +67,12 @@ def connect_blocking(url: str, *, socket_timeout_s: float = SOCKET_TIMEOUT_S) ->
     options |= _of_primary(address)
     pool = FailoverPool(address.service, sentinels, **options)  # type: ignore[no-untyped-call] # as above
     return redis.Redis.from_pool(pool)
+
+
+def sentinel_clients(address: SentinelUrl) -> Iterator[tuple[str, redis.Redis]]:
+    """Yield each Sentinel, as host:port, with a client of it for threads that must be closed with ``close()``."""
+    for host, port in address.sentinels:
+        yield f"{host}:{port}", redis.Redis(host, port, **sentinel_options(address))
 
 
 def sentinel_options(address: SentinelUrl) -> dict[str, Any]:

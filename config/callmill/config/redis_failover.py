@@ -10,7 +10,6 @@ import time
 from contextlib import suppress
 from typing import Any
 
-import redis
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelConnectionPool
 from redis.exceptions import RedisError
@@ -53,7 +52,7 @@ class FailoverPool(SentinelConnectionPool):
 
     def disconnect(self, inuse_connections: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's signature
         """Close every connection; of those that are idle, where only these are meant, none to a Sentinel."""
-        super().disconnect(inuse_connections)  # type: ignore[no-untyped-call] # as above
+        super().disconnect(inuse_connections)
         if inuse_connections:
             self.sentinel_manager.close()
 
@@ -66,9 +65,3 @@ def async_sentinels(address: SentinelUrl, options: dict[str, Any]) -> AsyncSenti
 def blocking_sentinels(address: SentinelUrl, options: dict[str, Any]) -> Sentinel:
     """Return the Sentinels of a URL, for threads."""
     return Sentinel(address.sentinels, sentinel_kwargs=options)  # type: ignore[no-untyped-call] # as above
-
-
-def blocking_sentinel_clients(sentinels: Sentinel) -> list[redis.Redis]:
-    """Return a client of each Sentinel."""
-    clients: list[redis.Redis] = sentinels.sentinels
-    return clients

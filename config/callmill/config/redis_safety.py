@@ -60,7 +60,7 @@ class ServerFacts(Struct, frozen=True):
 
     Attributes:
         info: Its INFO.
-        config: What CONFIG says of ``appendfsync`` and ``save``; None where CONFIG is forbidden.
+        config: What CONFIG says of ``appendfsync``, ``save`` and ``min-replicas-...``; None where CONFIG is forbidden.
     """
 
     info: Mapping[str, Any]
@@ -76,7 +76,12 @@ class ServerFacts(Struct, frozen=True):
         info: dict[str, Any] = client.info()
         try:
             config: dict[str, str] = {}
-            for name in ("appendfsync", "save"):  # Redis 6.2 takes one pattern at a time
+            for name in (
+                "appendfsync",
+                "save",
+                "min-replicas-to-write",
+                "min-replicas-max-lag",
+            ):  # Redis 6.2 takes one pattern at a time
                 config |= client.config_get(name)  # type: ignore[arg-type] # redis-py shares its types with asyncio
         except redis.ResponseError:
             return cls(info)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import redis
 
-from callmill.config import redis_safety
+from callmill.config import redis_replication, redis_safety
 from callmill.config.alert_policy import AlertEvent, resolve_webhooks
 from callmill.config.credentials import resolve_headers
 from callmill.config.profiles import ApiProfile, find_alerts, find_profiles, profiles_path
@@ -70,15 +70,17 @@ def check_file_descriptors(settings: Settings, profiles: Mapping[str, ApiProfile
     return Finding(Level.FAIL, "open files", f"a worker needs up to {needed:,}, allowed are {hard:,}", remedy)
 
 
-def check_redis(url: str, watermark: float) -> Iterator[Finding]:
-    """Look at the server of the ledger; producers wait from ``watermark`` on, a share of its memory."""
+def check_redis(url: str, settings: Settings) -> Iterator[Finding]:
+    """Look at the server of the ledger, and at who would take over from it."""
+    yield from redis_replication.sentinels(url)
     client = connect_blocking(url, socket_timeout_s=5)
     try:
         facts = redis_safety.ServerFacts.read(client)
         yield from redis_safety.identity(facts)
         yield from redis_safety.durability(facts)
         yield from redis_safety.condition(facts)
-        yield from redis_safety.memory(facts, watermark)
+        yield from redis_replication.replication(facts, wait_replicas=settings.wait_replicas)
+        yield from redis_safety.memory(facts, settings.memory_watermark)
         yield redis_safety.latency(client, _PINGS)
         yield redis_safety.clock(client)
     except redis.RedisError as error:

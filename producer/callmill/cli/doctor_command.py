@@ -52,7 +52,7 @@ def _findings() -> Iterator[Finding]:
         return
     whose = "embedded server" if settings.redis_url is None else redacted(url)
     yield Finding(Level.OK, "server", whose)
-    yield from check_redis(url, settings.memory_watermark)
+    yield from check_redis(url, settings)
     try:
         yield check_workers(with_client(_workers))
     except OutsideError as error:
