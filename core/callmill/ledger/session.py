@@ -58,6 +58,7 @@ class LedgerSession:
         """Run a script, which must be safe to repeat, and return its answer once replicas have what it wrote.
 
         Raises:
+            UnknownFormatError: It is about a batch of a newer format; nothing was read or written.
             RedisFullError: Its memory is full; the script did not run.
             RedisUnavailableError: Redis cannot be reached, or it refused, or too few replicas have it in time: whether
                 it will last is unknown.
@@ -65,7 +66,7 @@ class LedgerSession:
         if not self._wait_replicas:
             return await self.run(name, keys, arguments)
         (answer,) = await self.run_many(name, [(keys, arguments)], lasting=True)
-        if isinstance(answer, RedisUnavailableError):
+        if isinstance(answer, OutsideError):
             raise answer
         return answer
 
