@@ -10,14 +10,18 @@ import time
 from contextlib import suppress
 from typing import Any
 
+from redis.asyncio.sentinel import MasterNotFoundError as AsyncNotFoundError
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelConnectionPool
 from redis.exceptions import RedisError
-from redis.sentinel import Sentinel, SentinelConnectionPool
+from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
 from callmill.config.redis_url import SentinelUrl
 
 ASK_EVERY_S = 1.0
+
+_UNKNOWN = "no Sentinel that answers knows a primary for {!r} now"
+"""redis-py would describe each client that it asked."""
 
 
 class AsyncFailoverPool(AsyncSentinelConnectionPool):
@@ -57,11 +61,27 @@ class FailoverPool(SentinelConnectionPool):
             self.sentinel_manager.close()
 
 
+class _AsyncSentinels(AsyncSentinel):
+    async def discover_master(self, service_name: str) -> Any:
+        try:
+            return await super().discover_master(service_name)
+        except AsyncNotFoundError as error:
+            raise AsyncNotFoundError(_UNKNOWN.format(service_name)) from error
+
+
+class _Sentinels(Sentinel):
+    def discover_master(self, service_name: str) -> Any:
+        try:
+            return super().discover_master(service_name)  # type: ignore[no-untyped-call] # as above
+        except MasterNotFoundError as error:
+            raise MasterNotFoundError(_UNKNOWN.format(service_name)) from error
+
+
 def async_sentinels(address: SentinelUrl, options: dict[str, Any]) -> AsyncSentinel:
     """Return the Sentinels of a URL, for one event loop."""
-    return AsyncSentinel(address.sentinels, sentinel_kwargs=options)  # type: ignore[no-untyped-call] # as above
+    return _AsyncSentinels(address.sentinels, sentinel_kwargs=options)  # type: ignore[no-untyped-call] # as above
 
 
 def blocking_sentinels(address: SentinelUrl, options: dict[str, Any]) -> Sentinel:
     """Return the Sentinels of a URL, for threads."""
-    return Sentinel(address.sentinels, sentinel_kwargs=options)  # type: ignore[no-untyped-call] # as above
+    return _Sentinels(address.sentinels, sentinel_kwargs=options)  # type: ignore[no-untyped-call] # as above
