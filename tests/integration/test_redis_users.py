@@ -18,6 +18,7 @@ from scripted_api import scripted_api
 
 from callmill.cli.program import callmill
 from callmill.errors import RedisUnavailableError
+from callmill.ledger.keys import BARRIER
 from callmill.producer import Client, Job
 
 PAGE = (Path(__file__).parents[2] / "docs/operate/secure.md").read_text()
@@ -169,3 +170,11 @@ def test_a_worker_ends_where_redis_does_not_let_it_in(url, tmp_path):
         assert "see user and password in the URL of Redis" in worker.logs()
     finally:
         worker.teardown()
+
+
+@pytest.mark.parametrize("user", ["worker", "producer", "steering"])
+def test_users_may_wait_for_replicas(url, user):
+    """Whoever writes what counts may do what CALLMILL_WAIT_REPLICAS takes."""
+    with redis.Redis.from_url(url("admin"), decode_responses=True) as admin:
+        assert admin.execute_command("ACL", "DRYRUN", user, "PUBLISH", BARRIER, "") == "OK"
+        assert admin.execute_command("ACL", "DRYRUN", user, "WAIT", "1", "100") == "OK"

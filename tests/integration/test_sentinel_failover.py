@@ -1,6 +1,7 @@
 """A primary that goes away under load, and the Sentinels that put another one in its place: real processes, real calls.
 
-The API counts strictly. It allows bursts of ten calls, so that a busy machine's delays break nothing.
+The API counts strictly. It takes bursts that nobody is told of: what a busy machine delays by up to a quarter of a second
+comes together, and must not count as broken.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from callmill.config.redis_safety import Level
 from callmill.errors import RedisUnavailableError
 from callmill.producer import Batch, Client, Job
 
-RATE = 80
+RATE, BURST = 60, 15
 WAIT_S = 60
 
 
@@ -74,9 +75,9 @@ def scene(folder: Path, monkeypatch: pytest.MonkeyPatch, *, replicas: int, wait_
     """Set everything up."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("CALLMILL_WAIT_REPLICAS", str(wait_replicas))
-    with SentinelSite(folder, replicas) as site, strict_api(burst=10) as api, Client(site.url) as client:
+    with SentinelSite(folder, replicas) as site, strict_api(burst=BURST) as api, Client(site.url) as client:
         api.limit(f"{RATE}/second")
-        lines = [f'base_url = "{api.url}"', f'limits = ["{RATE}/second"]', 'enforcer = "bucket"', "burst = 10"]
+        lines = [f'base_url = "{api.url}"', f'limits = ["{RATE}/second"]', 'enforcer = "bucket"']
         apis = write_profiles(folder / "apis.toml", {"api": lines})
         workers = [WorkerProcess(folder, site.url, apis, {"wait_replicas": wait_replicas}).start() for _ in range(2)]
         try:
@@ -92,11 +93,11 @@ def test_a_killed_primary_loses_nothing(tmp_path, monkeypatch):
     """Killed under load with a replica asked for: one outcome each, no call repeated, no limit broken."""
     with scene(tmp_path, monkeypatch, replicas=2, wait_replicas=1) as here:
         assert [finding.level for finding in redis_replication.sentinels(here.site.url)] == [Level.OK]
-        batch = here.submit(600)
+        batch = here.submit(450)
         old = here.under_load(batch, 100)
         old.kill()
         here.site.wait_for_another_than(old)
-        here.assert_complete(batch, 600)
+        here.assert_complete(batch, 450)
         assert here.repeated() == 0
 
 
@@ -104,14 +105,14 @@ def test_a_killed_primary_loses_nothing(tmp_path, monkeypatch):
 def test_a_frozen_primary_that_wakes_up_as_one_too_many(tmp_path, monkeypatch):
     """An old primary that goes on when another one is in its place takes nobody along; nothing is lost."""
     with scene(tmp_path, monkeypatch, replicas=2, wait_replicas=1) as here:
-        batch = here.submit(1000)
+        batch = here.submit(800)
         old = here.under_load(batch, 200)
         old.send(signal.SIGSTOP)
         here.site.wait_for_another_than(old)
         before = len(here.api.accepted())
         until(lambda: len(here.api.accepted()) > before + RATE, WAIT_S, "calls go on")
         old.send(signal.SIGCONT)
-        here.assert_complete(batch, 1000)
+        here.assert_complete(batch, 800)
 
 
 @pytest.mark.chaos
@@ -119,24 +120,24 @@ def test_a_frozen_primary_that_wakes_up_as_one_too_many(tmp_path, monkeypatch):
 def test_what_replication_loses_is_healed(tmp_path, monkeypatch, befalls):
     """Without waiting for replicas calls may be repeated, yet each job has one outcome and no limit is broken."""
     with scene(tmp_path, monkeypatch, replicas=2, wait_replicas=0) as here:
-        batch = here.submit(1000)
+        batch = here.submit(800)
         old = here.under_load(batch, 200)
         {"kill": old.kill, "failover": here.site.fail_over}[befalls]()
         here.site.wait_for_another_than(old)
-        here.assert_complete(batch, 1000)
+        here.assert_complete(batch, 800)
 
 
 @pytest.mark.chaos
 def test_a_planned_change_repeats_nothing(tmp_path, monkeypatch):
     """With writes paused before the Sentinels are told to fail over, no call is repeated; nobody waits for replicas."""
     with scene(tmp_path, monkeypatch, replicas=2, wait_replicas=0) as here:
-        batch = here.submit(1000)
+        batch = here.submit(800)
         old = here.under_load(batch, 200)
         with redis.Redis(port=old.port) as connection:
             connection.execute_command("CLIENT", "PAUSE", 15000, "WRITE")
         here.site.fail_over()
         here.site.wait_for_another_than(old)
-        here.assert_complete(batch, 1000)
+        here.assert_complete(batch, 800)
         assert here.repeated() == 0
 
 
