@@ -36,6 +36,7 @@ from callmill.limits.keys import Keys
 from callmill.limits.layout import layout
 from callmill.limits.scripts import FORMAT as LIMITER_FORMAT
 from callmill.limits.store import LimitStore, Request
+from callmill.overview.reader import Overview
 from callmill.workers.newer_batches import NewerBatches
 
 NEWER = FORMAT + 1
@@ -192,6 +193,14 @@ def test_readers_leave_a_newer_batch_alone(run):
                 await attempt
         assert await batches.recent() == []
         assert await AlertLog(session).batches([batch_id]) == {}
+        await redis.hset(BatchKeys(batch_id).latency, "of another", "kind")
+        overview = Overview(session, redis)
+        (shown,) = (await overview.batches()).rows
+        assert (shown.name, shown.total) == ("of the future", 0)
+        assert f"ledger format {NEWER}: upgrade this program" in shown.limited_by
+        with pytest.raises(UnknownFormatError):
+            await overview.batch(batch_id)
+        await redis.delete(BatchKeys(batch_id).latency)
         await redis.zadd(keys.DEADLINES, {batch_id: 1})
         assert await batches.overdue() == []
         await redis.delete(keys.DEADLINES)

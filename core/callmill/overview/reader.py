@@ -9,6 +9,7 @@ from msgspec import Struct
 from redis.asyncio import Redis
 
 from callmill.errors import BatchNotFoundError
+from callmill.jobs.formats import newer_batch
 from callmill.jobs.line import api_of
 from callmill.ledger import keys
 from callmill.ledger.fleet import FAR_S, Fleet, WorkerStatus
@@ -128,6 +129,7 @@ class Overview:
 
         Raises:
             BatchNotFoundError: There is no such batch.
+            UnknownFormatError: A newer Callmill wrote it.
             RedisUnavailableError: Redis cannot be reached or refused.
         """
         found = await self._read([batch_id], in_detail=True)
@@ -137,6 +139,8 @@ class Overview:
             )
         (look,) = found
         record = look.record
+        if record.newer:
+            raise newer_batch(batch_id, record.format)
         details = read_details(record, look.latencies, look.details, look.now_ms)
         return BatchView(
             progress=await self._progress(look, await self._fleet.workers()),
@@ -301,9 +305,12 @@ class Overview:
             if not meta:
                 gone.append(batch_id)
                 continue
+            record = BatchRecord.read(batch_id, meta)
+            if record.newer:  # nobody here knows what the rest means
+                latencies, ring = {}, []
             found.append(
                 _Look(
-                    record=BatchRecord.read(batch_id, meta),
+                    record=record,
                     latencies={int(bucket): int(calls) for bucket, calls in latencies.items()},
                     ring=ring,
                     details=details,
