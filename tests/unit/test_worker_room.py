@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from callmill.jobs.line import Line
+from callmill.jobs.traffic import Priority, TrafficClass
 from callmill.ledger import ChunkRef
 from callmill.workers.room import Room
 
@@ -19,6 +20,7 @@ class _FullLane:
 
     def __init__(self) -> None:
         self.asked = asyncio.Event()
+        self.dropped: list[Any] = []
 
     def has_room(self, _: Any) -> bool:
         self.asked.set()
@@ -27,10 +29,16 @@ class _FullLane:
     def share(self, _: Any) -> float:
         return 1.0
 
+    def drop(self, traffic: Any) -> None:
+        self.dropped.append(traffic)
+
 
 class _Switch:
     def set(self, line: str, *, on: bool) -> None:
         """No queue is consumed here."""
+
+    def serve(self, lines: Any) -> None:
+        """As above."""
 
 
 @pytest.mark.parametrize("waiting", [0, 3])
@@ -54,3 +62,16 @@ def test_what_was_put_back_does_not_wait_for_room(waiting):
             return entered
 
     assert asyncio.run(asyncio.wait_for(enter(), 10))
+
+
+def test_a_class_is_forgotten_with_the_last_of_its_lines():
+    """A line of another format that goes leaves the class to the line that shares it."""
+    lane = _FullLane()
+    room = Room(cast("Any", {"api": lane}), cast("Any", _Switch()), threads=16)
+    bulk = TrafficClass(Priority.BULK)
+    both = [Line("api", bulk), Line("api", bulk, 2)]
+    room.serve([*both, Line("api", format=2)])
+    room.serve(both[:1])
+    assert lane.dropped == []
+    room.serve([])
+    assert lane.dropped == [bulk]
