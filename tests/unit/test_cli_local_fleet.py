@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import select
+import signal
 import subprocess
 import sys
 
@@ -52,6 +53,35 @@ def test_wrong_configuration_is_final(fleet):
     running, lines = fleet("status", "--limit", "none")
     await_line(lines, "is not started again")
     assert "is not a valid integer" in running.failure
+
+
+def test_programs_change_while_it_runs(fleet):
+    """What is named anew is started, what is named no more is asked to end and never started again, the rest stays."""
+    running, lines = fleet("simulate", "--port", "0")
+    await_line(lines, "Simulator on")
+    (first,) = running.pids
+    more = [Program("child", ()), Program("other", ("simulate", "--port", "0"))]
+    running.run(more)
+    assert running.names == ["child", "other"]
+    await_line(lines, "Simulator on")
+    assert len(running.pids) == 2
+    running.run(more[1:])
+    assert running.names == ["other"]
+    assert await_line(lines, "as asked") == f"child (process {first}) ended with exit code 0, as asked"
+    running.run([Program("child", ("simulate", "--port", "0"))])
+    seen = {lines.get(timeout=20).split()[0] for _ in range(2)}  # in either order
+    assert seen == {"other", "Simulator"}
+    assert first not in running.pids
+
+
+def test_who_does_not_end_is_killed(fleet, monkeypatch):
+    """A child that ignores that it should end is killed when its time is over."""
+    monkeypatch.setattr("callmill.cli.local_fleet._KILL_AFTER_GRACE_S", -5.0)
+    running, lines = fleet("simulate", "--port", "0")
+    await_line(lines, "Simulator on")
+    os.kill(running.pids[0], signal.SIGSTOP)
+    running.run([])
+    assert "was ended by SIGKILL, as asked" in await_line(lines, "as asked")
 
 
 def test_child_ends_with_its_parent(tmp_path):
