@@ -254,6 +254,8 @@ def test_without_redis_it_still_answers(dashboard, redis, ends):
         down = scraped_when(dashboard, lambda now: now.value("callmill_up") == 0)
         assert set(down.families) == {"callmill_up", "callmill_read_seconds"}
         assert get(dashboard.url + "metrics", sign_in=SIGN_IN).status == 200
+        wanted = get(dashboard.metrics_url.replace("/metrics", "/workers-wanted"))
+        assert (wanted.status, list(json.loads(wanted.text))) == (503, ["error"])
     finally:
         come_back()
     up = scraped_when(dashboard, lambda now: now.value("callmill_up") == 1)
