@@ -132,14 +132,14 @@ def test_up_takes_and_gives_back_workers_by_signals(start, site):
     """SIGTTIN adds a worker and SIGTTOU ends it under load: it finishes its calls, and the other one does the rest."""
     up = start("up", "--workers", "1", "--no-dashboard")
     up.line("ready, serves api")
-    batch = site.submit(600)
     up.process.send_signal(signal.SIGTTIN)
     up.line(r"workers: 1 -> 2 \(as asked\)")
     up.line("ready, serves api")
-    until(lambda: told()["apis"][0]["in_flight"] > 20, what="both work")
+    batch = site.submit(600)
+    until(lambda: batch.progress().done > 100, what="both work")
     up.process.send_signal(signal.SIGTTOU)
+    up.line(r"[1-9]\d* put back")
     up.line(r"worker 2 \(process \d+\) ended with exit code 0, as asked")
-    assert batch.progress().done < 600
     batch.wait(timeout=40)
     site.assert_each_once(batch, 600)
     assert up.end() == 0
