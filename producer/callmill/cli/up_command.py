@@ -63,7 +63,8 @@ def up(*, number: WorkerRange | None, no_dashboard: bool, dashboard_port: int) -
         fleet.start()
         say(f"redis: {_where(settings)}")
         say(f"apis: {', '.join(sorted(apis))} ({profiles_path(settings)})")
-        say(f"running: {', '.join(program.name for program in programs)}; Ctrl-C stops everything")
+        running = ", ".join(program.name for program in programs) or "no worker yet"
+        say(f"running: {running}; Ctrl-C stops everything")
         scaling = LocalScaling(fleet, chosen, ScalingAdviser(ScalingRules()), others=others, say=say)
         _watch(signals, fleet, server, scaling=scaling, by_work=not chosen.fixed, say=say)
         say("stopping: calls in flight are finished first")
