@@ -64,25 +64,26 @@ def frozen(pair) -> Iterator[ReplicatedRedis]:
 @in_a_loop
 async def test_a_submit_counts_when_replicas_have_it(pair, monkeypatch):
     """While the replica is silent a step of a submit fails; said again when it answers, it is there once."""
-    monkeypatch.setattr(session_module, "REPLICATED_WITHIN_MS", 100)
     primary, replica = pair
     async with connect(primary.url) as client, connect(primary.url) as other:
         batches = Batches(LedgerSession(client, wait_replicas=1))
         batch_id = await batches.create("b", retention_ms=60_000)
+        await batches.add(batch_id, 0, [("api", PAYLOAD)], park=True)  # the server knows the script from here on
+        monkeypatch.setattr(session_module, "REPLICATED_WITHIN_MS", 100)
         replica.send(signal.SIGSTOP)
         try:
             with pytest.raises(RedisUnavailableError, match=r"0 of 1 replicas .* CALLMILL_WAIT_REPLICAS"):
-                await batches.add(batch_id, 0, [("api", PAYLOAD)], park=True)
+                await batches.add(batch_id, 1, [("api", PAYLOAD)], park=True)
             # Over a connection that wrote nothing: it must not take its own silence for the replica's word.
             with pytest.raises(RedisUnavailableError):
-                await Batches(LedgerSession(other, wait_replicas=1)).add(batch_id, 0, [("api", PAYLOAD)], park=True)
+                await Batches(LedgerSession(other, wait_replicas=1)).add(batch_id, 1, [("api", PAYLOAD)], park=True)
             with pytest.raises(RedisUnavailableError):
                 await LedgerSession(other, wait_replicas=1).read_lasting("GET", "x")
         finally:
             replica.send(signal.SIGCONT)
         monkeypatch.setattr(session_module, "REPLICATED_WITHIN_MS", 10_000)
-        await batches.add(batch_id, 0, [("api", PAYLOAD)], park=True)
-        assert (await batches.record(batch_id)).chunks == 1
+        await batches.add(batch_id, 1, [("api", PAYLOAD)], park=True)
+        assert (await batches.record(batch_id)).chunks == 2
 
 
 @in_a_loop
