@@ -36,6 +36,7 @@ class Arrival:
         model: The model that its body names.
         status: What it was answered.
         broken: Whether it broke a limit.
+        host: Where it came from.
     """
 
     at_s: float
@@ -44,6 +45,7 @@ class Arrival:
     model: str
     status: int
     broken: bool
+    host: str = ""
 
 
 class StrictApi:
@@ -55,6 +57,7 @@ class StrictApi:
         reply: What a test wants answered in place of 200, given the target and the credential; None: the usual. It is
             asked before the limits are.
         headers: Headers of the answers that keep the limits.
+        latency_s: How long an answer takes.
         storm_over: Set when the calls of the last storm were answered, at ``storm_at_s`` of the monotonic clock.
     """
 
@@ -66,6 +69,7 @@ class StrictApi:
         self.arrivals: list[Arrival] = []
         self.reply: Callable[[str, str], Reply | None] = lambda _target, _key: None
         self.headers: Callable[[], dict[str, str]] = dict
+        self.latency_s = 0.0
         self._held: list[asyncio.Future[Reply]] = []
         self._storm: tuple[int, Reply] | None = None
         self.storm_over = threading.Event()
@@ -108,7 +112,10 @@ class StrictApi:
         if reply is None:
             broken = not self._admit(key, model, body.get("weight", 1))
             reply = Reply(429) if broken else Reply(headers=self.headers())
-        self.arrivals.append(Arrival(at_s, exchange.target, key, model, reply.status, broken))
+        host = exchange.writer.get_extra_info("peername")[0]
+        self.arrivals.append(Arrival(at_s, exchange.target, key, model, reply.status, broken, host))
+        if self.latency_s:
+            await asyncio.sleep(self.latency_s)
         lines = "".join(f"{name}: {value}\r\n" for name, value in reply.headers.items())
         await exchange.answer(f"{reply.status} Told", f"Content-Type: application/json\r\n{lines}", reply.body)
 
@@ -138,9 +145,11 @@ class StrictApi:
 
 
 @contextlib.contextmanager
-def strict_api(enforcer: EnforcerKind = EnforcerKind.BUCKET, burst: int | None = None) -> Iterator[StrictApi]:
-    """Serve on 127.0.0.1 until the block ends."""
+def strict_api(
+    enforcer: EnforcerKind = EnforcerKind.BUCKET, burst: int | None = None, host: str = "127.0.0.1"
+) -> Iterator[StrictApi]:
+    """Serve until the block ends."""
     api = StrictApi(enforcer, burst)
-    with faulty_server(api.answer) as server:
-        api.url = server.url("").rstrip("/")
+    with faulty_server(api.answer, host=host) as server:
+        api.url = server.url("", host)
         yield api

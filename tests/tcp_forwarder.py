@@ -48,12 +48,13 @@ class Link:
 
 
 class Forwarder:
-    """Forwards connections to a port of this machine; without one it ends them at once.
+    """Forwards connections to another port of its address; without one it ends them at once.
 
     With ``tls`` it speaks TLS to clients, and plainly to what is behind it.
     """
 
-    def __init__(self, target: int | None, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, target: int | None, tls: ssl.SSLContext | None = None, *, host: str = "127.0.0.1") -> None:
+        self._host = host
         self.port = 0
         self._tls = tls
         self._target = target
@@ -65,7 +66,7 @@ class Forwarder:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self._server = self._do(asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls))
+        self._server = self._do(asyncio.start_server(self._serve, self._host, 0, ssl=self._tls))
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -102,7 +103,7 @@ class Forwarder:
         try:
             if self._target is None:
                 raise ConnectionRefusedError
-            other_reader, other_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            other_reader, other_writer = await asyncio.open_connection(self._host, self._target)
         except OSError:
             writer.transport.abort()
             return

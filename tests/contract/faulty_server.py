@@ -111,8 +111,10 @@ async def _read_request(number: int, reader: asyncio.StreamReader, writer: async
 
 
 @contextlib.contextmanager
-def faulty_server(handler: Handler, tls: ssl.SSLContext | None = None) -> Iterator[FaultyServer]:
-    """Serve on 127.0.0.1 in a thread of its own until the block ends."""
+def faulty_server(
+    handler: Handler, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+) -> Iterator[FaultyServer]:
+    """Serve in a thread of its own until the block ends."""
     server = FaultyServer(scheme="https" if tls else "http")
     ready = threading.Event()
     loop = server.loop = asyncio.new_event_loop()
@@ -120,7 +122,7 @@ def faulty_server(handler: Handler, tls: ssl.SSLContext | None = None) -> Iterat
 
     async def run() -> None:
         listener = await asyncio.start_server(
-            lambda reader, writer: server.serve(handler, reader, writer), "127.0.0.1", 0, ssl=tls, backlog=4096
+            lambda reader, writer: server.serve(handler, reader, writer), host, 0, ssl=tls, backlog=4096
         )
         server.port = listener.sockets[0].getsockname()[1]
         ready.set()
