@@ -19,6 +19,7 @@ from callmill.config.settings import load_settings
 from callmill.errors import ConfigurationError
 from callmill.ledger import LedgerSession
 from callmill.workers.redis_watch import RedisWatch
+from callmill.workers.rhythm import Rhythm
 from callmill.workers.startup import prepare
 from callmill.workers.worker_options import WorkerOptions
 
@@ -114,9 +115,8 @@ def test_server_that_takes_over_is_examined_too(redis_url, monkeypatch, allowed)
             reasons.append(reason)
             heard.set()
 
-        watch = asyncio.create_task(
-            RedisWatch(LedgerSession(connection), WorkerOptions.of(load_settings()), hold).run()
-        )
+        options = WorkerOptions.of(load_settings())
+        watch = asyncio.create_task(RedisWatch(LedgerSession(connection), options, hold, Rhythm(lambda: False)).run())
         await asyncio.wait_for(heard.wait(), WAIT_S)
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)

@@ -6,6 +6,7 @@ import asyncio
 
 from redis.asyncio import Redis
 
+from callmill.config.beat import until_beat_s
 from callmill.config.cancelling import end_tasks
 from callmill.errors import RedisUnavailableError
 from callmill.limits.costs import MEMORY, MOST_KINDS, CostBook, Tally
@@ -63,7 +64,7 @@ class CostSharing:
 
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(EVERY_S)
+            await asyncio.sleep(EVERY_S if self._book.has_news else until_beat_s(EVERY_S))
             await self.exchange()
 
 

@@ -56,7 +56,7 @@ class Limiter:
         self._learning = Learning(self._store, self._pauses)
         self._backlog: Callable[[TrafficClass, str], int] | None = None
         self._channel = Channel(redis, self._store.keys.channel, on_message=self._on_message, on_subscribed=self._sync)
-        self._overrides = Overrides(redis, name, on_change=self._override, on_news=self._sync)
+        self._overrides = Overrides(redis, name, on_change=self._override, on_news=self._sync, waiting=self._waiting)
         self._tasks: list[asyncio.Task[None]] = []
         self._default = self._add_group("", NORMAL)
 
@@ -106,6 +106,7 @@ class Limiter:
         traffic: TrafficClass = NORMAL,
     ) -> Slot | None:
         """The slot that is due now, or None; never waits, never overtakes a call of its class that does."""
+        self._overrides.used()
         return self._group(model, traffic).dispatcher.take(_cost(tokens, output_tokens, weight))
 
     async def acquire(
@@ -132,6 +133,7 @@ class Limiter:
             UsageError: The limiter is not started, or closed.
             asyncio.CancelledError: The caller gave up, or the limiter was closed.
         """
+        self._overrides.used()
         group, cost = self._group(model, traffic), _cost(tokens, output_tokens, weight)
         slot = group.dispatcher.take(cost)
         if slot is not None:

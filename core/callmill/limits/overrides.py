@@ -9,6 +9,7 @@ from contextlib import suppress
 
 from redis.asyncio import Redis
 
+from callmill.config.beat import until_beat_s
 from callmill.config.limit_spec import LimitSpec
 from callmill.errors import RedisUnavailableError, UnknownFormatError
 from callmill.limits.control import load_override
@@ -16,13 +17,17 @@ from callmill.limits.control import load_override
 LOOK_EVERY_S = 1.0
 """Messages tell at once; looking heals those that were lost."""
 
+_AT_REST_EVERY_S = 5.0
+"""While no call waits and none came lately; the first that comes makes it look."""
+
 log = logging.getLogger(__name__)
 
 
 class Overrides:
     """Tells of every change: ``on_change`` of limits, ``on_news`` of whatever else, such as a pause that was ended.
 
-    ``on_change`` gets the limits that hold instead of the profile's, or None for those.
+    ``on_change`` gets the limits that hold instead of the profile's, or None for those. ``waiting`` says how many calls
+    wait for their start.
     """
 
     def __init__(
@@ -32,24 +37,34 @@ class Overrides:
         *,
         on_change: Callable[[tuple[LimitSpec, ...] | None], None],
         on_news: Callable[[], None],
+        waiting: Callable[[], int],
     ) -> None:
         self._redis = redis
         self._api = api
         self._on_change = on_change
         self._on_news = on_news
+        self._waiting = waiting
         self._limits: tuple[LimitSpec, ...] | None = None
         self._wake = asyncio.Event()
+        self._used, self._rests = True, False
         self.generation = 0
 
     def look(self) -> None:
         """Something was changed: find out what."""
         self._wake.set()
 
+    def used(self) -> None:
+        """A call asks for its start."""
+        self._used = True
+        if self._rests:
+            self._wake.set()
+
     async def run(self) -> None:
         """Follow until cancelled."""
         while True:
+            self._rests, self._used = not self._used and not self._waiting(), False
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY_S):
+                async with asyncio.timeout(until_beat_s(_AT_REST_EVERY_S) if self._rests else LOOK_EVERY_S):
                     await self._wake.wait()
             self._wake.clear()
             await self.load()

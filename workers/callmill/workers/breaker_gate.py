@@ -15,6 +15,7 @@ from contextlib import suppress
 from time import monotonic
 
 from callmill.breaker import BreakerState, BreakerStore, BreakerView, Report
+from callmill.config.beat import until_beat_s
 from callmill.config.cancelling import end_tasks
 from callmill.errors import RedisUnavailableError
 from callmill.workers.call import Call
@@ -174,7 +175,7 @@ class BreakerGate:
 
     def _pause_s(self) -> float:
         if not self._has_work() and not self._probing and not self._report.calls:
-            return _IDLE_EVERY_S
+            return until_beat_s(_IDLE_EVERY_S)
         return EVERY_S if self._closed else min(EVERY_S, max(self.probe_in_s, _GAP_S))
 
     async def _exchange(self) -> None:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
+from callmill.config.beat import AT_REST_S, until_beat_s
 from callmill.config.cancelling import end_tasks
 from callmill.config.redis_connections import connect, connect_blocking
 from callmill.errors import RedisUnavailableError, UnknownFormatError
@@ -35,6 +36,7 @@ from callmill.workers.newer_batches import NewerBatches
 from callmill.workers.reconciler import Reconciler
 from callmill.workers.redis_watch import RedisWatch
 from callmill.workers.reporter import Reporter
+from callmill.workers.rhythm import Rhythm
 from callmill.workers.room import Room
 from callmill.workers.vitals import Vitals, rss_bytes
 from callmill.workers.worker_options import WorkerOptions
@@ -77,6 +79,7 @@ class Engine:
         self._draining = False
         self._recording = True
         self._held = ""
+        self._rhythm = Rhythm(self._at_rest)
         self._background: set[asyncio.Task[None]] = set()
         self._rescues: set[asyncio.Task[str]] = set()
         self._thread.run(self._open())
@@ -136,12 +139,13 @@ class Engine:
             watch=AlertWatch(
                 session, memory_watermark=options.memory_watermark, stuck_after_s=self._alerts.stuck_after_s
             ),
+            rhythm=self._rhythm,
             worker=self.worker,
             done=self._reporter.reconciled,
             open_batch_s=options.open_batch_s,
             newer=self._newer,
         )
-        watch = RedisWatch(session, options, self._hold)
+        watch = RedisWatch(session, options, self._hold, self._rhythm)
         if self._alerts.webhooks:
             self._in_background(open_sender(session, self._alerts, self.worker).run())
         for part in (
@@ -149,7 +153,7 @@ class Engine:
             self._sender.run(),
             reconciler.run(),
             watch.run(),
-            self._vitals.run(),
+            self._vitals.run(self._rhythm),
             self._report(),
             self._watch_room(),
             self._watch_lines(),
@@ -223,6 +227,8 @@ class Engine:
         while True:
             await asyncio.sleep(_ROOM_CHECK_S)
             self._room.look()
+            if self._room.at_rest:  # the look after a while is for calls of the plain task: they fill lanes as well
+                await self._room.stirred(until_beat_s(AT_REST_S))
 
     async def _watch_lines(self) -> None:
         for look in itertools.count():
@@ -233,12 +239,14 @@ class Engine:
                         self._newer.met(batch_id, error)
             except RedisUnavailableError as error:
                 log.warning("lines not looked up: %s", error, extra={"action": "lines_failed"})
-            await asyncio.sleep(_LINES_CHECK_S)
+            await self._rhythm.pause(_LINES_CHECK_S)
 
     async def _watch_controls(self) -> None:
         seen, look_again = 0, False
         while True:
-            await asyncio.sleep(_CONTROLS_CHECK_S)
+            await self._rhythm.pause(_CONTROLS_CHECK_S)
+            if not self._runs:
+                continue  # a claim that comes finds what was changed meanwhile
             try:
                 controls = await self._batches.controls()
             except RedisUnavailableError as error:
@@ -309,7 +317,10 @@ class Engine:
                 await self._chunks.touch(list(self._room.waiting))
             except RedisUnavailableError as error:
                 log.warning("status not reported: %s", error, extra={"action": "report_failed"})
-            await asyncio.sleep(STATUS_EVERY_S)
+            await self._rhythm.pause(STATUS_EVERY_S)
+
+    def _at_rest(self) -> bool:
+        return not self._runs and not any(lane.in_flight for lane in self._lanes.values())
 
     def _status(self) -> WorkerStatus:
         calls = sum(lane.tally.calls for lane in self._lanes.values())

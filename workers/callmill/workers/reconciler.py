@@ -7,8 +7,8 @@ needed for any of them.
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
@@ -24,6 +24,7 @@ from callmill.ledger.keys import RECONCILER_LOCK
 from callmill.workers.alert_watch import AlertWatch
 from callmill.workers.batch_keeper import BatchKeeper
 from callmill.workers.newer_batches import NewerBatches
+from callmill.workers.rhythm import Rhythm
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Reconciler:
         publish: Publishes hints.
         take: Runs a chunk here, if it can, that was put back and that nobody has taken since.
         watch: Notes what alerts are to tell.
+        rhythm: Says when to look.
         worker: Names this process.
         done: Counts what was done: ``put_back``, ``published_again``, ``unparked`` chunks.
         open_batch_s: How long a batch that is not sealed is kept without a word from its producer.
@@ -65,6 +67,7 @@ class Reconciler:
         take: Callable[[ChunkRef], object],
         *,
         watch: AlertWatch,
+        rhythm: Rhythm,
         worker: str,
         done: Counter[str],
         open_batch_s: float,
@@ -83,11 +86,13 @@ class Reconciler:
         self._done = done
         self._newer = newer
         self._keeper = BatchKeeper(self._batches, chunks, newer, open_batch_s=open_batch_s)
+        self._rhythm = rhythm
+        self._mine_until_s = 0.0
 
     async def run(self) -> None:
         """Reconcile every second, until cancelled."""
         while True:
-            await asyncio.sleep(_EVERY_S)
+            await self._rhythm.pause(_EVERY_S)
             try:
                 if await self._has_lock():
                     await self.reconcile()
@@ -140,6 +145,7 @@ class Reconciler:
         return [name for name, hints in zip(names, await pipeline.execute(), strict=True) if not hints]
 
     async def _has_lock(self) -> bool:
-        if await self._redis.set(RECONCILER_LOCK, self._worker, nx=True, px=_LOCK_MS):
-            return True
-        return bool(await self._redis.get(RECONCILER_LOCK) == self._worker.encode())
+        asked_s = time.monotonic()
+        if asked_s >= self._mine_until_s and await self._redis.set(RECONCILER_LOCK, self._worker, nx=True, px=_LOCK_MS):
+            self._mine_until_s = asked_s + _LOCK_MS / 1000
+        return asked_s < self._mine_until_s

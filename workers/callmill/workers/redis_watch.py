@@ -18,11 +18,13 @@ from callmill.config.redis_safety import Level, ServerFacts
 from callmill.errors import RedisUnavailableError
 from callmill.ledger import LedgerSession
 from callmill.ledger.memory import MemoryGauge, Role
+from callmill.workers.rhythm import Rhythm
 from callmill.workers.worker_options import WorkerOptions
 
 log = logging.getLogger(__name__)
 
 _EVERY_S = 0.5
+_AT_REST_EVERY_S = 1.0
 _SAME_SERVER_EVERY = 10
 """Looks at the memory between two looks whether it is the same server."""
 
@@ -30,18 +32,22 @@ _PINGS = 20
 
 
 class RedisWatch:
-    """Looks at the ledger's server twice a second. Belongs to one event loop.
+    """Looks at the ledger's server twice a second, at rest once. Belongs to one event loop.
 
     Args:
         session: The ledger.
         options: Its address, and what is allowed.
         hold: Takes the reason to hold; empty: go on.
+        rhythm: Says when to look.
     """
 
-    def __init__(self, session: LedgerSession, options: WorkerOptions, hold: Callable[[str], None]) -> None:
+    def __init__(
+        self, session: LedgerSession, options: WorkerOptions, hold: Callable[[str], None], rhythm: Rhythm
+    ) -> None:
         self._session = session
         self._options = options
         self._hold = hold
+        self._rhythm = rhythm
         self._gauge = MemoryGauge(session, options.memory_watermark)
         self._server = ""
         self._refusal = ""
@@ -59,7 +65,7 @@ class RedisWatch:
             except RedisUnavailableError as error:
                 log.debug("Redis not looked at: %s", error, extra={"action": "redis_watch_failed"})
                 looks = 0  # what comes back may be another server
-            await asyncio.sleep(_EVERY_S)
+            await self._rhythm.pause(_EVERY_S, at_rest_s=_AT_REST_EVERY_S)
 
     def _say(self, reason: str) -> None:
         if self._holds != bool(reason):

@@ -12,7 +12,7 @@ import asyncio
 import math
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from callmill.jobs.line import Line
 from callmill.ledger import ChunkRef
@@ -42,6 +42,7 @@ class Room:
         self._doors: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._entering: dict[ChunkRef, asyncio.Lock] = {}
         self._open, self._held, self._leaves_queues = True, False, False
+        self._stirred = asyncio.Event()
 
     def serve(self, used: Iterable[Line]) -> None:
         """Serve these lines beside the APIs' own; forget those that were served before and are not used any more."""
@@ -65,6 +66,7 @@ class Room:
         """
         name = ref.line
         self._threads[name] += 1
+        self._stirred.set()
         shared = self._threads[name] > 1
         self._shared[line.api] += shared
         self.waiting.add(ref)
@@ -120,6 +122,18 @@ class Room:
                 self.filled(line)
             elif self._lets_in and self._lanes[line.api].has_room(line.traffic) and self._has_threads(line, name):
                 self._switch.set(name, on=True)
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether no chunk is here, and every line's queue is consumed."""
+        return not self._threads and not any(map(self._switch.is_off, self._lines))
+
+    async def stirred(self, timeout_s: float) -> None:
+        """Return when a chunk has come in, at the latest after so many seconds."""
+        self._stirred.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._stirred.wait()
 
     async def _find(self, line: Line, ref: ChunkRef, *, shared: bool, first: bool) -> bool:
         lane, name = self._lanes[line.api], ref.line

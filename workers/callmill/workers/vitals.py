@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import resource
 import sys
 import time
 from collections import deque
 from pathlib import Path
+
+from callmill.workers.rhythm import Rhythm
 
 _SAMPLE_EVERY_S = 0.1
 _LOOKS = 6
@@ -30,12 +31,12 @@ class Vitals:
         """How late the event loop was at most within the last seconds."""
         return max(self._lags_s)
 
-    async def run(self) -> None:
+    async def run(self, rhythm: Rhythm) -> None:
         """Measure how late the loop is, until cancelled."""
         while True:
-            due_s = time.perf_counter() + _SAMPLE_EVERY_S
-            await asyncio.sleep(_SAMPLE_EVERY_S)
-            self._lags_s[-1] = max(self._lags_s[-1], time.perf_counter() - due_s)
+            asked_s = time.perf_counter()
+            wait_s = await rhythm.pause(_SAMPLE_EVERY_S)
+            self._lags_s[-1] = max(self._lags_s[-1], time.perf_counter() - asked_s - wait_s)
 
     def cpu_us_per_call(self, calls: int) -> float | None:
         """Return CPU microseconds per call over the last seconds, from all calls so far; None while none is made."""

@@ -1,0 +1,49 @@
+"""How often a worker looks at what may have changed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from callmill.config.beat import until_beat_s
+from callmill.workers.rhythm import Rhythm
+
+
+def test_what_comes_at_rest_comes_together():
+    """Looks that are due every half and every whole second fall on the same moments, at whatever time they ask."""
+
+    async def moments(every_s: float) -> set[float]:
+        found = set()
+        for _ in range(50):
+            now_s = asyncio.get_running_loop().time()
+            found.add(round((now_s + until_beat_s(every_s)) % every_s, 3) % every_s)
+            await asyncio.sleep(0)
+        return found
+
+    (short,), (long,) = asyncio.run(moments(0.5)), asyncio.run(moments(1.0))
+    assert long % 0.5 == pytest.approx(short, abs=0.002)
+
+
+def test_no_beat_comes_twice(monkeypatch):
+    """Who is woken a little early waits for the next beat, not for the rest of this one."""
+
+    async def wait_s() -> float:
+        loop = asyncio.get_running_loop()
+        left_s = until_beat_s(1.0)
+        early_s = loop.time() + left_s - 0.001
+        monkeypatch.setattr(loop, "time", lambda: early_s)
+        return until_beat_s(1.0)
+
+    assert asyncio.run(wait_s()) == pytest.approx(1.001, abs=0.02)
+
+
+@pytest.mark.parametrize(("at_rest", "least_s"), [(False, 0.0), (True, 0.05)])
+def test_a_worker_that_works_looks_often(at_rest, least_s):
+    """A pause is as short as it was asked for while there is work, and no shorter than a beat is at rest."""
+
+    async def waited_s() -> float:
+        return await Rhythm(lambda: at_rest).pause(0.001, at_rest_s=0.3)
+
+    waited = asyncio.run(waited_s())
+    assert waited == 0.001 if not at_rest else waited > least_s

@@ -1,0 +1,24 @@
+"""Rhythm: how often a worker looks at what may have changed: often while it works, together and seldom at rest."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from callmill.config.beat import AT_REST_S, until_beat_s
+
+
+class Rhythm:
+    """Belongs to one event loop; ``at_rest`` says whether the worker has nothing to do."""
+
+    def __init__(self, at_rest: Callable[[], bool]) -> None:
+        self._at_rest = at_rest
+
+    async def pause(self, every_s: float, *, at_rest_s: float = AT_REST_S) -> float:
+        """Wait ``every_s``; at rest until the next beat, of those that come every ``at_rest_s`` or seldomer.
+
+        Returns what the wait should have been, in seconds.
+        """
+        wait_s = until_beat_s(max(every_s, at_rest_s)) if self._at_rest() else every_s
+        await asyncio.sleep(wait_s)
+        return wait_s
