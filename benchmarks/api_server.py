@@ -1,7 +1,8 @@
 """The API that everything calls: nginx, one process, which answers far faster than anybody here asks.
 
-``/ok`` answers at once. ``/limited/RATE`` lets RATE calls a second pass, with a burst of 20 and no delay, and answers
-429 beyond that; it writes the time, the status and the idempotency key of every answer into its log.
+``/ok`` answers at once, ``/slow`` after 200 ms. ``/limited/RATE`` lets RATE calls a second pass, with a burst of 20 and
+no delay, and answers 429 beyond that; it writes the time, the status and the idempotency key of every answer into its
+log.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from child import Child, answers, free_port
 from msgspec import Struct
 
 BURST = 20
+LATENCY_MS = 200
 _NGINX = """\
 daemon off;
 master_process off;
@@ -40,6 +42,14 @@ http {{
     listen 127.0.0.1:{port} backlog=8192;
     set $reply '{reply}';
     location = /ok {{ return 200 $reply; }}
+    # The one thing in nginx that waits and costs nothing: what it does with those who bring no password.
+    location = /slow {{
+      auth_basic slow;
+      auth_basic_user_file none;
+      auth_delay {latency_ms}ms;
+      error_page 401 =200 @slow;
+    }}
+    location @slow {{ return 200 $reply; }}
     # A bare "return" would answer before limit_req is asked.
     location = /limited/{rate} {{
       limit_req zone=account burst={burst} nodelay;
@@ -85,7 +95,9 @@ def api_server(directory: Path, rate: int) -> Iterator[ApiServer]:
     """Run nginx while the context lasts, with ``rate`` calls a second on its limited path."""
     port = free_port()
     config = directory / "nginx.conf"
-    config.write_text(_NGINX.format(dir=directory, port=port, rate=rate, burst=BURST, reply=_REPLY))
+    config.write_text(
+        _NGINX.format(dir=directory, port=port, rate=rate, burst=BURST, latency_ms=LATENCY_MS, reply=_REPLY)
+    )
     with Child([nginx_program(), "-p", directory, "-c", config], directory / "nginx.log") as server:
         server.await_ready(lambda: answers(port))
         yield ApiServer(f"http://127.0.0.1:{port}", directory)

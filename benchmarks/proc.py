@@ -21,6 +21,11 @@ def rss_mb(pid: int) -> float:
     return _status_mb(pid, "VmRSS")
 
 
+def pss_mb(pid: int) -> float:
+    """Return the resident memory of a process in MB, where pages that it shares with others count in parts."""
+    return _field_mb(Path(f"/proc/{pid}/smaps_rollup"), "Pss")
+
+
 def peak_rss_mb(pid: int) -> float:
     """Return the most resident memory that a process ever had, in MB."""
     return _status_mb(pid, "VmHWM")
@@ -45,8 +50,12 @@ def _stat(process: Path) -> list[str] | None:
 
 
 def _status_mb(pid: int, field: str) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+    return _field_mb(Path(f"/proc/{pid}/status"), field)
+
+
+def _field_mb(path: Path, field: str) -> float:
+    for line in path.read_text().splitlines():
         name, _, value = line.partition(":")
         if name == field:
             return int(value.split()[0]) * 1024 / 1e6
-    raise ProcessLookupError(f"process {pid} has no {field}: it ended")
+    raise ProcessLookupError(f"{path} has no {field}: the process ended")

@@ -21,12 +21,15 @@ from figure import Figure
 from figures import (
     day,
     enqueue,
+    idle,
     isolation,
     kills,
     limit,
     producer_memory,
     redis_memory,
+    scaling,
     single_call,
+    start,
     worker_cpu,
     worker_memory,
 )
@@ -43,6 +46,9 @@ BENCHMARKS: dict[str, Callable[[Scale], list[Figure]]] = {
     "isolation": isolation.measure,
     "worker-memory": worker_memory.measure,
     "day": day.measure,
+    "scaling": scaling.measure,
+    "idle": idle.measure,
+    "start": start.measure,
 }
 RESULTS = Path(__file__).with_name("results.json")
 

@@ -23,6 +23,10 @@ class Scale(Struct, frozen=True, kw_only=True):
         limited_s: Seconds at the limit.
         day_calls: Calls of a day in miniature.
         killed_jobs: Jobs of the batch whose workers are killed.
+        idle_s: Seconds that a worker with nothing to do is watched.
+        idle_calls: Calls that it made before.
+        scaled_s: Seconds that one and two processes call a slow API.
+        starts: Times that a worker is started.
     """
 
     rounds: int
@@ -39,6 +43,10 @@ class Scale(Struct, frozen=True, kw_only=True):
     limited_s: int
     killed_jobs: int
     day_calls: int
+    idle_s: int
+    idle_calls: int
+    scaled_s: int
+    starts: int
 
 
 FULL = Scale(
@@ -56,6 +64,10 @@ FULL = Scale(
     limited_s=60,
     killed_jobs=10_000,
     day_calls=2_000_000,
+    idle_s=60,
+    idle_calls=20_000,
+    scaled_s=10,
+    starts=10,
 )
 
 QUICK = Scale(
@@ -73,4 +85,8 @@ QUICK = Scale(
     limited_s=10,
     killed_jobs=3_000,
     day_calls=40_000,
+    idle_s=10,
+    idle_calls=5_000,
+    scaled_s=4,
+    starts=3,
 )

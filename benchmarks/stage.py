@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from api_server import api_server
 from child import Child
@@ -34,6 +34,13 @@ limits = {limits}
 {enforcer}
 """
 _READY_S = 60.0
+
+Program = Literal["celery", "callmill"]
+_PROGRAMS: dict[Program, list[str]] = {
+    "celery": ["celery", "-A", "callmill.workers", "worker", "-l", "WARNING", "-n"],
+    "callmill": ["callmill.cli", "worker", "--name"],
+}
+"""How a worker is started: as Celery's users do, or as ours do. The last word takes its name."""
 
 
 class Stage:
@@ -83,12 +90,12 @@ class Stage:
         own = _PROFILE.format(name=API, url=self.api.url, secret=_SECRET, limits=limits, enforcer=enforcer)
         return own + self._more_profiles.replace("{url}", self.api.url)
 
-    def start_worker(self) -> Child:
-        """Start a worker process; use it as a context."""
+    def start_worker(self, program: Program = "celery", **settings: object) -> Child:
+        """Start a worker process, with settings of its own where given; use it as a context."""
         number = next(self._numbers)
-        name = f"bench-{number}@%h"
-        command = [sys.executable, "-m", "celery", "-A", "callmill.workers", "worker", "-n", name, "-l", "WARNING"]
-        return Child(command, self.directory / f"worker-{number}.log", self.env)
+        command = [sys.executable, "-m", *_PROGRAMS[program], f"bench-{number}"]
+        own = {f"CALLMILL_{name.upper()}": str(value) for name, value in settings.items()}
+        return Child(command, self.directory / f"worker-{number}.log", {**self.env, **own})
 
     def await_workers(self, *workers: Child) -> None:
         """Wait until every worker has reported, and one of them has made a call."""

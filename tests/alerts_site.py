@@ -15,6 +15,7 @@ from callmill.jobs.wire import Chunk, WireJob, WireOutcome, encode_chunk
 from callmill.ledger import Batches, Bundle, ChunkRef, Chunks, Claim, Finish, LedgerSession, keys
 from callmill.ledger.alert_log import AlertLog
 from callmill.ledger.fleet import Fleet, LaneStatus, WorkerStatus
+from callmill.ledger.memory import MemoryGauge
 from callmill.workers.alert_sender import AlertSender, webhook_transport
 from callmill.workers.alert_watch import AlertWatch
 
@@ -75,7 +76,8 @@ class Site:
 
     def another_watch(self) -> AlertWatch:
         """Return the watch of another worker."""
-        return AlertWatch(LedgerSession(self.redis), memory_watermark=0.85, stuck_after_s=STUCK_AFTER_S)
+        session = LedgerSession(self.redis)
+        return AlertWatch(session, gauge=MemoryGauge(session, 0.85), stuck_after_s=STUCK_AFTER_S)
 
     def another_sender(self, worker: str, events: tuple[str, ...] = tuple(AlertEvent), **given) -> AlertSender:
         """Return the sender of another worker."""

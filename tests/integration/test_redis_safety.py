@@ -18,6 +18,7 @@ from callmill.config.redis_safety import Level, ServerFacts, durability, refuse_
 from callmill.config.settings import load_settings
 from callmill.errors import ConfigurationError
 from callmill.ledger import LedgerSession
+from callmill.ledger.memory import MemoryGauge
 from callmill.workers.redis_watch import RedisWatch
 from callmill.workers.rhythm import Rhythm
 from callmill.workers.startup import prepare
@@ -115,8 +116,9 @@ def test_server_that_takes_over_is_examined_too(redis_url, monkeypatch, allowed)
             reasons.append(reason)
             heard.set()
 
-        options = WorkerOptions.of(load_settings())
-        watch = asyncio.create_task(RedisWatch(LedgerSession(connection), options, hold, Rhythm(lambda: False)).run())
+        session, options = LedgerSession(connection), WorkerOptions.of(load_settings())
+        gauge, rhythm = MemoryGauge(session, options.memory_watermark), Rhythm(lambda: False)
+        watch = asyncio.create_task(RedisWatch(session, options, hold, gauge=gauge, rhythm=rhythm).run())
         await asyncio.wait_for(heard.wait(), WAIT_S)
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)

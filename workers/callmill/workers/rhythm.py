@@ -14,6 +14,10 @@ class Rhythm:
     def __init__(self, at_rest: Callable[[], bool]) -> None:
         self._at_rest = at_rest
 
+    def either_s(self, every_s: float, *, at_rest_s: float) -> float:
+        """Return which of the two holds now."""
+        return at_rest_s if self._at_rest() else every_s
+
     async def pause(self, every_s: float, *, at_rest_s: float = AT_REST_S) -> float:
         """Wait ``every_s``; at rest until the next beat, of those that come every ``at_rest_s`` or seldomer.
 

@@ -35,7 +35,7 @@ class Vitals:
         """Measure how late the loop is, until cancelled."""
         while True:
             asked_s = time.perf_counter()
-            wait_s = await rhythm.pause(_SAMPLE_EVERY_S)
+            wait_s = await rhythm.pause(_SAMPLE_EVERY_S, at_rest_s=1.0)
             self._lags_s[-1] = max(self._lags_s[-1], time.perf_counter() - asked_s - wait_s)
 
     def cpu_us_per_call(self, calls: int) -> float | None:
