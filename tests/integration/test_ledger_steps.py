@@ -264,3 +264,18 @@ def test_line_of_a_newer_version_is_left_alone(run):
         assert await Lines(LedgerSession(steps.redis)).used() == [Line("api", TrafficClass(Priority.BULK))]
 
     run(scenario)
+
+
+def test_a_ledger_in_which_all_is_over_needs_nobody(run):
+    """There is something to look after from when a batch is created to its end, and again when it is retried."""
+
+    async def scenario(steps: Steps) -> None:
+        assert not await steps.batches.any_to_look_after()
+        claim = await steps.begin(2)
+        assert await steps.batches.any_to_look_after()
+        await steps.record(claim, {1}, range(2), Finish())
+        assert not await steps.batches.any_to_look_after()
+        await steps.batches.retry_failed(steps.ref.batch_id)
+        assert await steps.batches.any_to_look_after()
+
+    run(scenario)
