@@ -20,6 +20,7 @@ from callmill.config.server_binary import find_server_binary
 from callmill.ledger import LedgerSession
 from callmill.ledger.fleet import Fleet
 from callmill.producer import Batch, Client, Job
+from callmill.producer.event_loop_thread import EventLoopThread
 
 pytestmark = [pytest.mark.chaos, pytest.mark.netns]
 
@@ -141,6 +142,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         for worker in workers:
             worker.ready()
         stack.enter_context(places["producer"].inside())
+        # The client's thread of this process may be at home already: it needs one that starts here.
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr(EventLoopThread, "_shared", None)
         client = stack.enter_context(Client(redis.url_by(redis.port)))
         yield Site(client, redis.url_by(redis.port), api, *workers)
 

@@ -142,14 +142,17 @@ class Reconciler:
         self._done["published_again"] += len(requeued.not_taken) + len(stranded)
         self._done["unparked"] += len(refs)
         refs += stranded
-        if time.monotonic() >= self._next_prune_s:
-            await self._lines.prune()
-            self._next_prune_s = time.monotonic() + _PRUNE_EVERY_S
+        await self._prune()
         await self._keeper.look()
         if refs:
             self._publish(refs)
         if chunks := len(due) + len(refs):
             log.info("%d chunks put back", chunks, extra={"action": "reconciled", "chunks": chunks})
+
+    async def _prune(self) -> None:
+        if time.monotonic() >= self._next_prune_s:
+            await self._lines.prune()
+            self._next_prune_s = time.monotonic() + _PRUNE_EVERY_S
 
     async def _without_hints(self) -> list[str]:
         """Return the lines whose queues are empty."""
