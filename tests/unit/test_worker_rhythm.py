@@ -10,19 +10,18 @@ from callmill.config.beat import until_beat_s
 from callmill.workers.rhythm import Rhythm
 
 
-def test_what_comes_at_rest_comes_together():
+def test_what_comes_at_rest_comes_together(monkeypatch):
     """Looks that are due every half and every whole second fall on the same moments, at whatever time they ask."""
 
-    async def moments(every_s: float) -> set[float]:
-        found = set()
-        for _ in range(50):
-            now_s = asyncio.get_running_loop().time()
-            found.add(round((now_s + until_beat_s(every_s)) % every_s, 3) % every_s)
-            await asyncio.sleep(0)
-        return found
+    async def due_s(every_s: float, asked_s: float) -> float:
+        monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: asked_s)
+        return asked_s + until_beat_s(every_s)
 
-    (short,), (long,) = asyncio.run(moments(0.5)), asyncio.run(moments(1.0))
-    assert long % 0.5 == pytest.approx(short, abs=0.002)
+    first_s = asyncio.run(due_s(1.0, 100.0))
+    for asked_s in (100.1, 100.35, 100.6, 101.85, 107.3):
+        for every_s in (0.5, 1.0):
+            beats = (asyncio.run(due_s(every_s, asked_s)) - first_s) / every_s
+            assert beats == pytest.approx(round(beats), abs=1e-6)
 
 
 def test_no_beat_comes_twice(monkeypatch):
