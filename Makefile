@@ -24,7 +24,7 @@ test: $(VENV)/.installed-dev ## Run the tests
 
 .PHONY: chaos
 chaos: $(VENV)/.installed-dev ## Break everything under load and check what came of it (10 minutes; ARGS=--short: 3)
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'chaos and not docker'
+	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'chaos and not docker'
 	@$(BIN)/python tests/chaos/storm.py $(ARGS)
 
 .PHONY: docker

@@ -128,6 +128,7 @@ def test_workers_follow_the_work(start, site):
     assert command.end() == 0
 
 
+@pytest.mark.chaos
 def test_up_takes_and_gives_back_workers_by_signals(start, site):
     """SIGTTIN adds a worker and SIGTTOU ends it under load: it finishes its calls, and the other one does the rest."""
     up = start("up", "--workers", "1", "--no-dashboard")

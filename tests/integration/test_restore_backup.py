@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import redis
 from faulty_server import Exchange, faulty_server
 from local_nodes import RedisProcess, WorkerProcess, until, write_profiles
@@ -52,6 +53,7 @@ def worker_on(server: RedisProcess, folder: Path, api_url: str) -> Iterator[None
         worker.teardown()
 
 
+@pytest.mark.chaos
 def test_a_restored_ledger_goes_on_from_the_backup(tmp_path):
     """Jobs done since the backup run again, with the same idempotency key; each has one outcome; the limit holds."""
     arrivals_s: list[float] = []

@@ -66,7 +66,7 @@ class BreakerGate:
         self._on_news = on_news
         self._has_work = has_work
         self._report = Report()
-        self._closed = True
+        self._closed, self._rests = True, False
         self._streak_from_s = self._failing_from_s = 0.0
         self._probes = self._probing = 0
         self._probes_until_s = self._heard_s = self._view_s = 0.0
@@ -101,8 +101,8 @@ class BreakerGate:
             await end_tasks([task])
 
     def woken(self) -> None:
-        """Take note that work has come in: what was heard long ago is heard anew at once."""
-        if monotonic() - self._heard_s > EVERY_S:
+        """Take note that work has come in: what was heard long ago is heard anew at once, and a probe may be due."""
+        if monotonic() - self._heard_s > EVERY_S or (self._rests and not self._closed):
             self._wake.set()
 
     def started(self) -> int:
@@ -167,6 +167,7 @@ class BreakerGate:
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(_GAP_S)
+            self._rests = not self._has_work() and not self._probing and not self._report.calls
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._pause_s()):
                     await self._wake.wait()
@@ -174,7 +175,7 @@ class BreakerGate:
             await self._exchange()
 
     def _pause_s(self) -> float:
-        if not self._has_work() and not self._probing and not self._report.calls:
+        if self._rests:
             return until_beat_s(_IDLE_EVERY_S)
         return EVERY_S if self._closed else min(EVERY_S, max(self.probe_in_s, _GAP_S))
 
