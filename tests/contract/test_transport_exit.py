@@ -12,6 +12,8 @@ import pytest
 from faulty_server import FaultyServer, faulty_server
 from transport_cases import NAMES, answer_by_path
 
+pytestmark = pytest.mark.chaos
+
 HERE = Path(__file__).parent
 RACES = {"busy": 3, "thread": 3}
 """Ways to end that race with the library's threads, so once proves little."""

@@ -154,6 +154,7 @@ def test_run(api):
     assert running_url(load_settings()) is None
 
 
+@pytest.mark.chaos
 def test_stopped_run_goes_on(api):
     """A run that was killed -9, and then stopped with Ctrl-C, in the middle finishes with every custom_id once."""
     ids = write_input(1200, extra=["{broken"])
@@ -170,6 +171,7 @@ def test_stopped_run_goes_on(api):
     assert api.stats()["idempotency"]["keys"] == 1200
 
 
+@pytest.mark.chaos
 def test_killed_server_comes_back(api):
     """A run starts a killed embedded server again and finishes with every custom_id exactly once."""
     ids = write_input(800)

@@ -19,6 +19,8 @@ from redis.asyncio import Redis
 from callmill.config.limit_spec import parse_limit
 from callmill.limits import Limiter, LimitRules
 
+pytestmark = pytest.mark.chaos
+
 PROGRAM = Path(__file__).parents[1] / "limits_program.py"
 
 

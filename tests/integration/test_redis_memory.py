@@ -213,6 +213,7 @@ def test_full_redis_refuses_outcomes_and_nothing_that_frees(memory):
     asyncio.run(scenario())
 
 
+@pytest.mark.chaos
 def test_limiter_lets_no_call_through_while_redis_is_full(memory):
     """A limiter whose Redis refuses for lack of memory grants nothing new and ends nothing; with room it goes on."""
 
@@ -265,6 +266,7 @@ def site(memory, tmp_path) -> Iterator[Site]:
             worker.teardown()
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("how", ["watermark", "refused"])
 def test_worker_holds_while_redis_is_full(site, memory, client, how):
     """Near the end of Redis's memory, and behind it, a worker stops with a reason; with room each job is done once."""

@@ -30,6 +30,8 @@ from callmill.ledger.fleet import Fleet
 from callmill.ledger.keys import BatchKeys
 from callmill.producer import Job
 
+pytestmark = pytest.mark.chaos
+
 ROOT = Path(__file__).parents[2]
 PARTS = ("config", "core", "producer", "workers")
 NEXT = FORMAT + 1

@@ -100,6 +100,7 @@ def test_chunk_is_a_line_and_a_call_is_none(alerted):
     assert "call" not in {line.get("batch_name") for line in alerted.lines()}
 
 
+@pytest.mark.chaos
 def test_alert_survives_kill_9_of_the_worker_that_posts_it(alerted):
     """The worker that has an alert in hand is killed before the webhook took it: the other one posts it."""
     before = len(alerted.server.requests)

@@ -107,6 +107,7 @@ def test_more_tenants_than_threads(site):
     assert not any(batch.progress().ended for batch in batches)
 
 
+@pytest.mark.chaos
 def test_killed_worker_loses_nothing_in_a_line(site):
     """Chunks of a line that a killed worker held are done by another one."""
     site.start()
@@ -118,6 +119,7 @@ def test_killed_worker_loses_nothing_in_a_line(site):
     assert len({outcome.index for outcome in batch.outcomes()}) == 150
 
 
+@pytest.mark.chaos
 def test_hints_of_a_line_that_are_lost_come_again(site):
     """Chunks of a line whose hints the broker lost are found, in a line that nobody serves yet."""
     site.workers[0].kill()
