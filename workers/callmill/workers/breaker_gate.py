@@ -101,8 +101,8 @@ class BreakerGate:
             await end_tasks([task])
 
     def woken(self) -> None:
-        """Take note that work has come in: what was heard long ago is heard anew at once, and a probe may be due."""
-        if monotonic() - self._heard_s > EVERY_S or (self._rests and not self._closed):
+        """Take note that work has come in: who rested, or heard long ago, hears anew at once."""
+        if self._rests or monotonic() - self._heard_s > EVERY_S:
             self._wake.set()
 
     def started(self) -> int:
