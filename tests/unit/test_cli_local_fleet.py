@@ -76,7 +76,7 @@ def test_programs_change_while_it_runs(fleet):
 
 def test_who_does_not_end_is_killed(fleet, monkeypatch):
     """A child that ignores that it should end is killed when its time is over."""
-    monkeypatch.setattr("callmill.cli.local_fleet._KILL_AFTER_GRACE_S", -5.0)
+    monkeypatch.setattr("callmill.cli.local_fleet.KILL_AFTER_GRACE_S", -5.0)
     running, lines = fleet("simulate", "--port", "0")
     await_line(lines, "Simulator on")
     os.kill(running.pids[0], signal.SIGSTOP)

@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from callmill.cli.local_fleet import _KILL_AFTER_GRACE_S
+from callmill.cli.local_fleet import KILL_AFTER_GRACE_S
 from callmill.cli.program import callmill
 from callmill.config.profiles import load_profiles
 from callmill.config.settings import Settings
@@ -121,7 +121,7 @@ def test_workers_get_the_time_that_they_need():
     """The grace is longer than what a worker takes for itself, and what is allowed for beyond."""
     pod = the("Deployment", "callmill-worker")["spec"]["template"]["spec"]
     grace_s = Settings.model_fields["shutdown_grace_s"].default
-    assert pod["terminationGracePeriodSeconds"] >= grace_s + _KILL_AFTER_GRACE_S
+    assert pod["terminationGracePeriodSeconds"] >= grace_s + KILL_AFTER_GRACE_S
 
 
 def test_probes_ask_what_there_is():

@@ -24,7 +24,7 @@ CONFIGURATION_EXIT = 2
 _POLL_S = 0.1
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 30.0
 _STABLE_AFTER_S = 30.0
-_KILL_AFTER_GRACE_S = 15.0
+KILL_AFTER_GRACE_S = 15.0
 
 
 class Program(Struct, frozen=True):
@@ -84,7 +84,7 @@ class LocalFleet:
             self._children = [child for child in self._children if child not in leaving] + new
             self._leaving += leaving
             for child in leaving:
-                child.leave(self._grace_s + _KILL_AFTER_GRACE_S)
+                child.leave(self._grace_s + KILL_AFTER_GRACE_S)
             for child in new:
                 child.start()
 
@@ -114,7 +114,7 @@ class LocalFleet:
             self._watcher.join()
         for child in self._children:  # those that are to end know it: told twice, a worker drops its calls
             child.signal(signal.SIGTERM)
-        deadline = time.monotonic() + self._grace_s + _KILL_AFTER_GRACE_S
+        deadline = time.monotonic() + self._grace_s + KILL_AFTER_GRACE_S
         while any(child.running for child in (*self._children, *self._leaving)):
             try:
                 time.sleep(_POLL_S / 2)
