@@ -201,6 +201,21 @@ def test_redis_away_while_a_worker_stops(site):
     assert_complete(batch, 600)
 
 
+def test_redis_gone_for_good_while_a_worker_stops(celery_broker, start_worker, tmp_path, monkeypatch):
+    """A worker that is asked to stop ends although what it has in hand can never be recorded, and says so."""
+    monkeypatch.chdir(tmp_path)
+    options = SimulatorOptions(latency=parse_latency("20ms-60ms"), seed=1)
+    with SimulatorProcess(options) as api, Client(celery_broker.url) as client:
+        apis = write_profiles(tmp_path / "apis.toml", {"api": [f'base_url = "{api.url}"', "max_connections = 2"]})
+        worker = start_worker(celery_broker.url, apis, {"shutdown_grace_s": 1})
+        batch = client.submit(Job("POST", f"/{n}", api="api", json=n) for n in range(600))
+        until(lambda: batch.progress().done >= 50, WAIT_S, "the batch runs")
+        celery_broker.kill()
+        worker.send(signal.SIGTERM)
+        worker.wait(60)
+    assert "given up: Redis is away" in worker.logs()
+
+
 def test_dead_workers_jobs_wait_for_no_thread(celery_broker, start_worker, tmp_path, monkeypatch):
     """What a killed worker had is done while every thread of the other one is taken by a long chunk."""
     monkeypatch.chdir(tmp_path)

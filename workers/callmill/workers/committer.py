@@ -64,7 +64,7 @@ class Committer:
         self._finished: dict[ChunkRun, Finish] = {}
         self._unsettled: list[_Entry] = []
         self._waiting_bytes = 0
-        self._flows = True
+        self._flows, self._gave_up = True, False
         self._work, self._urgent = asyncio.Event(), asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -106,8 +106,12 @@ class Committer:
                 self._idle.set()
 
     async def idle(self) -> None:
-        """Wait until everything is recorded."""
+        """Wait until everything is recorded, or given up."""
         await self._idle.wait()
+
+    def give_up(self) -> None:
+        """Record no more of what waits for Redis: the jobs run again when the leases of their chunks have ended."""
+        self._gave_up = True
 
     async def _gather_until(self, time_s: float) -> None:
         """Let outcomes come in until then, or until a chunk is over."""
@@ -147,9 +151,8 @@ class Committer:
             results = await self._chunks.commit_all([(run.claim, bundle, finish) for run, bundle, finish in entries])
         except RedisUnavailableError as error:
             results = [error] * len(entries)
-        self._unsettled = [
-            entry for entry, result in zip(entries, results, strict=True) if not self._settled(entry, result)
-        ]
+        unsettled = [entry for entry, result in zip(entries, results, strict=True) if not self._settled(entry, result)]
+        self._unsettled = [] if self._gave_up else unsettled
         if self._unsettled:
             why = next(result for result in results if isinstance(result, RedisUnavailableError))
             log.warning("outcomes wait for Redis: %s", why, extra={"action": "commit_retry"})

@@ -51,6 +51,8 @@ _NEWER_LOOK_EVERY = 4
 """Of so many looks one also sees which batches wait for newer workers."""
 
 _CONTROLS_CHECK_S = 0.5
+_LAST_WORDS_S = 10.0
+"""After the grace; together they are less than what Compose, Kubernetes and systemd wait before they kill."""
 """How soon it is heard of that a batch was paused, cancelled or deleted."""
 
 _RESCUES_AT_ONCE = 8
@@ -276,6 +278,17 @@ class Engine:
                     extra={"action": "grace_over", "api": lane.api, "calls": lane.in_flight},
                 )
                 await lane.cancel()
+        await self._give_up_after(_LAST_WORDS_S)
+
+    async def _give_up_after(self, wait_s: float) -> None:
+        """Let chunks be recorded for so long; what is left then cannot be: Redis is away, and may be so for good."""
+        runs = list(self._runs.values())
+        if runs and (await asyncio.wait([run.over for run in runs], timeout=wait_s))[1]:
+            self._committer.give_up()
+            for run in (run for run in runs if not run.over.done()):
+                ref, action = of_ref(run.claim.ref), {"action": "given_up"}
+                log.error("chunk given up: Redis is away; what is not recorded runs again", extra={**action, **ref})
+                run.abandon()
 
     def _set_recording(self, on: bool) -> None:  # noqa: FBT001 - a callback with one meaning
         self._recording = on
