@@ -286,8 +286,10 @@ class Engine:
         if runs and (await asyncio.wait([run.over for run in runs], timeout=wait_s))[1]:
             self._committer.give_up()
             for run in (run for run in runs if not run.over.done()):
-                ref, action = of_ref(run.claim.ref), {"action": "given_up"}
-                log.error("chunk given up: Redis is away; what is not recorded runs again", extra={**action, **ref})
+                log.error(
+                    "chunk given up: Redis is away; what is not recorded runs again",
+                    extra={"action": "given_up", **of_ref(run.claim.ref)},
+                )
                 run.abandon()
 
     def _set_recording(self, on: bool) -> None:  # noqa: FBT001 - a callback with one meaning
