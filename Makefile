@@ -23,7 +23,7 @@ test: $(VENV)/.installed-dev ## Run the tests
 	@$(BIN)/python -m pytest -q -n 3 --dist loadfile -m 'not chaos and not browser and not docker'
 
 .PHONY: chaos
-chaos: $(VENV)/.installed-dev ## Break everything under load and check what came of it (10 minutes; ARGS=--short: 3)
+chaos: $(VENV)/.installed-dev ## Break everything under load and check what came of it (15 minutes; ARGS=--short: 8)
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'chaos and not docker'
 	@$(BIN)/python tests/chaos/storm.py $(ARGS)
 
