@@ -153,14 +153,14 @@ class Fleet:
         )
         return self.exchange(worker, request)
 
-    def reserve_weighted(self, worker: Worker, costs: Sequence[Columns]) -> list[int]:
+    def reserve_weighted(self, worker: Worker, costs: Sequence[Columns], guard_us: int = GUARD_US) -> list[int]:
         """Ask for starts of calls with these costs, by column; return them."""
         request = Request(
             boot=worker.boot,
             seq=worker.seq,
             latest_us=worker.latest_us - (self.us - self.jumped_us),
             lead_us=LEAD_US,
-            guard_us=GUARD_US,
+            guard_us=guard_us,
             allowances=[len(costs)] * len(self.rules.keys),
             calls=len(costs),
             costs=costs,

@@ -11,6 +11,7 @@ from limits_kit import Fleet, Worker
 
 LATENCY_US = 50_000
 PAUSE_US = 250_000
+ROUNDING = 1e-4
 ASK, START, REFUSED = range(3)
 
 
@@ -29,13 +30,13 @@ class BucketServer:
         self.rate, self.burst = rate, burst
         self._level, self._seen = float(burst), 0
 
-    def take(self, us: int) -> bool:
-        """Take a call where the bucket holds one."""
+    def take(self, us: int, units: int = 1) -> bool:
+        """Take a call where the bucket holds what it counts as."""
         self._level = min(self.burst, self._level + (us - self._seen) * self.rate / 1e6)
         self._seen = us
-        if self._level < 1:
+        if self._level < units - ROUNDING:
             return False
-        self._level -= 1
+        self._level -= units
         return True
 
 

@@ -5,10 +5,16 @@
 -- other groups may start in it. Where the server's fixed windows are known (aligned), each window takes the whole amount,
 -- spaced so that all of it arrives inside; turn is the window of the latest start and count what it holds.
 --
--- Invariants: two starts are at least (units of the earlier) x emission apart, but for refunds; an aligned window holds no
--- more than the amount; tat never comes before the latest start.
+-- A call is paid for by the distance to the next one, so a call of one unit never makes a window too full, but a call of
+-- several may: it ends a window that holds as much as it may already. While such calls are about, the log tells the units
+-- that started in the last window, in steps, and the call waits until the window has room for it. A bucket is to hold as
+-- much when it comes, however late the calls before it were.
+--
+-- Invariants: two starts are at least (units of the earlier) x emission apart, but for refunds; no window, widened by the
+-- guard, holds more units than the amount; an aligned window holds no more than the amount; tat never comes before the
+-- latest start.
 local pace = {}
-local MOST_HOLES, ROUNDING_US = 24, 1
+local MOST_HOLES, ROUNDING_US, LOG_STEPS = 24, 1, 48
 
 function pace.refresh(x) -- idle time is no credit, and it eats the credit of refunds
   if x.tat < now then
@@ -29,14 +35,52 @@ local function due_aligned(x, t, units)
   return x.aligned + window * x.window + x.blur
 end
 
+local function seeded_log(x) -- nobody knows what started before the log: as much as the pace allows
+  local log = {}
+  for i = LOG_STEPS - 1, 0, -1 do
+    log[#log + 1] = { x.latest - i * x.reach / LOG_STEPS, x.reach / x.emission / LOG_STEPS }
+  end
+  return log
+end
+
+local function due_heavy(x, t, units)
+  local from = math.max(t, x.tat, x.block)
+  if not x.strict then -- a bucket: late calls before it may have found it full, and it holds so much less now
+    local slack = x.slack - (units - 1) * x.window / x.amount
+    return math.max(from, x.tat + math.max(0, x.force - math.max(0, slack)) - math.max(0, x.force - x.slack))
+  end
+  x.log = x.log or seeded_log(x)
+  local held, most, spaced = 0, (x.reach + ROUNDING_US) / x.emission - units, x.tat + (units - 1) * x.emission
+  for i = #x.log, 1, -1 do
+    local entry = x.log[i]
+    if entry[1] + x.reach <= from then break end
+    held = held + entry[2]
+    if held > most then return math.max(from, math.min(spaced, entry[1] + x.reach)) end
+  end
+  return from
+end
+
 function pace.due(x, t, units)
   if x.usable then return due_aligned(x, t, units) end
+  if units > 1 and x.heavy then return due_heavy(x, t, units) end
   local length = x.emission * units
   for _, hole in ipairs(x.holes) do
     local at = math.max(t, hole[1], x.block)
     if at + length <= hole[2] + ROUNDING_US then return at end
   end
   return math.max(t, x.tat, x.block)
+end
+
+local function log_start(x, s, units)
+  if not x.log then return end
+  local at, step = #x.log, x.reach / LOG_STEPS
+  while at > 0 and x.log[at][1] > s do at = at - 1 end
+  local entry = x.log[at]
+  if entry and math.floor(entry[1] / step) == math.floor(s / step) then
+    entry[1], entry[2] = s, entry[2] + units -- in one step the latest start counts for all: that is the safe side
+  else
+    table.insert(x.log, at + 1, { s, units })
+  end
 end
 
 local function fill_hole(x, s, length)
@@ -58,12 +102,17 @@ function pace.spend(x, s, units, free_from) -- free_from: since when the shared 
     if window ~= x.turn then x.turn, x.count = window, 0 end
     x.count = x.count + units
   elseif s < x.tat then
+    log_start(x, s, units)
     fill_hole(x, s, charge)
     return charge
+  elseif x.heavy and units > 1 then
+    x.heavy_at = s
+    x.holes, x.dug = {}, true -- what starts before it would take the room that it waits for
   elseif free_from and s - math.max(free_from, x.tat) >= x.emission - ROUNDING_US and #x.holes < MOST_HOLES then
     x.holes[#x.holes + 1] = { math.max(free_from, x.tat), s }
     x.dug = true
   end
+  log_start(x, s, units)
   x.charge = math.max(x.charge, charge)
   local paid = math.min(x.credit, charge)
   x.credit = x.credit - paid
@@ -85,12 +134,19 @@ function pace.settle(x, units, start)
   x.tat, x.credit = x.tat - sooner, math.min(-owed - sooner, x.window / 20)
 end
 
-function pace.read_holes(x, packed)
-  x.holes = {}
-  for from, to in string.gmatch(packed or '', '([%d.]+) ([%d.]+)') do
-    from, to = tonumber(from), tonumber(to)
-    if to > now then x.holes[#x.holes + 1] = { from, to } end
+local function pairs_after(packed, at, after) -- the pairs of numbers whose first or second, says at, is later than that
+  local found = {}
+  for first, second in string.gmatch(packed, '([%d.]+) ([%d.]+)') do
+    local pair = { tonumber(first), tonumber(second) }
+    if pair[at] > after then found[#found + 1] = pair end
   end
+  return found
+end
+
+function pace.read_lists(x, holes, log, heavy)
+  x.holes, x.heavy_at = pairs_after(holes or '', 2, now), tonumber(heavy or 0)
+  x.logged = x.strict and log and log ~= ''
+  if x.logged and x.heavy_at > now - 2 * x.reach then x.log = pairs_after(log, 1, now - x.reach) end
 end
 
 function pace.write(x)
@@ -104,10 +160,15 @@ function pace.write(x)
     add('turn', x.turn)
     add('count', x.count)
   end
-  if x.dug then
+  local function add_list(name, list)
     local packed = {}
-    for i, hole in ipairs(x.holes) do packed[i] = text(hole[1]) .. ' ' .. text(hole[2]) end
-    add('holes', table.concat(packed, ' '))
+    for i, pair in ipairs(list) do packed[i] = text(pair[1]) .. ' ' .. text(pair[2]) end
+    add(name, table.concat(packed, ' '))
+  end
+  if x.dug then add_list('holes', x.holes) end
+  if x.log or x.logged then
+    add_list('log', x.log or {})
+    add('heavy_at', text(x.heavy_at))
   end
   redis.call('HSET', x.key, unpack(fields))
 end

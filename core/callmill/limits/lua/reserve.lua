@@ -82,7 +82,7 @@ for i = 1, #KEYS - FIRST + 1 do
   local key = KEYS[i + FIRST - 1]
   local h = redis.call('HMGET', key, 'window', 'amount', 'gain', 'slack', 'column', 'quota', 'block', 'aligned', 'blur', 'tat',
     'credit', 'total', 'oldest', 'newest', 'turn', 'count', 'slow', 'slow_until', 'factor', 'mode', 'holes', 'charge', 'busy',
-    'life', 'aligned_at', 'latest', 'blocked_at')
+    'life', 'aligned_at', 'latest', 'blocked_at', 'log', 'heavy_at')
   if not h[1] then return { 'unconfigured' } end
   local x = { key = key, index = i, owner = number(at_owner + i), window = tonumber(h[1]), amount = tonumber(h[2]),
     column = tonumber(h[5]), quota = h[6] == '1', block = tonumber(h[7] or 0),
@@ -108,11 +108,14 @@ for i = 1, #KEYS - FIRST + 1 do
     if usable > x.window / 2 then
       x.usable, x.emission = usable, usable / (x.amount * x.factor)
     else
-      x.emission = (x.window + tonumber(h[3]) * math.max(0, force - tonumber(h[4]))) / (x.amount * x.factor)
+      local gain, slack = tonumber(h[3]), tonumber(h[4])
+      x.slack, x.heavy, x.strict = slack, x.column == 1 and gain > 0, x.column == 1 and gain == 1 and slack == 0
+      x.reach = x.window + gain * math.max(0, force - slack)
+      x.emission = x.reach / (x.amount * x.factor)
     end
     if tonumber(h[18] or 0) > now then x.emission = math.max(x.emission, tonumber(h[17])) end
-    pace.read_holes(x, h[21])
-    x.latest = tonumber(h[26] or 0)
+    pace.read_lists(x, h[21], h[28], h[29])
+    x.latest = math.max(tonumber(h[26] or 0), same_life and 0 or now) -- nobody knows what started in a former life
     pace.refresh(x)
     x.earliest, x.spend = function(t, units) return pace.due(x, t, units) end, pace.spend
     spacing = math.max(spacing, x.emission * (n > 0 and cost(x, 1) or 1) / (x.owner > 0 and key_count or 1))
@@ -128,7 +131,10 @@ end
 if known_boot ~= '' and known_boot ~= boot then -- a survivor of the former life brings what it still holds
   local latest = now + number(4)
   last = math.max(last, latest)
-  for _, x in ipairs(paces) do x.tat = math.max(x.tat, latest + x.emission * (n > 0 and cost(x, 1) or 1)) end
+  for _, x in ipairs(paces) do
+    x.tat = math.max(x.tat, latest + x.emission * (n > 0 and cost(x, 1) or 1))
+    x.latest = math.max(x.latest, latest)
+  end
 end
 
 for d = 0, settlements - 1 do
@@ -212,7 +218,7 @@ end
 -- The same, many times faster, for calls that are alike under limits that only space them: the ordinary case.
 local all_alike = columns == 0 and key_count == 1 and #quotas == 0 and #shared == #common
 for _, x in ipairs(paces) do
-  if x.column ~= 1 or x.usable or x.credit > 0 or #x.holes > 0 then all_alike = false end
+  if x.column ~= 1 or x.usable or x.credit > 0 or #x.holes > 0 or x.log then all_alike = false end
 end
 local function grant_alike(s, most, furthest)
   local from, charges, dominant, count = math.max(now + lead, floor, pause, scope_pause(1)), {}, spacing, #paces
