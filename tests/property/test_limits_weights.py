@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -43,7 +44,11 @@ class Demand:
 
     def units_per_s(self, since_us: int) -> float:
         """Return what started since then, up to now."""
-        return sum(units for at, units in self.started if since_us <= at < self.fleet.us) / (self.fleet.us - since_us) * 1e6
+        return (
+            sum(units for at, units in self.started if since_us <= at < self.fleet.us)
+            / (self.fleet.us - since_us)
+            * 1e6
+        )
 
 
 def warm(redis_url: str, text: str, **enforcer: object) -> Fleet:
@@ -58,7 +63,7 @@ def warm(redis_url: str, text: str, **enforcer: object) -> Fleet:
 @given(weights=st.lists(st.lists(st.integers(1, AMOUNT), min_size=1, max_size=12), min_size=1, max_size=3))
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_window_holds_too_many_units(redis_url, weights):
-    """Whatever calls weigh and in whatever order they come, no window that the guard widens holds more than the limit."""
+    """Whatever calls weigh and whenever they come, no window that the guard widens holds more than the limit."""
     fleet = warm(redis_url, f"{AMOUNT}/second")
     demand = Demand(fleet, weights)
     demand.run(6)
@@ -85,7 +90,7 @@ def test_heavy_calls_are_not_starved_by_light_ones(redis_url):
     assert heaviest_window(demand.started, WINDOW_US + GUARD_US - 2) <= 100
     heavy = [at for at, units in demand.started if units > 1]
     assert len(heavy) >= 5
-    assert max(after - before for before, after in zip(heavy, heavy[1:], strict=False)) < 6_000_000
+    assert max(after - before for before, after in pairwise(heavy)) < 6_000_000
     assert demand.units_per_s(since) >= 0.7 * 100
 
 
@@ -109,10 +114,14 @@ def test_light_calls_are_as_fast_as_ever_when_heavy_ones_are_over(redis_url):
     assert fleet.redis.hget(fleet.limit_keys[0], "log") == ""
 
 
-@given(weights=st.lists(st.integers(1, 8), min_size=2, max_size=12), seed=st.integers(0, 99), late_us=st.integers(0, 90_000))
+@given(
+    weights=st.lists(st.integers(1, 8), min_size=2, max_size=12),
+    seed=st.integers(0, 99),
+    late_us=st.integers(0, 90_000),
+)
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_late_calls_do_not_empty_a_bucket_for_heavy_ones(redis_url, weights, seed, late_us):
-    """However late calls of any weights reach a bucket that is to hold them, up to the guard, none finds it too empty."""
+    """However late calls reach a bucket that can hold them, up to the guard, none finds less in it than it weighs."""
     fleet = warm(redis_url, "40/second", enforcer=Enforcer.BUCKET, burst=8)
     demand = Demand(fleet, [weights, weights[::-1]], guard_us=late_us)
     demand.run(5)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from callmill.jobs.traffic import NORMAL, Priority, TrafficClass
-from callmill.jobs.wire import WireJob
+from callmill.jobs.wire import WireCost, WireJob
 from callmill.workers.call import Call
 from callmill.workers.fair_queue import FairQueue
 
@@ -156,3 +156,18 @@ def test_calls_that_go_first_keep_their_order():
     assert [owner_of(call) for call in taken] == [back] * 3 + [waiting] * 2
     assert [call.offset for call in taken if call is not None] == [0, 1, 2, 0, 1]
     assert len(queue) == 0
+
+
+@pytest.mark.parametrize(
+    ("weights", "most", "plain"), [([1, 1, 1], 2, 2), ([1, 1, 4, 1], 9, 2), ([4, 1], 9, 0), ([], 3, 0)]
+)
+def test_slots_are_expected_for_calls_of_one_request_only(weights, most, plain):
+    """Those that come before the first heavy call are counted, for a slot that is reserved ahead is of one request."""
+    owner = Owner(NORMAL)
+    queue = FairQueue(lambda traffic: traffic.priority.weight)
+    jobs = [
+        WireJob("GET", "/", cost=None if weight == 1 and n % 2 else WireCost(weight=weight))
+        for n, weight in enumerate(weights)
+    ]
+    queue.add(cast("Any", owner), [Call(job, cast("Any", owner), n, n, "") for n, job in enumerate(jobs)])
+    assert queue.line(NORMAL).plain_ahead(most) == plain

@@ -152,8 +152,9 @@ class Refill:
     async def exchange(self) -> None:
         """One round trip; a failure delays the next one, up to a second."""
         calls = max(0, min(MOST_CALLS, self._dispatcher.uncovered()))
-        if self._ask_at > monotonic():
-            calls = 0
+        gives_back = bool(self._dues) and self.layout.quotas
+        if self._ask_at > monotonic() and not gives_back:
+            calls = 0  # of a quota, what is given back is free at once: the promise reckoned without it
         costs = self._dispatcher.costs(calls)
         dues, self._dues, self._settle_at = self._dues, self._dues.empty(), math.inf
         layout = self.layout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Sequence
 from itertools import islice
 from time import monotonic
@@ -73,7 +73,8 @@ class Dispatcher:
     """Hands slots that are due to the calls that wait, first come first served, with one timer for all.
 
     Slots are not tied to calls: the call that waits longest takes the next slot, and what it costs more or less than
-    the slot reserved is settled. A slot later than its validity is dropped, never fired in a bunch with others.
+    the slot reserved is settled. But no call takes a slot of a smaller weight, for requests cannot be settled: those of
+    a moment are made by then. A slot later than its validity is dropped, never fired in a bunch with others.
     """
 
     def __init__(self, timing: Timing, permits: PermitSet, keys: KeyRing, *, paced: bool) -> None:
@@ -89,6 +90,7 @@ class Dispatcher:
         self.backlog: Callable[[], int] = _none
         self.paused_until = 0.0
         self.pause_reason: str | None = None
+        self._weighted = False
         self.served = 0.0
         self.fired = 0
         self.missed = 0
@@ -113,7 +115,11 @@ class Dispatcher:
         if not self.paced:
             return 0
         self._drop_late(monotonic())
-        return min(len(self._queue) + self.backlog(), max(0, self.permits.free)) - len(self._held)
+        startable = max(0, self.permits.free) - len(self._held)
+        if not self._weighted:
+            return min(len(self._queue) + self.backlog() - len(self._held), startable)
+        bare, spare = self._matched()
+        return min(len(bare) + max(0, self.backlog() - spare), startable)
 
     def uncovered_of(self, key: int) -> int:
         """Calls that could have a permit of this credential and have no slot yet."""
@@ -122,7 +128,7 @@ class Dispatcher:
     def costs(self, count: int) -> list[Cost]:
         """The costs of the next ``count`` calls that no held slot covers; one request each for those that will come."""
         held = len(self._held)
-        known = list(islice(self._queue.values(), held, held + count))
+        known = self._matched()[0][:count] if self._weighted else list(islice(self._queue.values(), held, held + count))
         return known + [ONE_REQUEST] * (count - len(known))
 
     def add(self, slots: Sequence[Slot]) -> None:
@@ -137,9 +143,8 @@ class Dispatcher:
     def enqueue(self, cost: Cost, *, first: bool = False) -> asyncio.Future[Slot]:
         """Let a call wait; ``first``: before all others, because it lost its slot."""
         future: asyncio.Future[Slot] = asyncio.get_running_loop().create_future()
-        self._queue[future] = cost
-        if first:
-            self._queue.move_to_end(future, last=False)
+        self._weighted |= cost.weight > 1
+        self._put(future, cost, first=first)
         if self._timer is None:
             self.dispatch()
         return future
@@ -161,6 +166,9 @@ class Dispatcher:
         now = monotonic()
         slot = self._due(now)
         if slot is None:
+            return None
+        if slot.cost.weight < cost.weight and self.paced:
+            self._held.appendleft(slot)
             return None
         self._bind(slot, cost)
         self._count(slot, now)
@@ -206,6 +214,14 @@ class Dispatcher:
                 if self.paced:
                     self._held.appendleft(slot)
                 continue
+            if cost.weight != slot.cost.weight and self.paced:
+                self._put(future, cost, first=True)
+                fitting = self._fitting(slot)
+                if fitting is None:
+                    self._waste(slot, missed=False)
+                    self.accounts.demand()
+                    continue
+                future, cost = fitting, self._queue.pop(fitting)
             self._bind(slot, cost)
             self.served += 1
             future.set_result(slot)
@@ -220,6 +236,33 @@ class Dispatcher:
             self._queue.popitem()[0].cancel()
         while self._held:
             self._waste(self._held.popleft(), missed=False)
+
+    def _put(self, future: asyncio.Future[Slot], cost: Cost, *, first: bool) -> None:
+        self._queue[future] = cost
+        if first:
+            self._queue.move_to_end(future, last=False)
+
+    def _fitting(self, slot: Slot) -> asyncio.Future[Slot] | None:
+        """The first call that waits of the slot's weight, else the first of a smaller one."""
+        lighter = None
+        for future, cost in self._queue.items():
+            if not future.done():
+                if cost.weight == slot.cost.weight:
+                    return future
+                if lighter is None and cost.weight < slot.cost.weight:
+                    lighter = future
+        return lighter
+
+    def _matched(self) -> tuple[list[Cost], int]:
+        """The costs of calls that wait and have no slot of their weight, and how many slots of one request are left."""
+        slots = Counter(slot.cost.weight for slot in self._held)
+        bare = []
+        for cost in self._queue.values():
+            if slots[cost.weight] > 0:
+                slots[cost.weight] -= 1
+            else:
+                bare.append(cost)
+        return bare, slots[1]
 
     def _due(self, now: float) -> Slot | None:
         if not self.paced:

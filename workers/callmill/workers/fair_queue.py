@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import islice, takewhile
 from operator import attrgetter
 
 from callmill.jobs.traffic import TrafficClass
@@ -43,6 +44,15 @@ class ClassLine:
     def waiting(self) -> int:
         """Calls taken in and not started."""
         return len(self.calls) + len(self.askers)
+
+    def plain_ahead(self, most: int) -> int:
+        """How many of its next calls, up to so many, come before one that counts as several requests."""
+        return sum(1 for _ in takewhile(_is_plain, islice(self.calls, most)))
+
+
+def _is_plain(call: Call) -> bool:
+    cost = call.job.cost
+    return cost is None or cost.weight == 1
 
 
 _virtual_time = attrgetter("virtual_time")

@@ -254,7 +254,7 @@ class Lane:
         free = int((self._max_in_flight - len(self._runners)) * share)
         # Its own pace alone would keep it slow: it would ask for one slot at a time, each behind a turn of the others.
         pace = max(line.pace.per_s(line.started, now_s), self._pace.per_s(self.tally.calls, now_s) * share)
-        return min(len(line.calls), max(free, int(pace * _RESERVED_AHEAD_S)))
+        return line.plain_ahead(max(free, int(pace * _RESERVED_AHEAD_S)))
 
     def _make_heard(self) -> None:
         if len(self._runners) >= self._max_in_flight and not self._intake.slot_first:

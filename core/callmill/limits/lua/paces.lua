@@ -38,7 +38,7 @@ end
 local function seeded_log(x) -- nobody knows what started before the log: as much as the pace allows
   local log = {}
   for i = LOG_STEPS - 1, 0, -1 do
-    log[#log + 1] = { x.latest - i * x.reach / LOG_STEPS, x.reach / x.emission / LOG_STEPS }
+    log[#log + 1] = { x.latest - i * x.span / LOG_STEPS, x.span / x.emission / LOG_STEPS }
   end
   return log
 end
@@ -50,12 +50,12 @@ local function due_heavy(x, t, units)
     return math.max(from, x.tat + math.max(0, x.force - math.max(0, slack)) - math.max(0, x.force - x.slack))
   end
   x.log = x.log or seeded_log(x)
-  local held, most, spaced = 0, (x.reach + ROUNDING_US) / x.emission - units, x.tat + (units - 1) * x.emission
+  local held, most, spaced = 0, (x.span + ROUNDING_US) / x.emission - units, x.tat + (units - 1) * x.emission
   for i = #x.log, 1, -1 do
     local entry = x.log[i]
-    if entry[1] + x.reach <= from then break end
+    if entry[1] + x.span <= from then break end
     held = held + entry[2]
-    if held > most then return math.max(from, math.min(spaced, entry[1] + x.reach)) end
+    if held > most then return math.max(from, math.min(spaced, entry[1] + x.span)) end
   end
   return from
 end
@@ -73,7 +73,7 @@ end
 
 local function log_start(x, s, units)
   if not x.log then return end
-  local at, step = #x.log, x.reach / LOG_STEPS
+  local at, step = #x.log, x.span / LOG_STEPS
   while at > 0 and x.log[at][1] > s do at = at - 1 end
   local entry = x.log[at]
   if entry and math.floor(entry[1] / step) == math.floor(s / step) then
@@ -146,7 +146,7 @@ end
 function pace.read_lists(x, holes, log, heavy)
   x.holes, x.heavy_at = pairs_after(holes or '', 2, now), tonumber(heavy or 0)
   x.logged = x.strict and log and log ~= ''
-  if x.logged and x.heavy_at > now - 2 * x.reach then x.log = pairs_after(log, 1, now - x.reach) end
+  if x.logged and x.heavy_at > now - 2 * x.span then x.log = pairs_after(log, 1, now - x.span) end
 end
 
 function pace.write(x)

@@ -110,8 +110,8 @@ for i = 1, #KEYS - FIRST + 1 do
     else
       local gain, slack = tonumber(h[3]), tonumber(h[4])
       x.slack, x.heavy, x.strict = slack, x.column == 1 and gain > 0, x.column == 1 and gain == 1 and slack == 0
-      x.reach = x.window + gain * math.max(0, force - slack)
-      x.emission = x.reach / (x.amount * x.factor)
+      x.span = x.window + gain * math.max(0, force - slack)
+      x.emission = x.span / (x.amount * x.factor)
     end
     if tonumber(h[18] or 0) > now then x.emission = math.max(x.emission, tonumber(h[17])) end
     pace.read_lists(x, h[21], h[28], h[29])
