@@ -91,7 +91,7 @@ def test_limits_per_model_and_the_common_one(site, api):
 
 def test_limit_counted_in_quanta(site, windows):
     """Where a limit per minute is counted by the second, no second holds more than its part, and it is used."""
-    windows.limit("21/second")  # one more than there are: a call that this machine delays past the guard breaks no limit
+    windows.limit("21/second")  # one more than there are: a call that this machine delays too much breaks no limit
     assert all(outcome.ok for outcome in site.outcomes(site.submit("quanta", 70)))
     assert windows.broken == []
     assert rate(windows.accepted()) > 17
