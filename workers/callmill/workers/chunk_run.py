@@ -107,7 +107,7 @@ class ChunkRun:
             self._wait(self._unrecorded[offset], max(0, due_ms - claim.now_ms) / 1000)
         calls = [call for offset, call in self._unrecorded.items() if offset not in again]
         self._lane.add(self, calls, first=_WERE_IN_HAND if claim.claims else 0)
-        self._watch_deadlines()
+        self._refuse_late()
         self._end_if_over()
 
     def close(self) -> None:
@@ -274,6 +274,7 @@ class ChunkRun:
             self._deadline_timer = self._loop.call_at(min(ahead), self._refuse_late)
 
     def _refuse_late(self) -> None:
+        """Refuse what is too late, and see to what will be."""
         now_s = self._loop.time()
         for offset, call in list(self._unrecorded.items()):
             if not self._open:
