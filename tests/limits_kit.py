@@ -48,6 +48,7 @@ class Worker:
     boot: str = ""
     seq: int = 0
     latest_us: int = BEGIN_US - 10**12
+    heaviest: int = 1
     starts_us: list[int] = field(default_factory=list)
     again_us: int = 0
     exchanges: int = 0
@@ -126,7 +127,7 @@ class Fleet:
         self,
         worker: Worker,
         calls: int,
-        costs: Sequence[int] = (),
+        costs: Sequence[int | tuple[int, int]] = (),
         *,
         settle: int = 0,
         unfired: int = 0,
@@ -135,7 +136,10 @@ class Fleet:
         allowances: Sequence[int] = (),
         key: int = 1,
     ) -> Reply:
-        """Make one exchange for a worker; ``since_us``: the start that it settles, now unless given."""
+        """Make one exchange for a worker.
+
+        ``costs``: tokens of the calls, or weights and tokens. ``since_us``: the start that it settles, if not now.
+        """
         since = 0 if since_us is None else since_us - self.us
         settled = settle or unfired
         due = Settlement(key, since, (0, max(0, settle), 0, 0), (unfired, max(0, -settle), 0, 0))
@@ -143,13 +147,14 @@ class Fleet:
             boot=worker.boot,
             seq=worker.seq,
             latest_us=worker.latest_us - (self.us - self.jumped_us),
+            heaviest=worker.heaviest,
             lead_us=LEAD_US,
             guard_us=guard_us,
             doubt="stepped" if worker.stepped else "look",
             settlements=[due] if settled else [],
             allowances=allowances or [calls] * len(self.rules.keys),
             calls=calls,
-            costs=[(1, cost, cost, 0) for cost in costs],
+            costs=[_columns(*cost) if isinstance(cost, tuple) else _columns(1, cost) for cost in costs],
         )
         return self.exchange(worker, request)
 
@@ -159,6 +164,7 @@ class Fleet:
             boot=worker.boot,
             seq=worker.seq,
             latest_us=worker.latest_us - (self.us - self.jumped_us),
+            heaviest=worker.heaviest,
             lead_us=LEAD_US,
             guard_us=guard_us,
             allowances=[len(costs)] * len(self.rules.keys),
@@ -194,6 +200,7 @@ class Fleet:
             starts, keys_used = [], []  # nobody knows when they lie: they are discarded
         if starts:
             worker.latest_us = max(worker.latest_us, self.us - self.jumped_us + offsets[-1])
+            worker.heaviest = max([worker.heaviest, *(weight for weight, *_ in request.costs[: len(starts)])])
             worker.starts_us += starts
         scopes = list(zip(pauses[::2], pauses[1::2], strict=True))
         return Reply(now, boot, by, again, pause, reason, guard, starts, keys_used, scopes)
@@ -267,6 +274,10 @@ class Fleet:
             self.set_time(at)
             self.reserve(workers[index], calls[index])
             heapq.heappush(due, (max(workers[index].again_us, at + 500), index))
+
+
+def _columns(weight: int, tokens: int) -> Columns:
+    return weight, tokens, tokens, 0
 
 
 def jain(shares: Sequence[int]) -> float:

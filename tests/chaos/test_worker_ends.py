@@ -224,14 +224,14 @@ def test_dead_workers_jobs_wait_for_no_thread(celery_broker, start_worker, tmp_p
         apis = write_profiles(tmp_path / "apis.toml", {"api": [f'base_url = "{api.url}"', "max_connections = 2"]})
         settings = {"lease_s": LEASE_S, "chunks_per_process": 1}
         first = start_worker(celery_broker.url, apis, settings)
-        mine = client.submit(Job("POST", f"/{n}", api="api", json=n) for n in range(20))
+        mine = client.submit(Job("POST", f"/{n}", api="api", json=n) for n in range(50))
         until(lambda: mine.progress().done >= 4, WAIT_S, "the first worker has its chunk")
         second = client.submit(Job("POST", f"/{n}", api="api", json=n) for n in range(100))
         start_worker(celery_broker.url, apis, settings)
         until(lambda: second.progress().done, WAIT_S, "the second worker has a chunk of 15 s in its only thread")
         assert not mine.progress().ended
         first.kill()
-        assert mine.wait(WAIT_S).succeeded == 20
+        assert mine.wait(WAIT_S).succeeded == 50
         assert not second.progress().ended
 
 

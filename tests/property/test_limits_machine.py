@@ -41,12 +41,16 @@ LIMITS = (
 )
 GROUPS = [(model, traffic) for model in ("", "m") for traffic in (NORMAL, TrafficClass(Priority.BULK, "b"))]
 ROUNDING_US = 1
+WEIGHTS = (1, 1, 5, 1, 2, 3)
+COSTS = st.tuples(st.sampled_from(WEIGHTS), st.integers(0, 60))
+"""The weight of a call and its tokens."""
 
 
 class Booked(NamedTuple):
     """A slot that was fired or may be: when it really starts, and for what."""
 
     start: int
+    weight: int
     tokens: int
     group: int
     key: int
@@ -67,14 +71,20 @@ class LimitsMachine(RuleBasedStateMachine):
         self.forgotten = 0  # slots of former lives: their tokens are forgotten
         self.ahead_us = 0  # by how much jumps made the state age
 
-    @initialize(limits=st.sampled_from(LIMITS), keys=st.integers(1, 2), groups=st.tuples(*[st.integers(0, 3)] * 3))
-    def begin(self, *, limits: tuple[str, ...], keys: int, groups: tuple[int, ...]) -> None:
+    @initialize(
+        limits=st.sampled_from(LIMITS),
+        keys=st.integers(1, 2),
+        groups=st.tuples(*[st.integers(0, 3)] * 3),
+        heavy=st.booleans(),
+    )
+    def begin(self, *, limits: tuple[str, ...], keys: int, groups: tuple[int, ...], heavy: bool) -> None:
         """Begin with empty state; every worker has looked once, so that it will see the clock jump."""
         names = tuple(KeyRules(name) for name in "ab"[:keys])
         self.fleet = Fleet(self.redis_url, replace(rules(*limits), keys=names))
         self.fleet.wipe()
         self.fleet.watchful = True
         self.groups = groups
+        self.heavy = heavy
         self.not_before = self.fleet.real_us + LEAD_US
         for index, group in enumerate(groups):
             model, traffic = GROUPS[group]
@@ -86,11 +96,12 @@ class LimitsMachine(RuleBasedStateMachine):
     def work(self, *, rounds: int, step_us: int, calls: int) -> None:
         """All workers ask in turn for some time."""
         for index in range(3 * rounds):
-            self.reserve(who=index % 3, costs=[(7 * index + call) % 60 for call in range(calls)])
+            of = [7 * index + call for call in range(calls)]
+            self.reserve(who=index % 3, costs=[(WEIGHTS[n % len(WEIGHTS)] if self.heavy else 1, n % 60) for n in of])
             self.pass_time(us=step_us // 3)
 
-    @rule(who=st.integers(0, 2), costs=st.lists(st.integers(0, 60), min_size=1, max_size=40))
-    def reserve(self, *, who: int, costs: list[int]) -> None:
+    @rule(who=st.integers(0, 2), costs=st.lists(COSTS, min_size=1, max_size=40))
+    def reserve(self, *, who: int, costs: list[tuple[int, int]]) -> None:
         """A worker asks for its waiting calls, whether or not it was told to come later."""
         worker = self.workers[who]
         before, boot = self._counts(worker), worker.boot
@@ -99,12 +110,12 @@ class LimitsMachine(RuleBasedStateMachine):
             assert reply.again_in_us > 0
             if worker.boot == boot:
                 assert self._moved(before, self._counts(worker)) == []
-        for start, cost, key in zip(reply.starts_us, costs, reply.keys, strict=False):
+        for start, (weight, tokens), key in zip(reply.starts_us, costs, reply.keys, strict=False):
             assert start >= reply.now_us + LEAD_US
             real = self.fleet.real_us + start - reply.now_us
             assert real >= self.paused_until - ROUNDING_US
             assert real >= self.not_before - ROUNDING_US
-            self.booked.append(Booked(real, cost, self.groups[who], key))
+            self.booked.append(Booked(real, weight, tokens, self.groups[who], key))
 
     @rule(us=st.one_of(st.integers(0, 20_000), st.integers(20_000, 3_000_000), st.just(70_000_000)))
     def pass_time(self, us: int) -> None:
@@ -173,7 +184,7 @@ class LimitsMachine(RuleBasedStateMachine):
         clock, amount = node.clock, node.clock.spec.amount
         tokens = clock.spec.unit is Unit.TOKENS
         met = [
-            (slot.start, slot.tokens if tokens else 1)
+            (slot.start, slot.tokens if tokens else slot.weight)
             for slot in (self.booked[self.forgotten :] if tokens or clock.quota else self.booked)
             if node.owner == OF_API
             or (node.owner == OF_MODEL and GROUPS[slot.group][0] == model)
@@ -187,13 +198,15 @@ class LimitsMachine(RuleBasedStateMachine):
         assert heaviest_window(met, max(1, clock.window_us + GUARD_US - 2 * amount - aged_us)) <= most
         if not tokens:
             emission = (clock.window_us + GUARD_US) / clock.amount
-            starts = sorted(start for start, _ in met)
-            assert all(after - before >= emission - 2 * ROUNDING_US for before, after in pairwise(starts))
+            assert all(
+                after - before >= emission * units - 2 * ROUNDING_US
+                for (before, units), (after, _) in pairwise(sorted(met))
+            )
 
     def _look(self, who: int = 0) -> None:
         self._exchange(who)
 
-    def _exchange(self, who: int, costs: Sequence[int] = ()) -> Reply:
+    def _exchange(self, who: int, costs: Sequence[tuple[int, int]] = ()) -> Reply:
         reply = self.fleet.reserve(self.workers[who], len(costs), costs)
         assert reply.now_us >= self.logical_us, "the clock went back"
         self.logical_us = reply.now_us

@@ -30,6 +30,8 @@ LONGEST_BACKOFF_S = 1.0
 RATE_OVER_S = 5.0
 LOOK_EVERY_S = 1.0
 LONG_AGO_S = 1e6
+LONGEST_PACED_S = 60.0
+"""No call keeps a pace busy for longer: what it counts as fits in a window."""
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ class Refill:
         self._stepped = self._new_rules = False
         self._looked_s = -LONG_AGO_S
         self._latest_s = -LONG_AGO_S
+        self._heaviest, self._heaviest_s = 1, -LONG_AGO_S
         self._ask_at = 0.0
         self._exchanged_at, self._gap_s = -LONG_AGO_S, 0.0
         self._not_before = 0.0
@@ -190,6 +193,7 @@ class Refill:
             boot=self._boot,
             seq=self._seq,
             latest_us=round((self._latest_s - now) * 1e6),
+            heaviest=self._heaviest,
             lead_us=round(self._timing.lead_s * 1e6),
             guard_us=round(self._timing.guard_s * 1e6),
             doubt=self._doubt(now),
@@ -250,6 +254,9 @@ class Refill:
         self.granted += len(slots)
         self._grants.append((now, len(slots)))
         self._latest_s = max(self._latest_s, slots[-1].start)
+        heaviest = max(slot.cost.weight for slot in slots)
+        if heaviest >= self._heaviest or self._latest_s - self._heaviest_s > LONGEST_PACED_S:
+            self._heaviest, self._heaviest_s = heaviest, self._latest_s
         self._quota_log.add(slots)
         self._dispatcher.add(slots)
 

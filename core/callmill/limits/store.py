@@ -48,6 +48,7 @@ class Request(Struct, frozen=True, kw_only=True):
         boot: The life of the state that the worker knows.
         seq: The latest exchange that it knows.
         latest_us: From now to the latest start it was granted.
+        heaviest: How many requests the heaviest start counted as that may still keep a limit busy.
         lead_us: It can use no start sooner than this.
         guard_us: Timing uncertainty it needs to be allowed for.
         doubt: Why the state may not be what it seems: it saw the clock of Redis jump ahead, other limits hold since its
@@ -61,6 +62,7 @@ class Request(Struct, frozen=True, kw_only=True):
     boot: str
     seq: int
     latest_us: int
+    heaviest: int = 1
     lead_us: int
     guard_us: int
     doubt: Doubt = ""
@@ -87,6 +89,7 @@ class Request(Struct, frozen=True, kw_only=True):
             len(self.allowances),
             self.calls,
             len(NOTHING) if self.costs else 0,
+            self.heaviest,
             len(self.settlements),
         ]
         for due in self.settlements:

@@ -143,10 +143,10 @@ local function pairs_after(packed, at, after) -- the pairs of numbers whose firs
   return found
 end
 
-function pace.read_lists(x, holes, log, heavy)
+function pace.read_lists(x, holes, log, heavy, known) -- known: whether the clock and what was granted are what they were
   x.holes, x.heavy_at = pairs_after(holes or '', 2, now), tonumber(heavy or 0)
   x.logged = x.strict and log and log ~= ''
-  if x.logged and x.heavy_at > now - 2 * x.span then x.log = pairs_after(log, 1, now - x.span) end
+  if x.logged and known and x.heavy_at > now - 2 * x.span then x.log = pairs_after(log, 1, now - x.span) end
 end
 
 function pace.write(x)

@@ -10,7 +10,7 @@
 --         limits hold since its last request; 'look': this may be another server; else ''   8 channel   9 horizon us
 --      10 longest cold wait us   11 class   12 its weight   13 number of keys   14 n: calls that wait (0: only settle and look)
 --      15 cost columns: 0 (each call costs 1 request) or 4 (requests, tokens, input tokens, output tokens)
---      16 number of settlements
+--      16 how many requests its heaviest start counted as that may keep a limit busy   17 number of settlements
 --      then each settlement, 10 numbers: key (0: whichever), us from now to the earliest start it belongs to, units used
 --        beyond what was reserved by column, units reserved and not used by column
 --      then for each key how many of the calls may use it; for each limit the key that it belongs to (0: it
@@ -28,8 +28,8 @@ local CLASSES, WORKERS, QUEUE, FIRST = KEYS[2], KEYS[3], KEYS[4], 5
 local me, known_boot, class = ARGV[1], ARGV[2], ARGV[11]
 local function number(i) return tonumber(ARGV[i]) end
 local lead, horizon, weight, key_count, n, columns, settlements =
-  number(5), number(9), number(12), number(13), number(14), number(15), number(16)
-local at_allow = 16 + settlements * 10
+  number(5), number(9), number(12), number(13), number(14), number(15), number(17)
+local at_allow = 17 + settlements * 10
 local at_owner = at_allow + key_count
 local at_scope = at_owner + #KEYS - FIRST + 1
 local at_cost = at_scope + key_count + 1
@@ -114,7 +114,7 @@ for i = 1, #KEYS - FIRST + 1 do
       x.emission = x.span / (x.amount * x.factor)
     end
     if tonumber(h[18] or 0) > now then x.emission = math.max(x.emission, tonumber(h[17])) end
-    pace.read_lists(x, h[21], h[28], h[29])
+    pace.read_lists(x, h[21], h[28], h[29], same_life)
     x.latest = math.max(tonumber(h[26] or 0), same_life and 0 or now) -- nobody knows what started in a former life
     pace.refresh(x)
     x.earliest, x.spend = function(t, units) return pace.due(x, t, units) end, pace.spend
@@ -132,13 +132,13 @@ if known_boot ~= '' and known_boot ~= boot then -- a survivor of the former life
   local latest = now + number(4)
   last = math.max(last, latest)
   for _, x in ipairs(paces) do
-    x.tat = math.max(x.tat, latest + x.emission * (n > 0 and cost(x, 1) or 1))
+    x.tat = math.max(x.tat, latest + x.emission * (x.column == 1 and number(16) or n > 0 and cost(x, 1) or 1))
     x.latest = math.max(x.latest, latest)
   end
 end
 
 for d = 0, settlements - 1 do
-  local at = 16 + 10 * d
+  local at = 17 + 10 * d
   local key, from = number(at + 1), number(at + 2)
   for _, x in ipairs(limits) do
     local dearer, unused = number(at + 2 + x.column), number(at + 6 + x.column)
