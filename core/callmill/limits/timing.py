@@ -13,6 +13,9 @@ ENOUGH_S = 20.0
 """A process that has just started is late in ways it cannot know yet: first connections, first runs of its code. It
 knows after many calls, or after some calls and a while."""
 
+ENOUGH_TO_WEIGH = 20
+"""Slots that show whether too many are dropped; at low rates a hundred take minutes."""
+
 LONGEST_PART_S = 0.020
 LEAD_FLOOR_S, SHORTEST_LEAD_S = 0.002, 0.0005
 LONGEST_LEAD_S = 0.100
@@ -96,7 +99,7 @@ class Timing:
             self.validity_s = max(self._shortest_s, min(self._wanted_s, allowed_s))
 
     def _weigh_validities(self) -> None:
-        if len(self._lateness_of_all) < ENOUGH_SAMPLES[1]:
+        if len(self._lateness_of_all) < ENOUGH_TO_WEIGH:
             return
         late = sorted(self._lateness_of_all)
         costs = {factor * self._shortest_s: self._cost(late, factor * self._shortest_s) for factor in VALIDITY_FACTORS}
