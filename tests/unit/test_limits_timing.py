@@ -33,7 +33,7 @@ def watched(*, fired_s: list[float], dropped_s: list[float]) -> Timing:
     ],
 )
 def test_slots_are_valid_for_longer_where_that_saves_many(fired, dropped, late_s, validity_s):
-    """A host that is too late for a part of its slots gives them the time that saves them, as soon as twenty show it."""
+    """A host that is too late for a part of its slots gives them more time as soon as twenty show the need."""
     timing = watched(fired_s=[0.001] * fired, dropped_s=[late_s] * dropped)
     assert timing.validity_s == validity_s
     assert timing.guard_s > validity_s
