@@ -4,30 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from random import Random
 
 import pytest
 from limits_kit import heaviest_window, rules
-from redis.asyncio import Redis
+from started_limiter import started
 
-from callmill.limits import Limiter, LimitRules
+from callmill.limits import Limiter
 
 WINDOW_US = 1_000_000
 PATIENCE_S = 25
-
-
-@asynccontextmanager
-async def started(url: str, limits: LimitRules, worker: str = "w") -> AsyncIterator[Limiter]:
-    """A limiter that runs."""
-    async with Redis.from_url(url, socket_timeout=2) as connection:
-        limiter = Limiter(connection, "api", limits, worker=worker)
-        await limiter.start()
-        try:
-            yield limiter
-        finally:
-            await limiter.aclose()
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -51,7 +37,10 @@ def test_slots_of_any_weights_keep_the_limit(redis_url, seed):
 
     async def scenario() -> None:
         limits = rules(f"{limit}/second", guard_s=0.01)
-        async with started(redis_url, limits, "a") as first, started(redis_url, limits, "b") as second:
+        async with (
+            started(redis_url, limits, "a", socket_timeout=2) as first,
+            started(redis_url, limits, "b", socket_timeout=2) as second,
+        ):
             first.expect(lambda _traffic, _model: 5)
             async with asyncio.timeout(PATIENCE_S):
                 await asyncio.gather(demand(first), demand(second))
@@ -65,7 +54,7 @@ def test_a_heavy_call_leaves_slots_of_light_ones_alone(redis_url):
     """Slots that were reserved ahead for light calls do not go to a heavy one: it waits for its own."""
 
     async def scenario() -> None:
-        async with started(redis_url, rules("50/second")) as limiter:
+        async with started(redis_url, rules("50/second"), socket_timeout=2) as limiter:
             limiter.expect(lambda _traffic, _model: 8)
             await limiter.acquire()
             light = [asyncio.create_task(limiter.acquire()) for _ in range(2)]
@@ -85,7 +74,7 @@ def test_what_is_given_back_to_a_quota_is_used_at_once(redis_url):
     """Slots of a quota that a stalled process dropped are asked for again when they are given back, not later."""
 
     async def scenario() -> None:
-        async with started(redis_url, rules("6/hour")) as limiter, asyncio.timeout(PATIENCE_S):
+        async with started(redis_url, rules("6/hour"), socket_timeout=2) as limiter, asyncio.timeout(PATIENCE_S):
             calls = [asyncio.create_task(limiter.acquire()) for _ in range(7)]
             while not limiter.status().granted:  # noqa: ASYNC110 - the limiter tells its state only to those who ask
                 await asyncio.sleep(0)

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from time import monotonic
 
 from limits_kit import rules
-from redis.asyncio import Redis
+from started_limiter import started
 
-from callmill.limits import Limiter, LimitRules
+from callmill.limits import Limiter
 
 HORIZON_S = 0.25
-
-
-@asynccontextmanager
-async def started(url: str, limits: LimitRules, worker: str) -> AsyncIterator[Limiter]:
-    """A limiter that runs."""
-    async with Redis.from_url(url, socket_timeout=2) as connection:
-        limiter = Limiter(connection, "api", limits, worker=worker)
-        await limiter.start()
-        try:
-            yield limiter
-        finally:
-            await limiter.aclose()
 
 
 def test_hold_stops_calls_here_at_once_and_elsewhere_with_the_next_exchange(redis_url):
@@ -32,8 +19,8 @@ def test_hold_stops_calls_here_at_once_and_elsewhere_with_the_next_exchange(redi
 
     async def scenario() -> None:
         async with (
-            started(redis_url, rules("200/second"), "holder") as holder,
-            started(redis_url, rules("200/second"), "other") as other,
+            started(redis_url, rules("200/second"), "holder", socket_timeout=2) as holder,
+            started(redis_url, rules("200/second"), "other", socket_timeout=2) as other,
         ):
             await asyncio.gather(*(holder.acquire() for _ in range(5)))
             waiting = [asyncio.create_task(holder.acquire()) for _ in range(5)]
@@ -62,7 +49,7 @@ def test_an_expected_backlog_gets_its_slots_before_it_asks(redis_url):
         return 100 / (monotonic() - begin)
 
     async def scenario() -> None:
-        async with started(redis_url, rules("500/second"), "w") as limiter:
+        async with started(redis_url, rules("500/second"), "w", socket_timeout=2) as limiter:
             unexpected = await rate(limiter)
             limiter.expect(lambda _traffic, _model: 50)
             assert await rate(limiter) > max(1.5 * unexpected, 350)
@@ -79,7 +66,7 @@ def test_nothing_is_reserved_ahead_where_tokens_are_counted(redis_url):
     """What calls will cost is not known before they ask: an expected backlog reserves no tokens for them."""
 
     async def scenario() -> None:
-        async with started(redis_url, rules("500/second", "60000 tokens/minute"), "w") as limiter:
+        async with started(redis_url, rules("500/second", "60000 tokens/minute"), "w", socket_timeout=2) as limiter:
             limiter.expect(lambda _traffic, _model: 50)
             limiter.settle(await limiter.acquire(10), None)
             await asyncio.sleep(HORIZON_S)

@@ -4,30 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from time import monotonic
 
 import pytest
 from limits_kit import rules
 from local_nodes import RedisProcess
 from redis.asyncio import Redis
+from started_limiter import started
 
 from callmill.config.limit_spec import Enforcer
 from callmill.errors import UsageError
-from callmill.limits import Limiter, LimitRules, Slot
-
-
-@asynccontextmanager
-async def started(url: str, limits: LimitRules, *, worker: str = "w") -> AsyncIterator[Limiter]:
-    """A limiter that runs, past its cold start where that matters."""
-    async with Redis.from_url(url, socket_timeout=1) as connection:
-        limiter = Limiter(connection, "api", limits, worker=worker)
-        await limiter.start()
-        try:
-            yield limiter
-        finally:
-            await limiter.aclose()
+from callmill.limits import Limiter, Slot
 
 
 async def until(condition: Callable[[], object]) -> None:

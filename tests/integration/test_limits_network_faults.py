@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from time import monotonic
 
 import pytest
@@ -12,28 +11,16 @@ import redis
 from limits_callers import FULL, LIMIT, calling
 from limits_kit import rules
 from local_nodes import RedisProcess
-from redis.asyncio import Redis
+from started_limiter import started
 from tcp_forwarder import Forwarder
 
-from callmill.limits import Limiter, LimitRules
+from callmill.limits import Limiter
 
 pytestmark = pytest.mark.chaos
 
 HORIZON_S = 0.25
 BUSY_S = 0.25
 """What a busy machine may add to a reaction."""
-
-
-@asynccontextmanager
-async def started(url: str, limits: LimitRules, worker: str) -> AsyncIterator[Limiter]:
-    """A limiter that runs."""
-    async with Redis.from_url(url, socket_timeout=2) as connection:
-        limiter = Limiter(connection, "api", limits, worker=worker)
-        await limiter.start()
-        try:
-            yield limiter
-        finally:
-            await limiter.aclose()
 
 
 @pytest.mark.usefixtures("redis_url")
@@ -79,11 +66,11 @@ def test_a_pause_reaches_a_process_that_hears_no_news(redis_server: RedisProcess
                 limiter.settle(await limiter.acquire(), None)
                 fired.append(monotonic())
 
-        async with started(address.url, rules("200/second"), "deaf") as deaf:
+        async with started(address.url, rules("200/second"), "deaf", socket_timeout=2) as deaf:
             tasks = [asyncio.create_task(call(deaf)) for _ in range(40)]
             await soon(lambda: len(fired) > 40)
             assert await asyncio.to_thread(address.silence, b"SUBSCRIBE") == 1
-            async with started(redis_url, rules("200/second"), "teller") as teller:
+            async with started(redis_url, rules("200/second"), "teller", socket_timeout=2) as teller:
                 told = monotonic()
                 await teller.pause(1.2, "429")
                 await soon(lambda: deaf.status().pause_reason)

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from time import monotonic
 
 from limits_kit import rules
-from redis.asyncio import Redis
+from started_limiter import started
 
-from callmill.limits import Limiter, LimitRules
+from callmill.limits import Limiter
 
 PATIENCE_S = 15
-
-
-@asynccontextmanager
-async def started(url: str, limits: LimitRules, worker: str = "w") -> AsyncIterator[Limiter]:
-    """A limiter that runs."""
-    async with Redis.from_url(url, socket_timeout=1) as connection:
-        limiter = Limiter(connection, "api", limits, worker=worker)
-        await limiter.start()
-        try:
-            yield limiter
-        finally:
-            await limiter.aclose()
 
 
 async def call(limiter: Limiter) -> float:
