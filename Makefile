@@ -7,9 +7,23 @@ ARGS ?=
 
 .DEFAULT_GOAL := help
 
+# For users without a home, as in containers: pip needs one.
+ifndef HOME
+export HOME := $(CURDIR)/$(VENV)
+endif
+
+# Without compiled modules, each process that a test starts would compile Callmill anew.
+unexport PYTHONDONTWRITEBYTECODE
+
+# An environment of another Python, from a checkout elsewhere, or without pip is useless: create it anew.
+IS_OURS := import os, pip; assert os.path.abspath("$(VENV)") in open("$(BIN)/activate").read()
+ifneq ($(shell test ! -e $(VENV) || $(BIN)/python -c '$(IS_OURS)' 2>/dev/null || echo stale),)
+.PHONY: $(BIN)/python $(VENV)/.installed $(VENV)/.installed-dev
+endif
+
 .PHONY: help
 help: ## Show what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@$(PYTHON) -c 'import re; [print(f"  make {name:<12} {text}") for name, text in re.findall("(?m)^([a-z-]+):.*## (.*)", open("Makefile").read())]'
 
 .PHONY: setup
 setup: $(VENV)/.installed-dev ## Make the virtual environment with everything for development
@@ -20,7 +34,7 @@ demo: $(VENV)/.installed ## Push a few thousand calls through a simulated API an
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## Run the tests
-	@$(BIN)/python -m pytest -q -n 3 --dist loadfile -m 'not chaos and not browser and not docker'
+	@$(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder -m 'not chaos and not browser and not docker' $(ARGS)
 
 .PHONY: chaos
 chaos: $(VENV)/.installed-dev ## Break everything under load and check what came of it (15 minutes; ARGS=--short: 8)
@@ -29,7 +43,7 @@ chaos: $(VENV)/.installed-dev ## Break everything under load and check what came
 
 .PHONY: docker
 docker: $(VENV)/.installed-dev ## Run image, compose file and scaling for real (5 minutes; needs a Docker engine)
-	@if docker info >/dev/null 2>&1; then $(BIN)/python -m pytest -q -m docker $(ARGS); \
+	@if timeout 30 docker info >/dev/null 2>&1; then $(BIN)/python -m pytest -q -m docker $(ARGS); \
 	else echo 'make docker: skipped, no Docker engine answers'; fi
 
 .PHONY: browser
@@ -69,6 +83,7 @@ clean: ## Remove what was made here
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Callmill needs Python 3.11 or newer, this is " + sys.version.split()[0] + ". Name another: make PYTHON=python3.12 ...")'
+	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo 'No virtual environment: install the venv module (Debian: apt install python3-venv)' >&2; exit 1; }
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -U 'pip>=25.1'
 

@@ -62,12 +62,12 @@ def main() -> int:
     """Run the demo; return the exit code of `callmill run`."""
     for number in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal ends the demo as Ctrl-C does
         signal.signal(number, lambda which, _frame: sys.exit(128 + which))
-    shutil.rmtree(HOME, ignore_errors=True)
-    HOME.mkdir()
+    begin_anew()
     with SimulatorProcess(API) as simulator:
         (HOME / "apis.toml").write_text(PROFILE.format(url=simulator.url))
+        for name in [name for name in os.environ if name.startswith("CALLMILL_")]:
+            del os.environ[name]  # set for the user's own work, above all a Redis
         os.environ.update(CALLMILL_APIS=str(HOME / "apis.toml"), CALLMILL_STATE_DIR=str(HOME / "state"))
-        os.environ.pop("CALLMILL_REDIS_URL", None)
         port = free_port()
         print(f"API        {simulator.url}   {LIMIT} requests/s, burst {BURST}, 1 answer in 20 fails")
         up = subprocess.Popen(
@@ -91,6 +91,20 @@ def main() -> int:
         finally:
             up.send_signal(signal.SIGTERM)
             up.wait()
+
+
+def begin_anew() -> None:
+    """Remove what an earlier demo left.
+
+    Raises:
+        SystemExit: The directory is not writable, for example because it belongs to another user.
+    """
+    try:
+        if HOME.exists():
+            shutil.rmtree(HOME)
+        HOME.mkdir()
+    except OSError as error:
+        sys.exit(f"The demo cannot write to {HOME}: {error.strerror}")
 
 
 def run(cpu: FleetCpu) -> tuple[int, dict[str, Any]]:

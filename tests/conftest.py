@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 import redis
+from bare_path import set_path_for
 from container_nodes import ContainerProcess, RedisContainer, WorkerContainer, build_image, engine_or_skip
 from hypothesis import HealthCheck, settings
 from local_nodes import LocalBroker, LocalWorker, RedisProcess, WorkerProcess
@@ -18,7 +21,22 @@ from callmill.producer import Client
 settings.register_profile("callmill", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("callmill")
 
+# What belongs to whoever runs the tests: a Redis that we would empty, a proxy that misses our ports, a terminal's size.
+_NOT_OURS = re.compile(
+    r"CALLMILL_(?!REDIS_SERVER$|TEST_EXAMPLES$)|CELERY_|FLOWER_|XDG_STATE_HOME$|COLUMNS$|LINES$|FORCE_COLOR$|NO_COLOR$"
+    r"|(?i:(?:http|https|all|no)_proxy$)"
+)
+for name in filter(_NOT_OURS.match, list(os.environ)):
+    del os.environ[name]
+
 _IMAGE = "callmilltest"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Hide from each test, and from its fixtures, the programs that not every machine has."""
+    set_path_for(item)
+
 
 StartWorker = Callable[..., LocalWorker]
 

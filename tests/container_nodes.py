@@ -5,7 +5,6 @@ They stand in for the processes of ``local_nodes``, so that the same tests run o
 
 from __future__ import annotations
 
-import resource
 import shutil
 import signal
 import subprocess
@@ -15,24 +14,37 @@ from typing import Self
 
 import docker
 import pytest
-from docker.errors import DockerException
 from docker.models.containers import Container
-from docker.types import Ulimit
 from local_nodes import LocalProcess, RedisProcess, WorkerProcess
 
 ROOT = Path(__file__).parents[1]
 REDIS_IMAGE = "redis:7-bookworm"
-_MOST_FILES = 65536
+_ANSWERS_WITHIN_S = 20
 
 
 def engine_or_skip() -> docker.DockerClient:
-    """Return the Docker engine; skip the test where none answers."""
-    try:
-        client = docker.from_env(timeout=60)
-        client.ping()
-    except DockerException:
+    """Return the Docker engine; skip the test where none answers, or where there is no client to build with."""
+    if shutil.which("docker") is None:
+        pytest.skip("no Docker client: docker is not on the PATH")
+    if not _succeeds(["docker", "info"]):
         pytest.skip("no Docker engine answers")
-    return client
+    return docker.from_env(timeout=60)
+
+
+def compose_or_skip() -> list[str]:
+    """Return the command of Compose, the plug-in or the older program; skip the test where neither works."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        # A client without the plug-in fails, each version in words of its own.
+        if shutil.which(command[0]) and _succeeds([*command, "version"]):
+            return command
+    pytest.skip("no Compose: neither `docker compose` nor `docker-compose` works")
+
+
+def _succeeds(command: list[str]) -> bool:
+    try:
+        return subprocess.run(command, capture_output=True, timeout=_ANSWERS_WITHIN_S, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        return False
 
 
 def build_image(tag: str) -> None:
@@ -46,12 +58,6 @@ def build_image(tag: str) -> None:
         check=False,
     )
     assert built.returncode == 0, built.stderr[-3000:]
-
-
-def most_files() -> int:
-    """Return how many descriptors a container may be given: the engine cannot give more than it may have itself."""
-    hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    return _MOST_FILES if hard_limit == resource.RLIM_INFINITY else min(_MOST_FILES, hard_limit)
 
 
 class ContainerProcess(LocalProcess):
@@ -75,7 +81,6 @@ class ContainerProcess(LocalProcess):
                 environment=self.environment(),
                 network_mode="host",
                 volumes={str(path): {"bind": where, "mode": "ro"} for path, where in self.files.items()},
-                ulimits=[Ulimit(name="nofile", soft=most_files(), hard=most_files())],
             )
         return self._container
 

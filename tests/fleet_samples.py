@@ -22,7 +22,7 @@ BATCH = Progress(
     id="0123456789ab", name="translate-catalogue", state=BatchState.RUNNING, sealed=True, ended=False,
     total=12_000_000, done=9_000_000, succeeded=8_999_000, failed=1_000, retries=12_345, calls=9_012_345,
     throttled=17, rate=12_345.6, eta=243.0, limited_by="limit openai 200000 tokens/minute", p50=0.12, p95=0.4,
-    p99=1.5, elapsed=7_300.0,
+    p99=1.5, elapsed=7_300.0, mean_rate=1_643.8,
 )  # fmt: skip
 PAUSED = replace(
     BATCH, id="paused000000", name="nightly", state=BatchState.PAUSED, rate=0.0, eta=None, total=500, done=20,
@@ -46,7 +46,7 @@ OPENAI = PublicApi(name="openai", base_url="https://api.openai.com", limits=("10
 
 def api_now(api: PublicApi = OPENAI, *workers: WorkerStatus) -> ApiNow:
     """Return an API with what its workers do."""
-    return summed_up(api, ControlState(0, None, None, {}), workers)
+    return summed_up(api, ControlState(0, None, None, {}), workers, {})
 
 
 def api_view(now: ApiNow, limits_by: str = "limit openai 100/second", *, queued: int = 0) -> ApiView:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from callmill.jobs.line import Line
 from callmill.ledger import Claim, Suspect
 
 
@@ -30,6 +31,7 @@ class ModelChunk:
     first: int
     count: int
     place: Place
+    line: str
     due: bool = False
     fence: int = 0
     claims: int = 0
@@ -41,6 +43,15 @@ class ModelChunk:
     noted_under: int = 0
     wanted: set[int] = field(default_factory=set)
     failures: Counter[int] = field(default_factory=Counter)
+    opened: list[int] = field(default_factory=list)
+    """Positions in the batch of the jobs that were opened since the batch last looked."""
+    waited_in: set[str] = field(default_factory=set)
+    """Other lines in which its hints may still be."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name == "line" and hasattr(self, "waited_in"):
+            self.waited_in.add(self.line)
+        super().__setattr__(name, value)
 
     def note_alone(self, offset: int | None) -> None:
         """Note what runs alone under the fence of now."""
@@ -63,6 +74,7 @@ class ModelChunk:
         self.failed -= offsets
         self.recorded -= offsets
         self.attempts = {at: n for at, n in self.attempts.items() if at not in offsets}
+        self.opened += [self.first + at for at in offsets]
 
     def open_wanted(self) -> set[int]:
         """Open what was wanted while a worker held the chunk."""
@@ -88,8 +100,27 @@ class ModelBatch:
     deleted: bool = False
     calls: int = 0
     chunks: list[ModelChunk] = field(default_factory=list)
+    bound: dict[str, str] = field(default_factory=dict)
+    """API name -> identity of the API that it is bound to."""
     stream: list[tuple[int, bool]] = field(default_factory=list)
+    superseded: dict[int, int] = field(default_factory=dict)
+    """Position of a job in the batch -> how many outcomes the stream had when the job was last opened."""
     last_add: tuple[int, list[tuple[str, bytes]]] | None = None
+
+    def line(self, api: str) -> str:
+        """The line in which its chunks of an API wait from now on."""
+        return str(Line(api, identity=self.bound.get(api, "")))
+
+    @property
+    def newest(self) -> list[tuple[int, bool]]:
+        """What of the stream counts: nothing of a job from before it was opened."""
+        return [item for at, item in enumerate(self.stream) if at >= self.superseded.get(item[0], 0)]
+
+    def note_superseded(self) -> None:
+        """Note that what the stream has of jobs that were opened is superseded."""
+        for chunk in self.chunks:
+            self.superseded |= dict.fromkeys(chunk.opened, len(self.stream))
+            chunk.opened.clear()
 
     @property
     def total(self) -> int:
@@ -118,7 +149,7 @@ class ModelBatch:
 
     def members(self, *places: Place) -> set[str]:
         """Names of the chunks that are in one of the places."""
-        return {f"{self.id}/{chunk.number}/{chunk.api}" for chunk in self.chunks if chunk.place in places}
+        return {f"{self.id}/{chunk.number}/{chunk.line}" for chunk in self.chunks if chunk.place in places}
 
     def end_if_over(self) -> None:
         """End when every lease is back and nothing is left to do."""
@@ -129,6 +160,7 @@ class ModelBatch:
         """Take a chunk from its holder."""
         chunk.due = False
         delayed = not chunk.open_wanted() and delayed
+        self.note_superseded()
         if not chunk.unrecorded:
             keep = chunk.failed and not self.cancelled
             chunk.place = Place.DONE_WITH_FAILURES if keep else Place.GONE
@@ -138,9 +170,32 @@ class ModelBatch:
             chunk.place = Place.PARKED
         else:
             chunk.place = Place.WAITING if delayed else Place.QUEUED
+        if chunk.place in (Place.WAITING, Place.QUEUED, Place.PARKED):
+            chunk.line = self.line(chunk.api)
         if chunk.place in (Place.DONE_WITH_FAILURES, Place.GONE):
             chunk.forgive(0)
         self.end_if_over()
+
+    def unpark(self) -> set[str]:
+        """Queue what is held back; return the names of these chunks."""
+        parked = [chunk for chunk in self.chunks if chunk.place is Place.PARKED]
+        for chunk in parked:
+            chunk.place, chunk.line = Place.QUEUED, self.line(chunk.api)
+        return {f"{self.id}/{chunk.number}/{chunk.line}" for chunk in parked}
+
+    def bind(self, api: str, identity: str) -> None:
+        """Bind it to another API of a name, if it is bound to one; its chunks are where they were."""
+        if not (self.deleted or self.ended or self.cancelled):
+            self.bound |= {api: identity} if api in self.bound else {}
+
+    def follow(self) -> set[str]:
+        """Move what is queued or waits to where it is bound; return the names of the chunks that need a hint."""
+        moved = set[str]()
+        for chunk in [] if self.deleted or self.cancelled else self.chunks:
+            if chunk.place in (Place.QUEUED, Place.WAITING) and chunk.line != self.line(chunk.api):
+                chunk.line = self.line(chunk.api)
+                moved |= {f"{self.id}/{chunk.number}/{chunk.line}"} if chunk.place is Place.QUEUED else set()
+        return moved
 
     def cancel(self) -> None:
         """Drop what nobody holds."""
@@ -161,10 +216,14 @@ class ModelBatch:
                 chunk.wanted |= chosen
                 continue
             chunk.open_failed(chosen)
+            self.note_superseded()
             if chosen and chunk.place in (Place.DONE_WITH_FAILURES, Place.WAITING):
                 chunk.due = False
-                chunk.place = Place.PARKED if self.control == "paused" else Place.QUEUED
-                queued |= {f"{self.id}/{chunk.number}/{chunk.api}"} if chunk.place is Place.QUEUED else set()
+                chunk.place, chunk.line = (
+                    Place.PARKED if self.control == "paused" else Place.QUEUED,
+                    self.line(chunk.api),
+                )
+                queued |= {f"{self.id}/{chunk.number}/{chunk.line}"} if chunk.place is Place.QUEUED else set()
         self.ended = self.ended and not again
         return again, queued
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import redis
 
@@ -22,6 +23,9 @@ BEGIN_US = 1_700_000_000_000_000
 LEAD_US = 2_000
 GUARD_US = 8_000
 TIME_KEY = "test:now"
+
+Fields = tuple[str, str]
+"""A key and a field of the hash there."""
 
 FAKE_TIME = f"""
 local real = redis
@@ -72,6 +76,8 @@ class Reply:
     starts_us: list[int]
     keys: list[int]
     scopes: list[tuple[int, str]]
+    before: list[str | None]
+    after: list[str | None]
 
 
 class Fleet:
@@ -81,18 +87,19 @@ class Fleet:
         self.redis = redis.Redis.from_url(url, decode_responses=True)
         self.keys = Keys("test")
         self._scripts = {
-            name: self.redis.register_script(FAKE_TIME + script(name))
+            name: str(self.redis.script_load(FAKE_TIME + script(name)))
             for name in ("reserve", "pause", "permits", "throttled", "feed", "restore")
         }
+        self._time_is_new = True
         self.jumped_us = 0
         self.watchful = False
         self.set_time(BEGIN_US)
         self.use(limits)
 
     def set_time(self, us: int) -> None:
-        """Set what Redis's TIME shows."""
+        """Set what Redis's TIME shows to the scripts."""
         self.us = us
-        self.redis.set(TIME_KEY, us)
+        self._time_is_new = True
 
     def jump(self, us: int) -> None:
         """Let TIME jump while no time passes for the workers."""
@@ -135,6 +142,7 @@ class Fleet:
         guard_us: int = GUARD_US,
         allowances: Sequence[int] = (),
         key: int = 1,
+        read: Sequence[Fields] = (),
     ) -> Reply:
         """Make one exchange for a worker.
 
@@ -156,7 +164,7 @@ class Fleet:
             calls=calls,
             costs=[_columns(*cost) if isinstance(cost, tuple) else _columns(1, cost) for cost in costs],
         )
-        return self.exchange(worker, request)
+        return self.exchange(worker, request, read)
 
     def reserve_weighted(self, worker: Worker, costs: Sequence[Columns], guard_us: int = GUARD_US) -> list[int]:
         """Ask for starts of calls with these costs, by column; return them."""
@@ -173,8 +181,22 @@ class Fleet:
         )
         return self.exchange(worker, request).starts_us
 
-    def exchange(self, worker: Worker, request: Request) -> Reply:
-        """Make one exchange for a worker as the request says."""
+    def _run(self, name: str, keys: Sequence[str], args: Sequence[str | int], read: Sequence[Fields] = ()) -> list[Any]:
+        """Run a script; return its answer between the values of some fields before it and after it. One round trip."""
+        with self.redis.pipeline(transaction=False) as pipe:
+            if self._time_is_new:
+                pipe.set(TIME_KEY, self.us)
+            for key, field_name in read:
+                pipe.hget(key, field_name)
+            pipe.evalsha(self._scripts[name], len(keys), *keys, *args)
+            for key, field_name in read:
+                pipe.hget(key, field_name)
+            answers = pipe.execute()
+        answers, self._time_is_new = answers[self._time_is_new :], False
+        return [answers[: len(read)], answers[len(read)], answers[len(read) + 1 :]]
+
+    def exchange(self, worker: Worker, request: Request, read: Sequence[Fields] = ()) -> Reply:
+        """Make one exchange for a worker as the request says; ``read``: fields to read before and after it."""
         group = self.layout
         if worker.model or worker.traffic != NORMAL:
             group = layout(self.rules, self.keys, worker.model, worker.traffic)
@@ -187,10 +209,10 @@ class Fleet:
             *group.redis_keys,
         ]
         args = request.arguments(worker.name, self.keys.channel, group)
-        raw = self._scripts["reserve"](keys=keys, args=args)
+        before, raw, after = self._run("reserve", keys, args, read)
         if len(raw) == 1:
             self.publish(group)
-            raw = self._scripts["reserve"](keys=keys, args=args)
+            before, raw, after = self._run("reserve", keys, args, read)
         known, (now, boot, seq, again, by, pause, reason, guard, offsets, keys_used, pauses, *_) = worker.boot, raw
         worker.boot, worker.seq, worker.again_us = boot, seq, now + again
         worker.exchanges += 1
@@ -203,7 +225,7 @@ class Fleet:
             worker.heaviest = max([worker.heaviest, *(weight for weight, *_ in request.costs[: len(starts)])])
             worker.starts_us += starts
         scopes = list(zip(pauses[::2], pauses[1::2], strict=True))
-        return Reply(now, boot, by, again, pause, reason, guard, starts, keys_used, scopes)
+        return Reply(now, boot, by, again, pause, reason, guard, starts, keys_used, scopes, before, after)
 
     @property
     def real_us(self) -> int:
@@ -228,30 +250,28 @@ class Fleet:
     def pause(self, us: int, reason: str = "429", scope: str = "") -> int:
         """Pause the API, or one of its keys or models; return what is left of the pause."""
         args = [us, reason, self.keys.channel, scope]
-        left: int = self._scripts["pause"](keys=[self.keys.meta, *self.limit_keys], args=args)
+        left: int = self._run("pause", [self.keys.meta, *self.limit_keys], args)[1]
         return left
 
     def throttled(self, age_us: int = 0) -> int:
         """Tell of a refusal of a call that started so long ago; return whether something was changed."""
-        changed: int = self._scripts["throttled"](keys=[self.keys.meta, *self.limit_keys], args=[age_us])
+        changed: int = self._run("throttled", [self.keys.meta, *self.limit_keys], [age_us])[1]
         return changed
 
     def restore(self, keys: Sequence[str], args: Sequence[str | int]) -> int:
         """Bring back what was granted of quotas; return whether it was counted."""
-        counted: int = self._scripts["restore"](keys=[self.keys.meta, *keys], args=args)
+        counted: int = self._run("restore", [self.keys.meta, *keys], args)[1]
         return counted
 
     def feed(self, index: int, kind: str, first: float, second: float = 0.0) -> int:
         """Tell a fact about the limit at this place; return whether something was changed."""
         keys = [self.keys.meta, self.limit_keys[index]]
-        changed: int = self._scripts["feed"](keys=keys, args=[1, kind, first, second])
+        changed: int = self._run("feed", keys, [1, kind, first, second])[1]
         return changed
 
     def permits(self, worker: str, want: int, used: int, had: int, *, limit: int, lease_us: int) -> Lease:
         """Renew a lease of permits."""
-        return Lease(
-            *self._scripts["permits"](keys=self.keys.permits(), args=[worker, want, used, had, lease_us, limit])
-        )
+        return Lease(*self._run("permits", self.keys.permits(), [worker, want, used, had, lease_us, limit])[1])
 
     def warm(self) -> Worker:
         """Let a first worker get over the cold start and return it."""

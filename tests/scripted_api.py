@@ -15,7 +15,8 @@ class ScriptedApi:
     """What the API was asked.
 
     It answers ``/status/404``, ``/flaky/2/KEY`` (two failures first), ``/throttle/KEY`` (one 429 first),
-    ``/redirect/TO`` (with | for /), ``/wait/0.5`` and ``/hang`` as they say, anything else with 200.
+    ``/redirect/TO`` (with | for /), ``/moved/307/TO`` likewise, ``/wait/0.5``, ``/hang`` and ``/reset`` as they say,
+    anything else with 200.
     """
 
     def __init__(self, server: FaultyServer, arrivals: list[tuple[float, str]]) -> None:
@@ -38,6 +39,24 @@ class ScriptedApi:
         return [exchange for exchange in self.requests if exchange.target == target]
 
 
+async def _answer_as_ever(exchange: Exchange, path: list[str]) -> None:
+    """Behave as a path says that means the same each time."""
+    match path:
+        case ["redirect", *target]:
+            await exchange.answer("302 Found", f"Location: {'/'.join(target).replace('|', '/')}\r\n", b"")
+        case ["moved", status, *target]:
+            await exchange.answer(f"{status} Moved", f"Location: {'/'.join(target).replace('|', '/')}\r\n", b"")
+        case ["reset"]:
+            exchange.reset()
+        case ["wait", seconds]:
+            await asyncio.sleep(float(seconds))
+            await exchange.answer()
+        case ["hang"]:
+            await asyncio.sleep(60)
+        case _:
+            await exchange.answer()
+
+
 @contextlib.contextmanager
 def scripted_api() -> Iterator[ScriptedApi]:
     """Serve on 127.0.0.1 until the block ends."""
@@ -55,15 +74,8 @@ def scripted_api() -> Iterator[ScriptedApi]:
                 await exchange.answer("500 Flaky", body=b"not yet")
             case ["throttle", *_] if first:
                 await exchange.answer("429 Slow down", "Retry-After: 1\r\n", b"")
-            case ["redirect", *target]:
-                await exchange.answer("302 Found", f"Location: {'/'.join(target).replace('|', '/')}\r\n", b"")
-            case ["wait", seconds]:
-                await asyncio.sleep(float(seconds))
-                await exchange.answer()
-            case ["hang"]:
-                await asyncio.sleep(60)
-            case _:
-                await exchange.answer()
+            case path:
+                await _answer_as_ever(exchange, path)
 
     with faulty_server(answer) as server:
         yield ScriptedApi(server, arrivals)

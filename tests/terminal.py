@@ -65,7 +65,11 @@ class Terminal:
 
     def press_ctrl_c(self) -> None:
         """Press Ctrl-C."""
-        os.write(self._ours, b"\x03")
+        self.write(b"\x03")
+
+    def write(self, keys: bytes) -> None:
+        """Press keys."""
+        os.write(self._ours, keys)
 
     def wait(self, timeout_s: float) -> int:
         """Wait for the end and return the exit code."""
@@ -95,6 +99,14 @@ class Terminal:
             assert self._process.poll() is None, self.output
             self._read()
         return self.screen()
+
+    def until_written(self, text: str, timeout_s: float = 60.0) -> None:
+        """Wait until a text was written, of a program that draws no screens."""
+        deadline_s = time.monotonic() + timeout_s
+        while text not in self.output:
+            assert time.monotonic() < deadline_s, self.output
+            assert self._process.poll() is None, self.output
+            self._read()
 
     def _read(self) -> None:
         if select.select([self._ours], [], [], 0.1)[0]:

@@ -140,7 +140,7 @@ class Arena:
         self._api = self._child("chaos_api.py", *arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._api.stdout is not None
         ports = dict(zip(APIS, self._api.stdout.readline().decode().split(), strict=True))
-        common = ["timeout = 2.5", "retry = { attempts = 500, base = 0.1, cap = 0.5 }"]
+        common = ["timeout = 2.5", "retry = { attempts = 500, base = 0.1, cap = 0.5 }", 'idempotency = "by-key"']
         own = {
             "free": [f"max_connections = {CONNECTIONS}"],
             "paced": [f'limits = ["{size.paced_per_s}/second"]', 'enforcer = "sliding"'],

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from bound_lines import line_of
 from local_nodes import LocalBroker, LocalWorker, until, write_profiles
 
 from callmill.config.celery import lane_queue_key
@@ -140,8 +141,9 @@ def test_lost_hints_heal(site):
     """Hints lost with their whole queue are published again, although nobody asks for it."""
     with redis.Redis.from_url(site.broker.url) as connection:
         batch = site.submit(600)
-        assert connection.delete(lane_queue_key("api")) == 1
-        assert connection.zcard(queued("api")) == 6
+        line = line_of(connection, batch.id)
+        assert connection.delete(lane_queue_key(line)) == 1
+        assert connection.zcard(queued(line)) == 6
     site.start()
     assert batch.wait(WAIT_S).ended
     assert_complete(batch, 600)

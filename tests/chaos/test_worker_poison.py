@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 import redis
+from bound_lines import line_of
 from local_nodes import WorkerProcess, until, write_profiles
 
 from callmill.config.redis_connections import connect
@@ -65,7 +66,8 @@ class Supervised:
         members = [member for member in self.redis.zrange(keys.DUE, 0, -1) if member.startswith(batch.id)]
         self.redis.zadd(keys.DUE, dict.fromkeys(members, 0), xx=True)
         numbers = self.redis.hkeys(BatchKeys(batch.id).state)
-        self.hints.publish([ChunkRef(batch.id, int(number), "api") for number in numbers])
+        line = line_of(self.redis, batch.id)
+        self.hints.publish([ChunkRef(batch.id, int(number), line) for number in numbers])
 
 
 @pytest.fixture
@@ -110,7 +112,8 @@ def test_chunks_of_dead_workers_run_alone_once(supervised, redis_url):
         async with connect(redis_url) as connection:
             chunks = Chunks(LedgerSession(connection), worker="dead")
             for number in range(3):
-                assert isinstance(await chunks.claim(ChunkRef(batch.id, number, "api")), Claim)
+                ref = ChunkRef(batch.id, number, line_of(supervised.redis, batch.id))
+                assert isinstance(await chunks.claim(ref), Claim)
 
     for _ in range(3):
         asyncio.run(die())

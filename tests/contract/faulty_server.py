@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 Handler = Callable[["Exchange"], Awaitable[None]]
+EarlyHandler = Callable[["Exchange"], Awaitable[None] | None]
+"""Answers a request before its body is read; returns None for one that it leaves to the ordinary handler."""
 
 
 @dataclass
@@ -77,18 +79,27 @@ class FaultyServer:
         assert self.loop is not None
         self.loop.call_soon_threadsafe(lambda: [writer.close() for writer in self.writers])
 
-    async def serve(self, handler: Handler, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Read requests from one connection and let ``handler`` answer them."""
+    async def serve(
+        self,
+        handler: Handler,
+        early: EarlyHandler | None,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        """Read requests from one connection and let ``early`` or ``handler`` answer them."""
         self.connections += 1
         self.open_connections += 1
         number = self.connections
         self.writers.add(writer)
         try:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                while (exchange := await _read_request(number, reader, writer)) and not writer.is_closing():
+                while (exchange := await _read_head(number, reader, writer)) and not writer.is_closing():
+                    answered = None if early is None else early(exchange)
+                    if answered is None:
+                        exchange.body = await reader.readexactly(int(exchange.headers.get("content-length", 0)))
                     self.requests.append(exchange)
                     self.arrived.release()
-                    await handler(exchange)
+                    await (answered or handler(exchange))
         finally:
             writer.close()
             self.writers.discard(writer)
@@ -98,7 +109,7 @@ class FaultyServer:
                 self.closed.notify_all()
 
 
-async def _read_request(number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Exchange | None:
+async def _read_head(number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> Exchange | None:
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     except asyncio.IncompleteReadError:
@@ -106,13 +117,12 @@ async def _read_request(number: int, reader: asyncio.StreamReader, writer: async
     first, *lines = head.split("\r\n")[:-2]
     method, target, _ = first.split(" ")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    body = await reader.readexactly(int(headers.get("content-length", 0)))
-    return Exchange(method, target, headers, body, number, reader, writer)
+    return Exchange(method, target, headers, b"", number, reader, writer)
 
 
 @contextlib.contextmanager
 def faulty_server(
-    handler: Handler, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+    handler: Handler, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1", early: EarlyHandler | None = None
 ) -> Iterator[FaultyServer]:
     """Serve in a thread of its own until the block ends."""
     server = FaultyServer(scheme="https" if tls else "http")
@@ -121,8 +131,13 @@ def faulty_server(
     stop = asyncio.Event()
 
     async def run() -> None:
+        # Its protocol is named, or asyncio would leave Nagle's algorithm on, which holds small answers back.
+        listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        # Its connections inherit this: what a client sends and nobody reads stays with the client, on any machine.
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 18)
+        listening.bind((host, 0))
         listener = await asyncio.start_server(
-            lambda reader, writer: server.serve(handler, reader, writer), host, 0, ssl=tls, backlog=4096
+            lambda reader, writer: server.serve(handler, early, reader, writer), sock=listening, ssl=tls, backlog=4096
         )
         server.port = listener.sockets[0].getsockname()[1]
         ready.set()

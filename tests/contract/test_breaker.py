@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
-from callmill.breaker import BreakerRules, BreakerState, BreakerStore, BreakerView, Report
+from callmill.breaker import BreakerRules, BreakerState, BreakerStore, BreakerView, Evidence, Report
 from callmill.breaker.keys import Keys
-from callmill.breaker.store import RETRIES_AT_LEAST
+from callmill.breaker.store import RETRIES_AT_LEAST, RETRIES_OF_OVERLOADED
 from callmill.errors import RedisUnavailableError
 
 RULES = BreakerRules(probe_s=0.05, cap_s=0.4, window_s=10)
@@ -93,18 +93,31 @@ def test_failures_of_all_workers_open_it_for_all(play):
     [
         {"ok": 0, "bad": 19, "streak": 19},
         {"ok": 11, "bad": 9},
-        {"bad": 3, "streak": 3, "streak_s": 60},
-        {"bad": 19, "streak": 19, "streak_s": 0.9},
+        {"bad": 3, "streak": 3, "streak_s": 60, "witnesses": 3},
+        {"bad": 19, "streak": 19, "streak_s": 0.9, "witnesses": 19},
+        {"bad": 1, "streak": 100, "streak_s": 60, "witnesses": 1},
+        {"bad": 0, "doubts": 64},
+        {"bad": 0, "doubts": 70, "settled": 6},
     ],
-    ids=["too few calls", "too few failures", "too short a streak", "a streak of a moment"],
+    ids=[
+        "too few calls",
+        "too few failures",
+        "too short a streak",
+        "a streak of a moment",
+        "one job",
+        "as many jobs as a bad file has",
+        "jobs that were at fault themselves",
+    ],
 )
 def test_less_than_the_rules_say_leaves_it_closed(play, report):
     """Fewer calls, fewer failures or a shorter streak than the rules name tell nothing; the process thinks the same."""
 
     async def scene(fleet: Fleet) -> None:
         assert (await fleet.tell(**report)).state is CLOSED
-        sums = (report.get("ok", 0), report["bad"], report.get("streak", 0), report.get("streak_s", 0.0))
-        assert not RULES.opens(*sums)
+        settled = report.get("settled", 0)
+        evidence = {name: value for name, value in report.items() if name != "settled"}
+        evidence["doubts"] = evidence.get("doubts", 0) - settled
+        assert not RULES.opens(Evidence(**evidence))
 
     play(scene)
 
@@ -114,9 +127,9 @@ def test_few_calls_that_all_fail_open_it(play):
 
     async def scene(fleet: Fleet) -> None:
         for _ in range(3):
-            assert (await fleet.tell(bad=1, streak=1, streak_s=2, why="timeout")).state is CLOSED
-        view = await fleet.tell("b", bad=1, streak=1, why="timeout")
-        assert (view.state, view.reason) == (OPEN, "4 calls in a row failed, the last: timeout")
+            assert (await fleet.tell(bad=1, streak=1, streak_s=2, witnesses=1, why="503")).state is CLOSED
+        view = await fleet.tell("b", bad=1, streak=1, witnesses=1, why="503")
+        assert (view.state, view.reason) == (OPEN, "4 calls in a row failed, the last: 503")
 
     play(scene)
 
@@ -125,9 +138,110 @@ def test_one_answer_ends_a_streak(play):
     """A call that any worker got an answer for begins the count anew."""
 
     async def scene(fleet: Fleet) -> None:
-        await fleet.tell(bad=3, streak=3, streak_s=60)
-        assert (await fleet.tell("b", ok=1)).streak == 0
-        assert (await fleet.tell(bad=3, streak=3, streak_s=60)).state is CLOSED
+        await fleet.tell(bad=3, streak=3, streak_s=60, witnesses=3, doubts=64)
+        view = await fleet.tell("b", ok=1)
+        assert (view.streak, view.witnesses, view.doubts) == (0, 0, 0)
+        assert (await fleet.tell(bad=3, streak=3, streak_s=60, witnesses=3, doubts=64)).state is CLOSED
+
+    play(scene)
+
+
+def test_very_many_jobs_that_fail_in_a_row_open_it(play):
+    """More different jobs than a bad file has, in all workers together and without one answer between, open it."""
+
+    async def scene(fleet: Fleet) -> None:
+        assert (await fleet.tell("a", doubts=40)).state is CLOSED
+        assert (await fleet.tell("b", doubts=24)).doubts == 64
+        view = await fleet.tell("c", doubts=1, why="500 Internal Server Error")
+        assert (view.state, view.reason) == (OPEN, "65 jobs in a row failed, the last: 500 Internal Server Error")
+
+    play(scene)
+
+
+def test_jobs_that_failed_for_good_leave_no_doubt(play):
+    """One bad file after the other opens nothing: what failed on all its attempts is known to be at fault itself."""
+
+    async def scene(fleet: Fleet) -> None:
+        for _ in range(5):
+            assert (await fleet.tell(doubts=50)).state is CLOSED
+            assert (await fleet.tell(settled=50)).doubts == 0
+
+    play(scene)
+
+
+def test_a_worker_whose_probe_failed_lets_others_try(play):
+    """The next probe goes to another worker that has a call to try, although the first one asks before it."""
+
+    async def scene(fleet: Fleet) -> None:
+        await fleet.open()
+        for loser, other in (("a", "b"), ("b", "a")):
+            await fleet.probe(loser)
+            await fleet.tell(loser, probes_bad=1)
+            view = await fleet.tell(other, would_probe=True)
+            await asyncio.sleep(view.probe_in_s + 0.01)
+            assert (await fleet.tell(loser, would_probe=True)).probes == 0
+            assert (await fleet.tell(other, would_probe=True)).probes == 1
+            await fleet.tell(other)
+
+    play(scene, BreakerRules(probe_s=0.4, cap_s=0.4))
+
+
+def test_a_worker_whose_probe_failed_tries_again_where_nobody_else_would(play):
+    """One worker alone goes on probing, as soon as it is time."""
+
+    async def scene(fleet: Fleet) -> None:
+        await fleet.open()
+        await fleet.probe()
+        view = await fleet.tell(probes_bad=1)
+        await asyncio.sleep(view.probe_in_s + 0.01)
+        assert (await fleet.tell(would_probe=True)).probes == 1
+
+    play(scene)
+
+
+def test_a_call_that_has_nothing_to_do_with_the_failures_need_not_wait(play):
+    """A new call may be a probe at once, one a second; where it fails, the next regular probe stays when it was."""
+
+    async def scene(fleet: Fleet) -> None:
+        before = await fleet.open()
+        assert (await fleet.tell(would_probe=True)).probes == 0
+        assert (await fleet.tell("b", would_probe=True, probe_is_new=True)).probes == 1
+        view = await fleet.tell("b", probes_doubtful=1)
+        assert view.state is OPEN
+        assert before.probe_in_s - 5 < view.probe_in_s <= before.probe_in_s
+        assert (await fleet.tell("b", would_probe=True, probe_is_new=True)).probes == 0
+        await asyncio.sleep(1.01)
+        assert (await fleet.tell("b", would_probe=True, probe_is_new=True)).probes == 1
+        assert (await fleet.tell("b", probes_good=1)).state is CLOSED
+
+    play(scene, BreakerRules(probe_s=60))
+
+
+def test_a_probe_whose_job_may_be_at_fault_opens_nothing_once_another_was_answered(play):
+    """After a good probe, one that fails in a way that may be its job's fault closes the breaker all the same."""
+
+    async def scene(fleet: Fleet) -> None:
+        await fleet.open()
+        await fleet.probe()
+        assert (await fleet.tell(probes_good=1, would_probe=True)).probes == 2
+        assert (await fleet.tell(probes_doubtful=2, would_probe=True)).state is CLOSED
+        await fleet.open()
+        await fleet.probe()
+        assert (await fleet.tell(probes_doubtful=1, would_probe=True)).state is OPEN
+
+    play(scene)
+
+
+def test_fields_of_other_versions_are_passed_over(play):
+    """What an older or newer worker wrote, with fields missing and unknown ones, is read all the same."""
+
+    async def scene(fleet: Fleet) -> None:
+        keys = Keys(fleet.api)
+        await fleet.redis.hset(keys.state, mapping={"state": 1, "epoch": 7, "probe_at": 0, "reason": "x", "new": "y"})
+        await fleet.redis.hset(keys.counts, mapping={"z1": 5})
+        view = await fleet.tell()
+        assert (view.state, view.epoch, view.reason, view.doubts) == (OPEN, 7, "x", 0)
+        assert await fleet.redis.hget(keys.state, "new") == b"y"
 
     play(scene)
 
@@ -251,9 +365,10 @@ def test_switched_off_it_never_opens(play):
     """By the rules of ``breaker = false`` no failure opens it."""
 
     async def scene(fleet: Fleet) -> None:
-        assert (await fleet.tell(bad=1000, streak=1000, streak_s=1000)).state is CLOSED
+        report = {"bad": 1000, "streak": 1000, "streak_s": 1000, "witnesses": 1000, "doubts": 1000}
+        assert (await fleet.tell(**report)).state is CLOSED
 
-    play(scene, BreakerRules(errors=2, streak=0))
+    play(scene, BreakerRules(errors=2, streak=0, jobs=0))
 
 
 def test_lost_state_is_closed(play):
@@ -290,19 +405,27 @@ def test_retries_of_a_healthy_api_are_free(play):
     play(scene)
 
 
+@pytest.mark.parametrize(
+    ("overloaded", "least"), [(True, RETRIES_OF_OVERLOADED), (False, RETRIES_AT_LEAST)], ids=["overloaded", "failing"]
+)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 200), st.integers(0, 300)), max_size=30))
-def test_retries_of_a_sick_api_keep_the_budget(play, told):
-    """Whoever asks in whatever order: retries granted are at most a fifth of all calls, and ten."""
+@given(told=st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 200), st.integers(0, 900)), max_size=30))
+def test_retries_of_a_sick_api_keep_the_budget(play, told, overloaded, least):
+    """Whoever asks in whatever order: retries granted are at most a fifth of all calls, and a few.
+
+    Few are ten where the API says that it cannot serve, and what 64 failing jobs need where jobs may be at fault.
+    """
 
     async def scene(fleet: Fleet) -> None:
         calls = granted = 0
         for worker, made, wanted in told:
             calls += made
-            granted += (await fleet.tell(worker, calls=made, failed=made, retries_wanted=wanted)).retries
-            assert granted <= 0.2 * calls + RETRIES_AT_LEAST
+            bad = made if overloaded else 0
+            view = await fleet.tell(worker, calls=made, failed=made, bad=bad, retries_wanted=wanted)
+            granted += view.retries
+            assert granted <= 0.2 * calls + least
 
-    play(scene, BreakerRules(errors=2, streak=0))
+    play(scene, BreakerRules(errors=2, streak=0, jobs=0))
 
 
 def test_without_redis_the_error_is_ours():

@@ -151,7 +151,19 @@ async def _redirect(exchange: Exchange) -> None:
     await exchange.answer(f"{exchange.target[-3:]} Elsewhere", "Location: /elsewhere\r\n", b"")
 
 
+async def _long_redirect(exchange: Exchange) -> None:
+    await exchange.answer("302 Found", "Location: /elsewhere\r\n", b"moved")
+
+
+async def _endless_redirect(exchange: Exchange) -> None:
+    await exchange.raw(b"HTTP/1.1 302 Found\r\nLocation: /elsewhere\r\nTransfer-Encoding: chunked\r\n\r\n")
+    while True:
+        await exchange.raw(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
+
+
 _BEHAVIOURS = {
+    "long-redirect": _long_redirect,
+    "endless-redirect": _endless_redirect,
     "hang": _hang,
     "drip": _drip,
     "drip-head": _drip_head,

@@ -39,6 +39,7 @@ def site(redis_server, tmp_path_factory, apis) -> Iterator[Site]:
         "slow": [*common, BREAKER, 'limits = ["3/second"]', 'enforcer = "bucket"', "burst = 2"],
         "sick": [*often, "breaker = false"],
         "main": [*common, BREAKER, 'fallback = "spare"', key_pool(folder, "main")],
+        "moving": [*common, BREAKER, 'fallback = "spare"'],
         "parked": [*common, 'fallback = "spare"', 'limits = ["100/second"]'],
         "spare": [f'base_url = "{second.url}/spare"', "max_connections = 50", key_pool(folder, "spare")],
     }
@@ -81,10 +82,10 @@ def test_jobs_wait_while_their_api_is_down(site, apis):
 
 
 def test_retries_keep_the_budget(site, apis):
-    """Of an API that fails half of its calls, a fifth of what it gets are retries at most, and a few."""
+    """Of an API that cannot serve half of its calls, a fifth of what it gets are retries at most, and a few."""
     api = apis[0]
     calls = iter(range(1_000_000))
-    api.reply = lambda _target, _key: Reply(500) if next(calls) % 2 else None
+    api.reply = lambda _target, _key: DOWN if next(calls) % 2 else None
     batch = site.client.submit([Job("GET", f"/{n}", api="sick") for n in range(4000)])
     until(lambda: len(api.arrivals) > 3000, WAIT_S, "3000 calls")
     seen = [arrival.target for arrival in list(api.arrivals)]
@@ -105,6 +106,23 @@ def test_another_api_serves_meanwhile(site, apis):
     assert {call.key for call in first.arrivals if call.target == "/path?a=b"} == {"secret-main"}
     first.reply = lambda _target, _key: None
     until(lambda: _comes_back(site, first), WAIT_S, "calls of its own again")
+
+
+def test_fallback_is_told_nothing_of_a_redirect(site, apis):
+    """A call that was redirected goes to the fallback by its own URL: the other one is between it and its API."""
+    first, second = apis
+    moved = Reply(307, {"Location": f"{first.url}/elsewhere?ticket=for-you-alone"})
+    redirected: list[str] = []
+
+    def reply(target: str, _key: str) -> Reply:
+        if target.startswith("/elsewhere"):
+            redirected.append(target)
+        return DOWN if redirected else moved
+
+    first.reply = reply
+    assert all(outcome.ok for outcome in site.outcomes(site.submit("moving", 200, url="/own")))
+    assert redirected
+    assert {call.target for call in second.arrivals} == {"/spare/own"}
 
 
 def test_another_api_serves_while_one_is_paused_for_long(site, apis):

@@ -191,10 +191,10 @@ def test_up(api):
     write_input(50)
     up = start("up", "--workers", "1", "--no-dashboard", stderr=subprocess.PIPE)
     try:
-        first = int(await_line(up, r"callmill-(\d+): ready")[1])
+        first = int(await_line(up, r"callmill-(\d+)@\S+: ready")[1])
         os.kill(first, signal.SIGKILL)
         await_line(up, "was ended by SIGKILL; starting it again")
-        await_line(up, r"callmill-\d+: ready")
+        await_line(up, r"callmill-\d+@\S+: ready")
         done = call("run", "in.jsonl", "-o", "out.jsonl")
         assert done.returncode == 0, done.stderr
         assert api.stats()["accepted"] == len(results()) == 50
@@ -206,11 +206,12 @@ def test_up(api):
     assert running_url(load_settings()) is None
 
 
+@pytest.mark.chaos
 def test_children_end_with_a_killed_up(api):
     """Workers end by themselves when ``up`` is killed -9, and the next command that needs the server stops it."""
     assert api.url
     up = start("up", "--workers", "1", "--no-dashboard", stderr=subprocess.PIPE)
-    worker = int(await_line(up, r"callmill-(\d+): ready")[1])
+    worker = int(await_line(up, r"callmill-(\d+)@\S+: ready")[1])
     up.kill()
     up.communicate(timeout=60)
     assert gone(worker)
@@ -246,14 +247,17 @@ def test_batch_commands(api, monkeypatch):
     assert "bulk/acme" in call_here("status").stdout
     assert "no worker serves local" in call_here("status", batch).stdout
     assert batch in call_here("status").stdout
-    for action, state in (("pause", "paused"), ("resume", "running"), ("cancel", "cancelled")):
-        assert call_here(action, batch).exit_code == 0
+    for action, what in (("cancel", "3 jobs will never run"), ("delete", "3 jobs, 0 outcomes")):
+        unasked = call_here(action, batch)
+        assert (unasked.exit_code, what in unasked.stderr, "--yes" in unasked.stderr) == (2, True, True)
+    for (action, *yes), state in ((("pause",), "paused"), (("resume",), "running"), (("cancel", "--yes"), "cancelled")):
+        assert call_here(action, batch, *yes).exit_code == 0
         assert json.loads(call_here("status", batch, "--json").stdout)["state"] == state
     assert call_here("watch", batch).exit_code == 1
     assert call_here("outcomes", batch, "--release").stdout == ""
     assert json.loads(call_here("limits", "--json").stdout)[0]["limits"] == ["400/second"]
     assert json.loads(call_here("doctor", "--json").stdout)[0]["level"] == "ok"
-    assert call_here("delete", batch).exit_code == 0
+    assert call_here("delete", batch, "--yes").exit_code == 0
     missing = call_here("status", batch)
     assert (missing.exit_code, "no batch" in missing.stderr) == (2, True)
     unknown = call_here("submit", "in.jsonl", "--api", "lokal")

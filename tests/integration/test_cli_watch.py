@@ -52,11 +52,11 @@ def site(redis_server, tmp_path_factory):
     with redis.Redis.from_url(redis_server.url) as connection:
         connection.flushall()
     with scripted_api() as api, Client(redis_server.url) as client:
-        apis = write_profiles(folder / "apis.toml", {"local": [f'base_url = "{api.url}"', 'limits = ["500/second"]']})
+        apis = write_profiles(folder / "apis.toml", {"near": [f'base_url = "{api.url}"', 'limits = ["500/second"]']})
         worker = LocalWorker(WorkerProcess(folder, redis_server.url, apis, {}).start(), app)
         try:
             worker.ready()
-            jobs = [Job("GET", "/status/404" if n < WRONG else f"/fine/{n}", api="local") for n in range(JOBS)]
+            jobs = [Job("GET", "/status/404" if n < WRONG else f"/fine/{n}", api="near") for n in range(JOBS)]
             batch = client.submit(jobs, name="translate-catalogue")
             batch.wait(timeout=PATIENCE_S)
             until(lambda: calls_told(redis_server.url) >= JOBS, what="the worker's report")
@@ -103,7 +103,7 @@ def test_the_screen_agrees_with_the_ledger(site, terminal):
     assert row.split()[0] == progress.name[: len(row.split()[0]) - 1] + "…"
     assert row.split()[3:6] == [str(progress.done), str(progress.total), str(progress.failed)]
     assert (progress.done, progress.failed) == (JOBS, WRONG)
-    assert any(line.startswith("local ") for line in lines)
+    assert any(line.startswith("near ") for line in lines)
     assert any(f"/{site.worker.container.process.pid} " in line for line in lines)
     assert lines[0].split("  ")[1].startswith("1 worker, ")
     assert "0 of 1 batch unfinished" in lines[0]
@@ -112,9 +112,9 @@ def test_the_screen_agrees_with_the_ledger(site, terminal):
 @pytest.mark.usefixtures("_here")
 def test_a_pause_stands_first_while_it_lasts(terminal):
     """An API that is paused is told of at the top within seconds, and no longer than it is."""
-    command("limits", "pause", "local", "--reason", "maintenance")
-    terminal.until(lambda lines: lines and lines[1].startswith("! local is paused until resumed: maintenance ("))
-    command("limits", "resume", "local")
+    command("limits", "pause", "near", "--reason", "maintenance")
+    terminal.until(lambda lines: lines and lines[1].startswith("! near is paused until resumed: maintenance ("))
+    command("limits", "resume", "near")
     terminal.until(lambda lines: lines and not any("maintenance" in line for line in lines))
 
 
@@ -163,10 +163,10 @@ def test_status_is_the_same_as_data(site):
     progress = site.batch.progress()
     (batch,) = shown["batches"]
     assert (batch["id"], batch["done"], batch["failed"]) == (progress.id, progress.done, progress.failed)
-    assert [api["now"]["api"] for api in shown["apis"]] == ["local"]
+    assert [api["now"]["api"] for api in shown["apis"]] == ["near"]
     assert [worker["pid"] for worker in shown["workers"]] == [site.worker.container.process.pid]
     output = command("status")
-    for part in (site.batch.id, "local", f"/{site.worker.container.process.pid}"):
+    for part in (site.batch.id, "near", f"/{site.worker.container.process.pid}"):
         assert part in output
     assert "\x1b" not in output
 
@@ -238,9 +238,9 @@ def test_the_newest_batch_can_be_followed(site):
 @pytest.mark.usefixtures("_here")
 def test_following_a_batch_outlasts_redis(site, tmp_path):
     """``watch BATCH`` says that Redis went away, goes on when it is back, and ends with the batch."""
-    command("limits", "pause", "local")
+    command("limits", "pause", "near")
     with Client(site.redis.url) as client, Forwarder(site.redis.port) as forwarder:
-        batch = client.submit([Job("GET", "/", api="local")])
+        batch = client.submit([Job("GET", "/", api="near")])
         said = tmp_path / "said"
         with said.open("wb") as standard_error:
             watching = subprocess.Popen(
@@ -258,4 +258,4 @@ def test_following_a_batch_outlasts_redis(site, tmp_path):
             batch.cancel()
             states = [json.loads(line)["state"] for line in lines]
         assert (states[-1], watching.wait(PATIENCE_S)) == ("cancelled", 1)
-    command("limits", "resume", "local")
+    command("limits", "resume", "near")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 import uuid
 from base64 import b64encode
@@ -18,7 +17,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
-from container_nodes import engine_or_skip, most_files
+from container_nodes import compose_or_skip, engine_or_skip
 from local_nodes import free_port, until
 
 pytestmark = pytest.mark.docker
@@ -32,12 +31,9 @@ SERVED_LIMIT = "550/second"
 
 @pytest.fixture(scope="module")
 def compose_command() -> list[str]:
-    """Return the command of Compose, the plug-in or the older program; skip where no engine answers."""
+    """Return the command of Compose; skip where it is missing or no engine answers."""
     engine_or_skip()
-    plug_in = subprocess.run(["docker", "compose", "version"], capture_output=True, timeout=20, check=False)
-    if plug_in.returncode and shutil.which("docker-compose") is None:
-        pytest.skip("there is a Docker engine but no Compose")
-    return ["docker-compose"] if plug_in.returncode else ["docker", "compose"]
+    return compose_or_skip()
 
 
 class Project:
@@ -53,7 +49,6 @@ class Project:
             "COMPOSE_PROJECT_NAME": self.name,
             "CALLMILL_IMAGE": image,
             "CALLMILL_DASHBOARD_PORT": str(self.port),
-            "CALLMILL_NOFILE": str(most_files()),
         }
 
     def run(self, *arguments: str, timeout_s: float = 180) -> str:

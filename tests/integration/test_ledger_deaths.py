@@ -13,6 +13,7 @@ from callmill.errors import StaleLeaseError
 from callmill.jobs.line import Line
 from callmill.jobs.wire import Chunk, WireJob, decode_outcomes, encode_chunk
 from callmill.ledger import Batches, Bundle, ChunkRef, Chunks, Claim, Finish, LedgerSession, Requeued, Suspect, keys
+from callmill.ledger.failure_filter import ALL, FailureFilter
 from callmill.ledger.keys import BatchKeys
 from callmill.workers.execution import Execution
 from callmill.workers.newer_batches import NewerBatches
@@ -162,6 +163,8 @@ def test_jobs_of_a_corrupt_chunk_end(run, caplog, payload):
         assert {(outcome.index, outcome.error_code) for outcome in outcomes} == {(-1, "corrupt")}
         assert {outcome.id for outcome in outcomes} == {f"{ledger.ref.batch_id}/0/{n}" for n in range(JOBS)}
         assert [entry.levelname for entry in caplog.records if entry.name.endswith("execution")] == ["CRITICAL"]
+        for where in (ALL, FailureFilter("code=corrupt")):
+            assert await ledger.batches.retry_failed(ledger.ref.batch_id, where) == (0, [])
 
     run(scenario)
 

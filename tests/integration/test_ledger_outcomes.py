@@ -11,6 +11,7 @@ from callmill.config.redis_connections import connect
 from callmill.errors import BatchNotFoundError
 from callmill.jobs.wire import Chunk, WireJob, WireOutcome, encode_chunk
 from callmill.ledger import FIRST, Batches, Bundle, ChunkRef, Chunks, Claim, Finish, LedgerSession
+from callmill.ledger.failure_filter import FailureFilter
 from callmill.ledger.keys import BatchKeys
 
 BUNDLES = (3, 1, 7, 2)
@@ -179,28 +180,68 @@ def test_reader_of_a_deleted_batch_is_told(redis_url):
     asyncio.run(scenario())
 
 
-def test_retry_goes_on_behind_the_end(redis_url):
-    """After failed jobs were run again, a reader gets their new outcomes behind the old ones, then the new end."""
+def test_newest_outcome_counts(redis_url):
+    """Once failed jobs ran again, a reader gets their new outcomes only; one that knew the old gets the new later."""
 
     async def scenario() -> None:
         async with opened(redis_url) as ledger:
             claim = await ledger.begin(9)
-            failed = [(at, WireOutcome(at, None, 500, b"", {}, "http_500", "", 1, 0, 1)) for at in (7, 8)]
+            failed = [(at, WireOutcome(at, None, 500, b"", {}, "http_500", "", 1, 0, 1)) for at in (6, 7, 8)]
             await ledger.chunks.commit(claim, Bundle(outcomes=failed))
-            await ledger.record(claim, 0, 7, Finish())
+            await ledger.record(claim, 0, 6, Finish())
             assert (await ledger.batches.record(claim.ref.batch_id)).ended
             assert await ledger.redis.pttl(BatchKeys(claim.ref.batch_id).meta) > 0
-            assert await ledger.batches.retry_failed(claim.ref.batch_id) == (2, [claim.ref])
-            assert await ledger.redis.pttl(BatchKeys(claim.ref.batch_id).outcomes) == -1
+            known = await ledger.read(claim)
+            assert indexes(known) == [6, 7, 8, *range(6)]
+            assert await ledger.batches.retry_failed(claim.ref.batch_id) == (3, [claim.ref])
+            assert await ledger.redis.pttl(BatchKeys(claim.ref.batch_id).superseded) == -1
             again = await ledger.chunks.claim(claim.ref)
             assert isinstance(again, Claim)
-            assert again.recorded == frozenset(range(7))
+            assert again.recorded == frozenset(range(6))
+            await ledger.chunks.commit(again, Bundle(outcomes=failed[:1]))
             await ledger.record(again, 7, 2, Finish())
             read = await ledger.read(claim)
-            assert indexes(read) == [7, 8, *range(7), 7, 8]
-            assert [outcome.ok for outcome in read] == [False] * 2 + [True] * 9
+            assert indexes(read) == [*range(6), 6, 7, 8]
+            assert [outcome.ok for outcome in read] == [True] * 6 + [False, True, True]
+            assert await ledger.read(claim, known[-1].cursor) == read[6:]
+            assert await ledger.read(claim, known[0].cursor) == read
             record = await ledger.batches.record(claim.ref.batch_id)
-            assert (record.succeeded, record.failed, record.ended) == (9, 0, True)
+            assert (record.succeeded, record.failed, record.ended) == (8, 1, True)
+            assert await ledger.redis.pttl(BatchKeys(claim.ref.batch_id).superseded) > 0
+
+    asyncio.run(scenario())
+
+
+def test_any_jobs_may_be_superseded_again_and_again(redis_url):
+    """Whichever jobs of many run again, one by one or all at once, and however often, each has its newest outcome."""
+    count = 2500
+
+    async def scenario() -> None:
+        async with opened(redis_url) as ledger:
+            claim = await ledger.begin(count)
+            times = [0] * count
+
+            async def fail_rest(claim: Claim) -> None:
+                outcomes = []
+                for at in range(count):
+                    if at not in claim.recorded:
+                        times[at] += 1
+                        body = b"%d" % times[at]
+                        outcomes.append((at, WireOutcome(at, f"row-{at}", 500, body, {}, "http_500", "", 1, 0, 1)))
+                for first in range(0, len(outcomes), 600):
+                    await ledger.chunks.commit(claim, Bundle(outcomes=outcomes[first : first + 600]))
+                await ledger.chunks.commit(claim, Bundle(), Finish())
+
+            await fail_rest(claim)
+            for conditions in (["id=row-1024", "id=row-0"], ["id=row-7", "id=row-1024"], [""], ["id=row-2499"], [""]):
+                for where in conditions:
+                    assert (await ledger.batches.retry_failed(claim.ref.batch_id, FailureFilter(where)))[0]
+                again = await ledger.chunks.claim(claim.ref)
+                assert isinstance(again, Claim)
+                await fail_rest(again)
+                read = await ledger.read(claim)
+                assert sorted(indexes(read)) == list(range(count))
+                assert [int(outcome.body) for outcome in sorted(read, key=lambda outcome: outcome.index)] == times
 
     asyncio.run(scenario())
 

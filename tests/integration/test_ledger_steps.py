@@ -106,12 +106,15 @@ def test_exactly_the_failed_jobs_run_again(run, jobs):
 
 
 def test_attempts_come_back_with_the_next_claim(run):
-    """Attempts spent on jobs that are not over are known to whoever claims the chunk next."""
+    """Attempts that jobs which are not over spent, or were spared, are known to whoever claims the chunk next."""
 
     async def scenario(steps: Steps) -> None:
         claim = await steps.begin(5)
-        await steps.record(claim, set(), range(2), Finish(attempts={2: 1, 4: 3}))
-        assert (await steps.claim()).attempts == {2: 1, 4: 3}
+        await steps.record(claim, set(), range(2), Finish(attempts={2: 1, 4: 3}, spared={0: 7, 2: 5}))
+        claim = await steps.claim()
+        assert (claim.attempts, claim.spared) == ({2: 1, 4: 3}, {0: 7, 2: 5})
+        await steps.chunks.release(claim, 0)
+        assert (await steps.claim()).spared == {0: 7, 2: 5}
 
     run(scenario)
 

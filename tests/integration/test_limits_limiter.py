@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from time import monotonic
 
 import pytest
@@ -96,26 +97,37 @@ def test_a_due_slot_is_taken_without_waiting(redis_url):
 
 
 def test_late_slots_are_dropped_not_fired_in_a_bunch(redis_url):
-    """A process that was frozen drops the slots of that time, counts them, and fires none later than its validity."""
+    """A process that was frozen drops the slots of that time, counts them, and fires none later than its validity.
+
+    Where the machine itself held the process up, a call may see its slot that much later.
+    """
+    frozen_s = 0.1
 
     async def scenario() -> None:
-        lateness = []
+        lateness, turns = [], []
 
         async def call() -> None:
             while True:
                 slot = await limiter.acquire()
                 lateness.append(monotonic() - slot.start)
 
+        async def watch() -> None:
+            while True:
+                turns.append(monotonic())
+                await asyncio.sleep(0)
+
         async with started(redis_url, rules("1000/second", guard_s=0.008)) as limiter:
             tasks = [asyncio.create_task(call()) for _ in range(300)]
             await until(lambda: len(lateness) >= 100)
             missed, fired = limiter.status().slots_missed, len(lateness)
-            time.sleep(0.1)  # noqa: ASYNC251 - the frozen process is what is tested
+            tasks.append(asyncio.create_task(watch()))
+            time.sleep(frozen_s)  # noqa: ASYNC251 - the frozen process is what is tested
             await until(lambda: len(lateness) >= fired + 100)
             for task in tasks:
                 task.cancel()
             assert limiter.status().slots_missed - missed >= 50
-            assert max(lateness) < 0.007
+            held_up_s = max(later - earlier for earlier, later in pairwise(turns))
+            assert max(lateness[fired:]) < 0.007 + held_up_s
 
     asyncio.run(scenario())
 

@@ -87,7 +87,8 @@ def run_batch(folder, redis, name):
     """Run a batch to its end."""
     lines = (json.dumps({"custom_id": str(n), "method": "GET", "url": f"/rows/{n}", "tokens": 3}) for n in range(JOBS))
     (folder / "calls.jsonl").write_text("\n".join(lines))
-    command = [sys.executable, "-m", "callmill.cli", "run", "calls.jsonl", "-o", "out.jsonl", "--name", name, "--fresh"]
+    options = ["calls.jsonl", "-o", "out.jsonl", "--name", name, "--fresh", "--yes"]
+    command = [sys.executable, "-m", "callmill.cli", "run", *options]
     variables = {**os.environ, "CALLMILL_REDIS_URL": redis.url}
     done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1, done.stderr  # some of its jobs failed

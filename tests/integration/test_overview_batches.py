@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from callmill.cli.run_report import RunReport
 from callmill.config.redis_connections import connect
 from callmill.errors import BatchNotFoundError
 from callmill.jobs.wire import Chunk, WireJob, WireOutcome, encode_chunk
@@ -16,6 +17,7 @@ from callmill.ledger import Batches, BatchState, Bundle, ChunkRef, Chunks, Claim
 from callmill.ledger.failure_filter import FailureFilter
 from callmill.ledger.keys import BatchKeys
 from callmill.overview.reader import Overview
+from callmill.workers.alert_texts import of_end
 
 MANY = 500
 
@@ -231,3 +233,36 @@ def test_pages_show_every_batch_once(redis_url):
 async def errors(look: Shown) -> list[tuple[str, int]]:
     """Return causes and how many jobs each has."""
     return [(error.cause, error.jobs) for error in (await look.overview.batch(look.id)).errors]
+
+
+def test_a_batch_that_ran_again_is_timed_from_then(redis_url):
+    """Time and rate of a batch whose failed jobs ran again after it was over are those of the jobs that ran again."""
+
+    async def scenario() -> None:
+        async with shown(redis_url) as look:
+            await look.begin(10)
+            await look.record([good(0)])
+            await look.record([bad(1)])
+            await look.batches.retry_failed(look.id)
+            await look.record([*(good(at) for at in range(2, 7)), *(bad(at) for at in range(7, 10))], Finish())
+            await look.claim()
+            await look.record([bad(1)], Finish())
+            await look.age(86_400)
+            before = (await look.overview.batch(look.id)).progress
+            assert before.ended
+            assert 86_400 <= before.elapsed < 86_500
+            assert before.mean_rate == pytest.approx(10 / before.elapsed)
+            await look.batches.retry_failed(look.id, FailureFilter(""))
+            await look.claim()
+            await look.record([good(1), good(7)])
+            running = (await look.overview.batch(look.id)).progress
+            await look.record([good(8), bad(9)], Finish())
+            after = (await look.overview.batch(look.id)).progress
+            assert (running.ended, after.ended, after.succeeded) == (False, True, 9)
+            assert running.elapsed <= after.elapsed < 100
+            assert running.mean_rate == pytest.approx(2 / running.elapsed)
+            assert after.mean_rate == pytest.approx(4 / after.elapsed)
+            assert RunReport.of(after).rate_per_s == after.mean_rate
+            assert of_end(await look.batches.record(look.id)).text.endswith((" s", " ms"))
+
+    asyncio.run(scenario())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from callmill.config.celery import lane_queue_key
 from callmill.errors import (
     BatchNotFoundError,
     BatchStateError,
+    ConfigurationError,
     DuplicateIdError,
     JobError,
     ServerNotFoundError,
@@ -93,6 +93,38 @@ def test_wrong_job_leaves_nothing(client, raw, position):
     assert (raised.value.position, raised.value.field) == (position, "url")
     kept = {CONTROLS.encode()}  # one number, of no batch
     assert {key for key in raw.keys("*") if not key.startswith(b"_kombu")} <= kept
+
+
+@pytest.mark.parametrize("submit", ["call", "at once", "interrupt", "configuration"])
+def test_failed_start_leaves_nothing(client, raw, submit, tmp_path):
+    """A submission that fails before its first job is written leaves no batch, whatever it was that failed."""
+
+    def interrupted() -> Iterator[Job]:
+        yield from jobs(3)
+        raise KeyboardInterrupt
+
+    if submit == "call":
+        with pytest.raises(JobError):
+            client.call(Job("GET", "nowhere", api="a"))
+    elif submit == "at once":
+        with pytest.raises(JobError):
+            client.submit([*jobs(3_999), Job("GET", "nowhere", api="a")], start="at once")
+    elif submit == "interrupt":
+        with pytest.raises(KeyboardInterrupt):
+            client.submit(interrupted(), start="at once", batch_id="mine")
+    else:
+        (tmp_path / "apis.toml").write_text("[apis.a]\n", encoding="utf-8")
+        with pytest.raises(ConfigurationError, match="base_url"):
+            client.submit(jobs(3))
+    assert raw.keys("*") == []
+
+
+def test_id_of_a_batch_is_taken_once(client):
+    """A second batch of one id is refused before its jobs are asked for, and the first one stays as it is."""
+    first = client.submit(jobs(3), batch_id="mine")
+    with pytest.raises(BatchStateError, match="'mine' already"):
+        client.submit(iter(lambda: pytest.fail("asked for"), None), batch_id="mine")
+    assert first.progress().total == 3
 
 
 def test_duplicate_far_away_is_found(client):
@@ -299,26 +331,6 @@ def test_client_on_one_loop_after_another(redis_url, tmp_path, monkeypatch):
         return total
 
     assert [asyncio.run(submit()) for _ in range(2)] == [5, 5]
-
-
-def _submit_in_child(client: Client, pipe) -> None:
-    batch = client.submit(jobs(300))
-    pipe.send((batch.id, batch.progress().total))
-
-
-@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
-def test_after_a_fork(client, raw):
-    """A client that was used before a fork works in the child and goes on working in the parent."""
-    client.submit(jobs(1))
-    ours, theirs = multiprocessing.Pipe()
-    child = multiprocessing.get_context("fork").Process(target=_submit_in_child, args=(client, theirs))
-    child.start()
-    assert ours.poll(20), "the child hangs"
-    batch_id, total = ours.recv()
-    child.join(10)
-    assert (child.exitcode, total) == (0, 300)
-    assert indexes(raw, batch_id) == list(range(300))
-    assert client.submit(jobs(2)).progress().total == 2
 
 
 TASK = """

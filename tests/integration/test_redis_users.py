@@ -74,27 +74,27 @@ def test_users_can_do_what_they_are_for(url, refused, tmp_path):
     """Submit, work, read, retry, pause, look and steer, each with its user: nothing of it is refused."""
     with scripted_api() as api:
         profile = [f'base_url = "{api.url}"', 'limits = ["500/second", "20 concurrent"]']
-        worker = WorkerProcess(tmp_path, url("worker"), write_profiles(tmp_path / "apis.toml", {"local": profile}), {})
+        worker = WorkerProcess(tmp_path, url("worker"), write_profiles(tmp_path / "apis.toml", {"near": profile}), {})
         try:
             worker.start().ready()
             with Client(url("producer")) as client:
-                jobs = [Job("GET", "/status/404" if n == 3 else f"/{n}", api="local") for n in range(30)]
+                jobs = [Job("GET", "/status/404" if n == 3 else f"/{n}", api="near") for n in range(30)]
                 batch = client.submit(jobs, priority="bulk", tenant="acme")
                 assert batch.wait(20).failed == 1
                 assert len(list(batch.outcomes(release=True))) == 30
                 assert batch.retry_failed() == 1
                 batch.wait(20)
-                waiting = client.submit([Job("GET", f"/wait/0.0{n}", api="local") for n in range(10)])
+                waiting = client.submit([Job("GET", f"/wait/0.0{n}", api="near") for n in range(10)])
                 waiting.pause()
                 waiting.resume()
                 waiting.wait(20)
                 waiting.delete()
-                assert client.call(Job("GET", "/one", api="local")).ok
+                assert client.call(Job("GET", "/one", api="near")).ok
             for command in (["status"], ["limits"], ["doctor"]):
                 code, output = run(*command, redis_url=url("producer"))
                 assert code == 0, output
             assert "CONFIG is forbidden" in output
-            assert run("limits", "pause", "local", "--for", "1s", "--reason", "test", redis_url=url("worker"))[0] == 0
+            assert run("limits", "pause", "near", "--for", "1s", "--reason", "test", redis_url=url("worker"))[0] == 0
             look(url("dashboard"), tmp_path, batch.id)
             asyncio.run(steer(url("steering"), batch.id))
             assert refused() == set(), worker.logs()
@@ -157,12 +157,12 @@ def test_what_is_refused_is_explained(url, server):
     assert code == 1
     assert "docs/operate/secure.md" in output
     with Client(poor) as client, pytest.raises(RedisUnavailableError, match=r"docs/operate/secure\.md"):
-        client.submit([Job("GET", "/", api="local")])
+        client.submit([Job("GET", "/", api="near")])
 
 
 def test_a_worker_ends_where_redis_does_not_let_it_in(url, tmp_path):
     """A worker with a wrong password does not wait for what will not come: it says so and ends."""
-    apis = write_profiles(tmp_path / "apis.toml", {"local": ['base_url = "http://127.0.0.1:1"']})
+    apis = write_profiles(tmp_path / "apis.toml", {"near": ['base_url = "http://127.0.0.1:1"']})
     worker = WorkerProcess(tmp_path, url("worker").replace("CHANGE-worker", "wrong"), apis, {}).start()
     try:
         until(lambda: worker.status == "exited", what="the worker ends")

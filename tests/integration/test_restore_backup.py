@@ -43,7 +43,7 @@ def restore(server: RedisProcess, backup: Path) -> None:
 def worker_on(server: RedisProcess, folder: Path, api_url: str) -> Iterator[None]:
     """Run a worker until the block ends, or ends before with SIGTERM."""
     limits = [f'base_url = "{api_url}"', f'limits = ["{LIMIT_PER_S}/second"]', 'enforcer = "bucket"']
-    apis = write_profiles(folder / "apis.toml", {"local": limits})
+    apis = write_profiles(folder / "apis.toml", {"near": limits})
     worker = WorkerProcess(folder, server.url, apis, {"lease_s": 2}).start()
     try:
         worker.ready()
@@ -54,8 +54,9 @@ def worker_on(server: RedisProcess, folder: Path, api_url: str) -> Iterator[None
 
 
 @pytest.mark.chaos
-def test_a_restored_ledger_goes_on_from_the_backup(tmp_path):
+def test_a_restored_ledger_goes_on_from_the_backup(monkeypatch, tmp_path):
     """Jobs done since the backup run again, with the same idempotency key; each has one outcome; the limit holds."""
+    monkeypatch.chdir(tmp_path)  # where nobody knows an API before the worker does
     arrivals_s: list[float] = []
 
     async def answer(exchange: Exchange) -> None:
@@ -70,7 +71,7 @@ def test_a_restored_ledger_goes_on_from_the_backup(tmp_path):
             redis.Redis.from_url(server.url) as connection,
             Client(server.url) as client,
         ):
-            batch = client.submit([Job("POST", f"/{n}", api="local", id=f"j{n}") for n in range(JOBS)])
+            batch = client.submit([Job("POST", f"/{n}", api="near", id=f"j{n}") for n in range(JOBS)])
 
             def done() -> int:
                 return int(connection.hget(BatchKeys(batch.id).meta, "succeeded") or 0)

@@ -41,7 +41,7 @@ SUBMIT = """
 import sys
 from callmill.producer import Client, Job
 with Client(sys.argv[1]) as client:
-    print(client.submit([Job("GET", f"/next/{n}", api="local") for n in range(int(sys.argv[2]))], name="next").id)
+    print(client.submit([Job("GET", f"/next/{n}", api="near") for n in range(int(sys.argv[2]))], name="next").id)
 """
 OUTCOMES = """
 import sys, json
@@ -107,7 +107,7 @@ def test_rolling_upgrade_loses_and_repeats_nothing(client, redis_url, api, next_
 
     An old worker leaves a batch of the next format as it is, says so once, and its status and `doctor` say so, too.
     """
-    apis = write_profiles(tmp_path / "apis.toml", {"local": [f'base_url = "{api.url}"', 'limits = ["200/second"]']})
+    apis = write_profiles(tmp_path / "apis.toml", {"near": [f'base_url = "{api.url}"', 'limits = ["200/second"]']})
     store = redis.Redis.from_url(redis_url)
     with ExitStack() as stack:
         stack.callback(store.close)
@@ -120,7 +120,7 @@ def test_rolling_upgrade_loses_and_repeats_nothing(client, redis_url, api, next_
         old = [start(WorkerProcess), start(WorkerProcess)]
         for worker in old:
             worker.ready()
-        before = client.submit(Job("GET", f"/before/{n}", api="local") for n in range(JOBS_BEFORE))
+        before = client.submit(Job("GET", f"/before/{n}", api="near") for n in range(JOBS_BEFORE))
         next_id = run_next(next_tree, SUBMIT, redis_url, str(JOBS_NEXT))
         told = (
             f"batch {next_id} was written by Callmill with ledger format {NEXT}, this program knows {FORMAT}: upgrade"
@@ -146,7 +146,7 @@ def test_rolling_upgrade_loses_and_repeats_nothing(client, redis_url, api, next_
         new.ready()
         until(lambda: store.hexists(BatchKeys(next_id).meta, "ended_ms"), what="the new worker does it beside old ones")
         assert [worker.status for worker in old] == ["running"] * 2
-        after = client.submit(Job("GET", f"/after/{n}", api="local") for n in range(JOBS_AFTER))
+        after = client.submit(Job("GET", f"/after/{n}", api="near") for n in range(JOBS_AFTER))
         for worker in old:
             worker.kill(signal.SIGTERM)
             assert worker.process.returncode == 0, worker.logs()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import redis
+from bound_lines import line_of
 from local_nodes import LocalWorker, WorkerProcess, until, write_profiles
 from scripted_api import ScriptedApi, scripted_api
 
@@ -124,7 +125,7 @@ def test_hints_of_a_line_that_are_lost_come_again(site):
     """Chunks of a line whose hints the broker lost are found, in a line that nobody serves yet."""
     site.workers[0].kill()
     batch = site.submit(50, "/ok", "free", priority="bulk")
-    assert site.redis.delete(lane_queue_key("free@bulk")) == 1
+    assert site.redis.delete(lane_queue_key(line_of(site.redis, batch.id, "free"))) == 1
     site.start()
     assert batch.wait(WAIT_S).succeeded == 50
 
@@ -137,7 +138,9 @@ def test_failed_jobs_run_again_in_their_line(site):
     assert batch.retry_failed() == 50
     progress = batch.wait(WAIT_S)
     assert (progress.failed, progress.calls, progress.priority, progress.tenant) == (50, 100, "bulk", "acme")
-    assert site.redis.zrange(LINES, 0, -1) == [b"free@bulk@acme"]
+    line = line_of(site.redis, batch.id, "free")
+    assert line.endswith("@bulk@acme")
+    assert site.redis.zrange(LINES, 0, -1) == [line.encode()]
     assert list(site.redis.scan_iter("*@*")) == []
     bindings = [
         member for key in site.redis.scan_iter("*_kombu.binding*", _type="set") for member in site.redis.smembers(key)

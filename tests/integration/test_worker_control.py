@@ -13,8 +13,9 @@ from local_nodes import LocalWorker, WorkerProcess, until, write_profiles
 from scripted_api import ScriptedApi, scripted_api
 
 from callmill.config.celery import app
-from callmill.errors import BatchNotFoundError, BatchStateError, UsageError
+from callmill.errors import BatchNotFoundError, BatchStateError, UsageError, WaitTimeoutError
 from callmill.ledger import keys
+from callmill.ledger.fleet import STATUS_EVERY_S
 from callmill.producer import Batch, Client, Job
 
 WAIT_S = 20
@@ -46,6 +47,7 @@ def site(redis_server, tmp_path_factory) -> Iterator[Site]:
         connection.flushall()
         profiles = {
             "narrow": [f'base_url = "{script.url}"', "max_connections = 2"],
+            "paced": [f'base_url = "{script.url}"', 'limits = ["12/minute"]'],
             "slow": [f'base_url = "{script.url}"', 'limits = ["1/hour"]'],
         }
         apis = write_profiles(Path(folder) / "apis.toml", profiles)
@@ -59,6 +61,18 @@ def site(redis_server, tmp_path_factory) -> Iterator[Site]:
         finally:
             for worker in workers:
                 worker.teardown()
+
+
+def test_a_call_that_timed_out_is_never_made(site):
+    """A call whose caller stopped waiting says that it waited for the limit, and does not start when that allows it."""
+    spent = site.client.submit([Job("GET", "/spent", api="paced")])
+    assert spent.wait(WAIT_S).ended
+    # Long enough for a worker to report what it waits for, and shorter than the limit makes the call wait.
+    with pytest.raises(WaitTimeoutError, match=r"GET /late of paced has no outcome after 3.0 s: limit paced 12/minute"):
+        site.client.call(Job("GET", "/late", api="paced"), timeout=3 * STATUS_EVERY_S)
+    later = site.client.submit([Job("GET", "/later", api="paced")])
+    assert later.wait(WAIT_S).succeeded == 1
+    assert site.asked("/late") == 0
 
 
 @pytest.mark.parametrize(

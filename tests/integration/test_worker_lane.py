@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -12,15 +13,17 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from callmill.breaker import BreakerRules, BreakerStore
+from callmill.config.credentials import ResolvedCredential
 from callmill.config.profiles import ApiProfile
 from callmill.jobs.traffic import TrafficClass
 from callmill.jobs.wire import WireJob, WireOutcome
 from callmill.limits import Limiter
 from callmill.workers.call import Call
 from callmill.workers.call_cost import CallCosts
+from callmill.workers.hold_subjects import open_hold_stores
 from callmill.workers.lane import Lane
 from callmill.workers.request_builder import RequestBuilder
-from callmill.workers.single_call import SingleCall
+from callmill.workers.single_call import CallNotDoneError, SingleCall
 from callmill.workers.transports.port import Response
 
 TOOK_S = 0.01
@@ -31,12 +34,13 @@ class CountingTransport:
 
     def __init__(self) -> None:
         self.sent = 0
+        self.status = 200
 
     async def send(self, *_request: object) -> Response:
         """Count and answer."""
         self.sent += 1
         await asyncio.sleep(TOOK_S)
-        return Response(200, {}, b"")
+        return Response(self.status, {}, b"")
 
     async def warm_up(self, url: str) -> None:
         """Nothing to warm up."""
@@ -91,9 +95,20 @@ async def lane_of(redis_url: str, limit: str, max_in_flight: int, **tenants: flo
         limiter = Limiter(connection, "api", replace(rules(limit), tenant_weights=tenants), worker="w")
         await limiter.start()
         transport = CountingTransport()
-        costs, requests = CallCosts(profile, lambda: limiter.rules), RequestBuilder(profile, [{}])
+        costs, requests = CallCosts(profile, lambda: limiter.rules), RequestBuilder(profile)
         store = BreakerStore(connection, "api", BreakerRules(), worker="w")
-        lane = Lane(profile, requests, transport, limiter, store, costs=costs, max_in_flight=max_in_flight)
+        lane = Lane(
+            profile,
+            requests,
+            transport,
+            limiter,
+            store,
+            costs=costs,
+            max_in_flight=max_in_flight,
+            open_holds=lambda: open_hold_stores(
+                connection, profile, limiter.key_names, [ResolvedCredential()], name=profile.name, worker="w"
+            ),
+        )
         try:
             async with asyncio.timeout(20):
                 yield lane, limiter, transport
@@ -115,6 +130,27 @@ def test_calls_given_back_take_no_slot(redis_url):
             staying.begin()
             await staying.outcome
             assert (transport.sent, limiter.status().fired, lane.waiting) == (1, 1, 0)
+
+    asyncio.run(scenario())
+
+
+def test_plain_call_of_a_held_api_ends_with_the_reason(redis_url, monkeypatch):
+    """A call of the plain task does not wait for an API that is held: its caller gets cause and remedy."""
+    monkeypatch.setattr("callmill.workers.single_call.HELD_PATIENCE_S", 0.1)
+
+    async def scenario() -> None:
+        async with lane_of(redis_url, "1000/second", 50) as (lane, _, transport):
+            await lane.start()
+            transport.status = 401
+            calls = [SingleCall(JOB, lane, str(number)) for number in range(60)]
+            for call in calls:
+                call.begin()
+            ended = await asyncio.gather(*(call.outcome for call in calls), return_exceptions=True)
+            told = [str(end) for end in ended if isinstance(end, CallNotDoneError)]
+            reason = re.compile(r"api is held: \d+ x 401 Unauthorized: api has no auth in its profile")
+            assert all(map(reason.fullmatch, told)), set(told)
+            assert len(told) >= 40
+            assert transport.sent <= 20
 
     asyncio.run(scenario())
 

@@ -20,17 +20,25 @@ from hypothesis.stateful import (
 )
 from ledger_model import Held, ModelBatch, ModelChunk, Place
 
+from callmill.config.public_api import ApiAddress, PublicApi
 from callmill.config.redis_connections import connect
 from callmill.errors import BatchNotFoundError, BatchStateError, StaleLeaseError
+from callmill.jobs import Outcome
 from callmill.jobs.failure import FailedJob
+from callmill.jobs.line import Line
 from callmill.jobs.wire import Chunk, WireJob, WireOutcome, decode_outcomes, encode_chunk
-from callmill.ledger import Batches, Bundle, ChunkRef, Chunks, Claim, ClaimRefused, Finish, LedgerSession, keys
+from callmill.ledger import FIRST, Batches, Bundle, ChunkRef, Chunks, Claim, ClaimRefused, Finish, LedgerSession, keys
+from callmill.ledger.api_bindings import ApiBindings
 from callmill.ledger.failure_filter import ALL, FailureFilter
 from callmill.ledger.failures import Failures
 from callmill.ledger.scripts import script
 from callmill.overview.reader import Overview
 
 APIS = ("one", "two")
+"""Batches are bound to an API that is called one; what is called two may be any."""
+
+ADDRESSES = tuple(PublicApi(name="one", base_url=f"https://{host}.example").at for host in "ab")
+LINES = ("one", "two", *(str(Line("one", identity=at.identity)) for at in ADDRESSES))
 LEASE_MS, DELAY_MS, RETENTION_MS = 600_000, 600_000, 600_000
 """Longer than any example takes: time passes only where a rule says so."""
 
@@ -66,6 +74,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger, self.failures = Batches(session), Failures(session)
         self.overview = Overview(session, self.redis)
         self.workers = [Chunks(session, worker=name, lease_ms=LEASE_MS) for name in ("a", "b")]
+        self.bindings, self.at = ApiBindings(session), ADDRESSES[0]
         self.batches: list[ModelBatch] = []
         self.held: list[Held] = []
 
@@ -89,11 +98,13 @@ class LedgerMachine(RuleBasedStateMachine):
         batch = self.batches[0]
         chunks = []
         for number, count in enumerate(sizes):
-            chunks.append(("one", payload("one", batch.total, count)))
+            batch.bound["one"] = self.at.identity
+            line = batch.line("one")
+            chunks.append((line, payload("one", batch.total, count)))
             place = Place.PARKED if held else Place.QUEUED
-            batch.chunks.append(ModelChunk(number, "one", batch.total, count, place))
+            batch.chunks.append(ModelChunk(number, "one", batch.total, count, place, line))
         batch.last_add = (0, chunks)
-        self.do(self.ledger.add(batch.id, 0, chunks, park=held))
+        self.do(self.ledger.add(batch.id, 0, chunks, park=held, bound_to={"one": self.at}))
 
     @precondition(lambda self: len(self.batches) < 2)
     @rule(held=st.booleans())
@@ -110,17 +121,22 @@ class LedgerMachine(RuleBasedStateMachine):
         first, chunks, made = len(batch.chunks), [], []
         place = Place.PARKED if batch.held or batch.control == "paused" else Place.QUEUED
         index = batch.total
+        bound = {"one": batch.bound.get("one", self.at.identity)} if any(api == "one" for api, _ in sizes) else {}
+        bound_to = {api: next(at for at in ADDRESSES if at.identity == identity) for api, identity in bound.items()}
         for number, (api, count) in enumerate(sizes, first):
-            chunks.append((api, payload(api, index, count)))
-            made.append(ModelChunk(number, api, index, count, place))
+            line = str(Line(api, identity=bound.get(api, "")))
+            chunks.append((line, payload(api, index, count)))
+            made.append(ModelChunk(number, api, index, count, place, line))
             index += count
         if batch.deleted or batch.sealed or batch.cancelled:
             with pytest.raises(BatchNotFoundError if batch.deleted else BatchStateError):
-                self.do(self.ledger.add(batch.id, first, chunks, park=batch.held))
+                self.do(self.ledger.add(batch.id, first, chunks, park=batch.held, bound_to=bound_to))
             return
         batch.chunks += made
+        batch.bound |= bound
         batch.last_add = (first, chunks)
-        assert self.do(self.ledger.add(batch.id, first, chunks, park=batch.held)) == batch.total
+        work = self.ledger.add(batch.id, first, chunks, park=batch.held, bound_to=bound_to)
+        assert self.do(work) == batch.total
 
     @precondition(lambda self: any(batch.last_add for batch in self.batches))
     @rule(data=st.data())
@@ -167,11 +183,35 @@ class LedgerMachine(RuleBasedStateMachine):
     def unpark_batch(self, batch: ModelBatch) -> None:
         """Queue what this batch holds back."""
         may_run = not batch.deleted and batch.control == "run" and (batch.sealed or not batch.held)
-        expected = batch.members(Place.PARKED) if may_run else set()
+        expected = batch.unpark() if may_run else set()
         assert {ref.member for ref in self.do(self.ledger.unpark(batch.id))} == expected
-        for chunk in batch.chunks:
-            if may_run and chunk.place is Place.PARKED:
-                chunk.place = Place.QUEUED
+
+    @rule(at=st.sampled_from(ADDRESSES))
+    def move(self, at: ApiAddress) -> None:
+        """What is called one is somewhere else now: what waits is bound to it, wherever it was before."""
+        self.at = at
+        refs = self.do(self.bindings.move("one", at))
+        for batch in self.batches:
+            batch.bind("one", at.identity)
+        assert {ref.member for ref in refs} == set[str]().union(*(batch.follow() for batch in self.batches))
+
+    @precondition(lambda self: self.batches)
+    @rule(data=st.data(), at=st.sampled_from(ADDRESSES))
+    def move_cut_off(self, data: st.DataObject, at: ApiAddress) -> None:
+        """Who moves a batch dies when it is bound: its chunks are where they were."""
+        batch = self.batch(data, lambda batch: "one" in batch.bound)
+        if not batch.ended:
+            self.do(self.bindings.bind(batch.id, "one", at))
+            batch.bind("one", at.identity)
+
+    @rule()
+    def go_on_moving(self) -> None:
+        """Somebody carries through what was cut off."""
+        for batch_id in self.do(self.bindings.moving()):
+            refs = self.do(self.bindings.follow(batch_id))
+            (batch,) = [batch for batch in self.batches if batch.id == batch_id]
+            assert {ref.member for ref in refs} == batch.follow()
+        assert not any(batch.follow() for batch in self.batches)
 
     @precondition(lambda self: self.batches)
     @rule(data=st.data(), control=st.sampled_from(CONTROLS))
@@ -220,6 +260,26 @@ class LedgerMachine(RuleBasedStateMachine):
             at: min(n, 10) for at, n in times.items()
         }
 
+    @precondition(lambda self: any(batch.ended and not batch.deleted for batch in self.batches))
+    @rule(data=st.data())
+    def read_outcomes(self, data: st.DataObject) -> None:
+        """A reader of a batch that is over gets the newest outcome of each job and no other, from any cursor on."""
+        self.check_reading(data, self.batch(data, lambda batch: batch.ended and not batch.deleted))
+
+    def check_reading(self, data: st.DataObject, batch: ModelBatch) -> None:
+        """Read a batch that is over, all of it and from a cursor on."""
+        outcomes = self.do(self.read(batch.id, FIRST))
+        assert [(item.index, item.ok) for item in outcomes] == batch.newest
+        if not batch.cancelled:
+            assert len(outcomes) == batch.total
+        if outcomes:
+            known = data.draw(st.integers(1, len(outcomes)))
+            assert self.do(self.read(batch.id, outcomes[known - 1].cursor)) == outcomes[known:]
+
+    async def read(self, batch_id: str, after: str) -> list[Outcome]:
+        """Return what a reader gets after a cursor."""
+        return [item async for bundle in self.ledger.outcomes(batch_id, after) for item in bundle]
+
     @precondition(lambda self: any(not batch.deleted for batch in self.batches))
     @rule(data=st.data())
     def view(self, data: st.DataObject) -> None:
@@ -266,7 +326,7 @@ class LedgerMachine(RuleBasedStateMachine):
         batch = self.batch(data, lambda batch: bool(batch.chunks))
         for chunk in batch.chunks:
             if chunk.place in FINISHED or batch.deleted or batch.cancelled:
-                answer = self.do(self.workers[0].claim(ChunkRef(batch.id, chunk.number, chunk.api)))
+                answer = self.do(self.workers[0].claim(ChunkRef(batch.id, chunk.number, chunk.line)))
                 assert answer == ClaimRefused.GONE
 
     @precondition(lambda self: any(batch.chunks for batch in self.batches))
@@ -277,10 +337,22 @@ class LedgerMachine(RuleBasedStateMachine):
         unfinished = [chunk for chunk in batch.chunks if chunk.place not in FINISHED]
         self.claim_chunk(batch, data.draw(st.sampled_from(unfinished or batch.chunks)), worker)
 
-    def claim_chunk(self, batch: ModelBatch, chunk: ModelChunk, worker: int) -> Held | None:
-        """Claim a chunk as a worker, if the model says that it can be had."""
-        answer = self.do(self.workers[worker].claim(ChunkRef(batch.id, chunk.number, chunk.api)))
-        refused = self.refusal(batch, chunk)
+    @precondition(lambda self: any(batch.bound and batch.chunks for batch in self.batches))
+    @rule(data=st.data(), worker=st.integers(0, 1), at=st.sampled_from(ADDRESSES))
+    def claim_in_any_line(self, data: st.DataObject, worker: int, at: ApiAddress) -> None:
+        """Follow a hint of another time: one of any line in which the chunk waited, or may wait."""
+        batch = self.batch(data, lambda batch: any(chunk.api in batch.bound for chunk in batch.chunks))
+        bound = [chunk for chunk in batch.chunks if chunk.api in batch.bound]
+        chunk = data.draw(st.sampled_from([chunk for chunk in bound if chunk.place not in FINISHED] or bound))
+        line = str(Line(chunk.api, identity=at.identity))
+        if line in {chunk.line, batch.line(chunk.api)} | chunk.waited_in:
+            self.claim_chunk(batch, chunk, worker, line)
+
+    def claim_chunk(self, batch: ModelBatch, chunk: ModelChunk, worker: int, line: str = "") -> Held | None:
+        """Claim a chunk as a worker, if the model says that it can be had; by a hint of its line, or of another one."""
+        line = line or chunk.line
+        answer = self.do(self.workers[worker].claim(ChunkRef(batch.id, chunk.number, line)))
+        refused = self.refusal(batch, chunk, line)
         if refused is not None:
             assert answer == refused
             return None
@@ -288,6 +360,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert answer.fence > chunk.fence
         assert answer.claims == chunk.claims
         chunk.place, chunk.due, chunk.fence, chunk.claims = Place.LEASED, False, answer.fence, chunk.claims + 1
+        chunk.line = line
         assert answer.recorded == chunk.recorded
         assert (answer.count, answer.deaths, answer.suspect) == (chunk.count, chunk.deaths, chunk.suspect)
         assert {at: n for at, n in answer.attempts.items() if at in chunk.unrecorded} == {
@@ -297,19 +370,30 @@ class LedgerMachine(RuleBasedStateMachine):
         return self.held[-1]
 
     @staticmethod
-    def refusal(batch: ModelBatch, chunk: ModelChunk) -> ClaimRefused | None:
+    def refusal(batch: ModelBatch, chunk: ModelChunk, line: str) -> ClaimRefused | None:
         """Return why a claim must be refused, after what the refusal itself changes."""
-        over = batch.deleted or batch.cancelled or chunk.place in (Place.GONE, Place.DONE_WITH_FAILURES)
-        if over:
+        if batch.deleted or batch.cancelled or chunk.place in FINISHED:
             return ClaimRefused.GONE
-        if chunk.place in (Place.LEASED, Place.WAITING) and not chunk.due:
-            return ClaimRefused.LEASED if chunk.place is Place.LEASED else ClaimRefused.WAITING
+        if chunk.place is Place.LEASED and (not chunk.due or chunk.line != line):
+            return ClaimRefused.LEASED
+        if chunk.place is Place.WAITING and not chunk.due:
+            return ClaimRefused.WAITING
+        if line != batch.line(chunk.api):
+            chunk.line = batch.line(chunk.api) if chunk.place is Place.QUEUED else chunk.line
+            return ClaimRefused.MOVED
+        return LedgerMachine.refusal_there(batch, chunk, line)
+
+    @staticmethod
+    def refusal_there(batch: ModelBatch, chunk: ModelChunk, line: str) -> ClaimRefused | None:
+        """Return why a claim must be refused in the line to which the chunk is bound."""
+        chunk.line = line
         if chunk.place is Place.LEASED:
             chunk.die()
         if batch.control == "paused":
             batch.give_up(chunk)
             return ClaimRefused.PAUSED
         chunk.open_wanted()
+        batch.note_superseded()
         if not chunk.unrecorded:
             batch.give_up(chunk)
             return ClaimRefused.GONE
@@ -346,9 +430,12 @@ class LedgerMachine(RuleBasedStateMachine):
                     self.commit_jobs(held, sorted(chunk.unrecorded), failing, Finish() if gives_up else None, 1)
 
     @precondition(lambda self: self.batches)
-    @rule(data=st.data(), failing=st.frozensets(st.integers(0, 9)))
-    def run_to_the_end(self, data: st.DataObject, failing: frozenset[int]) -> None:
-        """Whatever happened before: a producer that seals and one healthy worker bring a live batch to its end."""
+    @rule(data=st.data(), failing=st.frozensets(st.integers(0, 9)), retries=st.integers(0, 2))
+    def run_to_the_end(self, data: st.DataObject, failing: frozenset[int], retries: int) -> None:
+        """Whatever happened before: a producer that seals and one healthy worker bring a live batch to its end.
+
+        What failed may run again, and fail again.
+        """
         batch = self.batch(data)
         if batch.deleted or batch.cancelled:
             return
@@ -361,8 +448,14 @@ class LedgerMachine(RuleBasedStateMachine):
             if chunk.place in (Place.LEASED, Place.WAITING):
                 self.make_due(batch, chunk)
         self.requeue_due()
+        self.go_on_moving()
         self.work_through(failing=failing, gives_up=True)
         assert batch.ended
+        for _ in range(retries):
+            self.do(self.ledger.retry_failed(batch.id))
+            batch.retry_failed(lambda _, __: True)
+            self.work_through(failing=failing, gives_up=True)
+            self.check_reading(data, batch)
 
     def commit_jobs(
         self, held: Held, offsets: list[int], failing: frozenset[int], finish: Finish | None, calls: int
@@ -380,7 +473,7 @@ class LedgerMachine(RuleBasedStateMachine):
             with pytest.raises(StaleLeaseError):
                 self.do(work)
             return
-        repeated = bool(chunk.recorded & set(offsets))
+        repeated, line = bool(chunk.recorded & set(offsets)), chunk.line
         result = self.do(work)
         new = [at for at in offsets if at not in chunk.recorded]
         batch.calls += 0 if repeated else calls
@@ -393,7 +486,7 @@ class LedgerMachine(RuleBasedStateMachine):
             chunk.forgive(finish.deaths)
             batch.give_up(chunk, delayed=finish.delay_ms > 0)
         assert result.proceed == (batch.control == "run")
-        assert result.hint_wanted == (chunk.place is Place.QUEUED)
+        assert result.hint_wanted == (chunk.place is Place.QUEUED and chunk.line == line)
 
     @precondition(lambda self: any(not held.holds for held in self.held))
     @rule(data=st.data())
@@ -423,7 +516,8 @@ class LedgerMachine(RuleBasedStateMachine):
         names, arguments = self.workers[0].renewal([held.claim for held in self.held])
         answers = self.do(self.redis.eval(script("renew"), len(names), *names, *arguments))
         for held, answer in zip(self.held, answers, strict=True):
-            assert answer == (0 if not held.holds else 1 if held.batch.control == "run" else 2)
+            goes_on = held.batch.control == "run" and held.chunk.line == held.batch.line(held.chunk.api)
+            assert answer == (0 if not held.holds else 1 if goes_on else 2)
             held.chunk.due = held.chunk.due and not held.holds
 
     @precondition(lambda self: any(batch.members(Place.LEASED, Place.WAITING) for batch in self.batches))
@@ -437,7 +531,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def make_due(self, batch: ModelBatch, chunk: ModelChunk) -> None:
         """Let the lease or the delay of this chunk be over."""
-        self.do(self.redis.zadd(keys.DUE, {ChunkRef(batch.id, chunk.number, chunk.api).member: 0}, xx=True))
+        self.do(self.redis.zadd(keys.DUE, {ChunkRef(batch.id, chunk.number, chunk.line).member: 0}, xx=True))
         chunk.due = True
 
     @rule()
@@ -447,11 +541,12 @@ class LedgerMachine(RuleBasedStateMachine):
         expected = set()
         for batch in self.batches:
             for chunk in [chunk for chunk in batch.chunks if chunk.due and not batch.deleted]:
+                line = chunk.line
                 if chunk.place is Place.LEASED:
                     chunk.die()
                 batch.give_up(chunk)
-                if chunk.place is Place.QUEUED:
-                    expected.add(f"{batch.id}/{chunk.number}/{chunk.api}")
+                if chunk.place is Place.QUEUED and chunk.line == line:
+                    expected.add(f"{batch.id}/{chunk.number}/{chunk.line}")
         assert refs == expected
 
     @rule()
@@ -463,11 +558,13 @@ class LedgerMachine(RuleBasedStateMachine):
     def ledger_is_the_model(self) -> None:
         """Look at everything that Redis has, in one round trip, and compare."""
         seen = self.do(self.look())
-        queued = {member.decode() for members in seen[:2] for member in members}
-        assert sum(map(len, seen[:2])) == len(queued), "a chunk is queued for two APIs"
-        due = {member.decode() for member in seen[2]}
+        at_lines, seen = seen[: len(LINES)], seen[len(LINES) :]
+        queued = {member.decode() for members in at_lines for member in members}
+        numbers = {member.rpartition("/")[0] for member in queued}
+        assert sum(map(len, at_lines)) == len(numbers), "a chunk is queued in two lines"
+        due = {member.decode() for member in seen[0]}
         for at, batch in enumerate(self.batches):
-            entries, parked, *ttls = seen[3 + LOOKED_AT * at : 3 + LOOKED_AT * (at + 1)]
+            entries, parked, *ttls = seen[1 + LOOKED_AT * at : 1 + LOOKED_AT * (at + 1)]
             self.check_stream(batch, entries)
             if batch.deleted:
                 assert set(ttls) == {-2}, "a key of a deleted batch is there"
@@ -483,7 +580,7 @@ class LedgerMachine(RuleBasedStateMachine):
     async def look(self) -> list[Any]:
         """Return what the queues, the streams and the lifetimes are."""
         pipeline = self.redis.pipeline(transaction=False)
-        for key in (keys.queued("one"), keys.queued("two"), keys.DUE):
+        for key in (*map(keys.queued, LINES), keys.DUE):
             pipeline.zrange(key, 0, -1)
         for batch in self.batches:
             names = keys.BatchKeys(batch.id)

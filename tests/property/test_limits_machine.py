@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Sequence
 from itertools import pairwise
@@ -41,6 +42,8 @@ LIMITS = (
 )
 GROUPS = [(model, traffic) for model in ("", "m") for traffic in (NORMAL, TrafficClass(Priority.BULK, "b"))]
 ROUNDING_US = 1
+EXAMPLES = int(os.environ.get("CALLMILL_TEST_EXAMPLES", "60"))
+"""How many interleavings are tried; ``CALLMILL_TEST_EXAMPLES=20000`` tries for long."""
 WEIGHTS = (1, 1, 5, 1, 2, 3)
 COSTS = st.tuples(st.sampled_from(WEIGHTS), st.integers(0, 60))
 """The weight of a call and its tokens."""
@@ -104,12 +107,12 @@ class LimitsMachine(RuleBasedStateMachine):
     def reserve(self, *, who: int, costs: list[tuple[int, int]]) -> None:
         """A worker asks for its waiting calls, whether or not it was told to come later."""
         worker = self.workers[who]
-        before, boot = self._counts(worker), worker.boot
-        reply = self._exchange(who, costs)
+        boot = worker.boot
+        reply = self._exchange(who, costs, watched=True)
         if not reply.starts_us and not worker.stepped:
             assert reply.again_in_us > 0
             if worker.boot == boot:
-                assert self._moved(before, self._counts(worker)) == []
+                assert self._moved(worker, reply) == []
         for start, (weight, tokens), key in zip(reply.starts_us, costs, reply.keys, strict=False):
             assert start >= reply.now_us + LEAD_US
             real = self.fleet.real_us + start - reply.now_us
@@ -206,8 +209,10 @@ class LimitsMachine(RuleBasedStateMachine):
     def _look(self, who: int = 0) -> None:
         self._exchange(who)
 
-    def _exchange(self, who: int, costs: Sequence[tuple[int, int]] = ()) -> Reply:
-        reply = self.fleet.reserve(self.workers[who], len(costs), costs)
+    def _exchange(self, who: int, costs: Sequence[tuple[int, int]] = (), *, watched: bool = False) -> Reply:
+        worker = self.workers[who]
+        read = [(node.key, _counter(node)) for node in self._nodes(worker)] if watched else []
+        reply = self.fleet.reserve(worker, len(costs), costs, read=read)
         assert reply.now_us >= self.logical_us, "the clock went back"
         self.logical_us = reply.now_us
         if reply.boot != self.boot:  # all workers hear of a new life at once, and look
@@ -216,21 +221,26 @@ class LimitsMachine(RuleBasedStateMachine):
                 self._look(other)
         return reply
 
-    def _counts(self, worker: Worker) -> list[tuple[bool, float]]:
-        """What every limit of a worker has counted: when a pace is free, or how many units of a quota are used."""
-        nodes = layout(self.fleet.rules, self.fleet.keys, worker.model, worker.traffic).nodes
+    def _nodes(self, worker: Worker) -> Sequence[Node]:
+        return layout(self.fleet.rules, self.fleet.keys, worker.model, worker.traffic).nodes
+
+    def _moved(self, worker: Worker, reply: Reply) -> list[tuple[float, float]]:
+        """The limits that were charged; time alone brings a pace up to now, and a quota down."""
+        counted = zip(self._nodes(worker), reply.before, reply.after, strict=True)
         return [
-            (node.clock.quota, float(self.fleet.redis.hget(node.key, "total" if node.clock.quota else "tat") or 0))
-            for node in nodes
+            (float(was or 0), float(now or 0))
+            for node, was, now in counted
+            if (
+                float(now or 0) > float(was or 0)
+                if node.clock.quota
+                else float(now or 0) != max(float(was or 0), self.logical_us)
+            )
         ]
 
-    def _moved(self, before: list[tuple[bool, float]], after: list[tuple[bool, float]]) -> list[tuple[float, float]]:
-        """The limits that were charged; time alone brings a pace up to now, and a quota down."""
-        return [
-            (was, now)
-            for (quota, was), (_, now) in zip(before, after, strict=True)
-            if (now > was if quota else now != max(was, self.logical_us))
-        ]
+
+def _counter(node: Node) -> str:
+    """Return the field that a charge changes: when a pace is free, or how many units of a quota are used."""
+    return "total" if node.clock.quota else "tat"
 
 
 @pytest.mark.parametrize("steps", [40])
@@ -239,9 +249,37 @@ def test_limits_hold_under_any_interleaving(redis_url, steps):
     run_state_machine_as_test(
         lambda: LimitsMachine(redis_url),
         settings=settings(
-            max_examples=60, stateful_step_count=steps, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=EXAMPLES, stateful_step_count=steps, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
+
+
+def test_heavy_calls_keep_their_window_when_the_clock_goes_back(redis_url):
+    """What started before the clock was set back, heavy calls included, still counts in the window afterwards."""
+    machine = LimitsMachine(redis_url)
+    machine.begin(limits=("20/second",), keys=1, groups=(0, 0, 1), heavy=True)
+    machine.work(calls=3, rounds=1, step_us=1_000)
+    machine.set_clock(us=-1)
+    machine.work(calls=1, rounds=1, step_us=1_000)
+    machine.work(calls=1, rounds=1, step_us=1_000)
+    machine.work(calls=1, rounds=7, step_us=166_152)
+    machine.no_window_holds_too_much()
+    machine.teardown()
+
+
+def test_a_heavy_call_is_paid_for_although_state_is_lost_and_the_api_paused(redis_url):
+    """A pause voids what is still to start, and not the distance to a heavy call that only its holder remembers."""
+    machine = LimitsMachine(redis_url)
+    machine.begin(limits=("90/minute", "40 tokens/second", "1000/hour"), keys=1, groups=(0, 0, 0), heavy=True)
+    machine.work(calls=1, rounds=1, step_us=1_000)
+    machine.pass_time(us=70_000_000)
+    machine.work(calls=1, rounds=1, step_us=1_000)
+    machine.lose_state()
+    machine.work(calls=1, rounds=8, step_us=166_815)
+    machine.pause(us=1)
+    machine.work(calls=1, rounds=3, step_us=1_000)
+    machine.no_window_holds_too_much()
+    machine.teardown()
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))

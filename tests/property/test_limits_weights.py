@@ -29,24 +29,30 @@ class Demand:
 
     def run(self, seconds: float) -> None:
         """Let time pass."""
-        end = self.fleet.us + round(seconds * 1e6)
-        due = [self.fleet.us + index for index in range(len(self._workers))]
+        end = self.fleet.real_us + round(seconds * 1e6)
+        due = [self.fleet.real_us + index for index in range(len(self._workers))]
         while (at := min(due)) < end:
             index = due.index(at)
-            self.fleet.set_time(at)
+            self.fleet.set_time(at + self.fleet.jumped_us)
             worker, waiting = self._workers[index], self._drawn[index]
             costs = [(weight, 0, 0, 0) for weight in waiting[:30]]
             starts = self.fleet.reserve_weighted(worker, costs, self._guard_us)
-            self.started += zip(starts, waiting, strict=False)
+            ahead_us = worker.ahead_us or 0
+            self.started += zip((start - ahead_us for start in starts), waiting, strict=False)
             waiting += waiting[: len(starts)]  # the same again, for ever
             del waiting[: len(starts)]
-            due[index] = max(worker.again_us, at + 500)
+            due[index] = max(worker.again_us - ahead_us, at + 500)
+
+    def look(self) -> None:
+        """Let all workers look at once, as they do when they hear of a new life."""
+        for worker in self._workers:
+            self.fleet.reserve(worker, 0)
 
     def units_per_s(self, since_us: int) -> float:
         """Return what started since then, up to now."""
         return (
-            sum(units for at, units in self.started if since_us <= at < self.fleet.us)
-            / (self.fleet.us - since_us)
+            sum(units for at, units in self.started if since_us <= at < self.fleet.real_us)
+            / (self.fleet.real_us - since_us)
             * 1e6
         )
 
@@ -69,6 +75,28 @@ def test_no_window_holds_too_many_units(redis_url, weights):
     demand.run(6)
     assert len(demand.started) > 3
     assert heaviest_window(demand.started, WINDOW_US + GUARD_US - 2) <= AMOUNT
+
+
+@given(
+    weights=st.lists(st.lists(st.integers(1, AMOUNT), min_size=1, max_size=12), min_size=1, max_size=3),
+    events=st.lists(st.tuples(st.floats(0.01, 1.5), st.integers(-3_000_000, 0)), min_size=1, max_size=4),
+)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_window_holds_too_many_units_when_time_or_state_is_lost(redis_url, weights, events):
+    """Neither a clock that goes back (by so many us) nor lost state (0) makes a window too full of heavy calls."""
+    fleet = warm(redis_url, f"{AMOUNT}/second")
+    demand = Demand(fleet, weights)
+    for seconds, back_us in events:
+        demand.run(seconds)
+        demand.look()
+        if back_us:
+            fleet.jump(back_us)
+        else:
+            fleet.wipe()
+            fleet.publish()
+        demand.look()
+    demand.run(4)
+    assert heaviest_window(demand.started, WINDOW_US + GUARD_US - 2 * AMOUNT) <= AMOUNT
 
 
 @pytest.mark.parametrize(("amount", "weight"), [(20, 20), (42, 5), (1000, 100), (1000, 2), (60, 1)])

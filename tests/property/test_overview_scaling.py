@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -37,6 +37,14 @@ LOADS = st.builds(
 )
 RULES = ScalingRules()
 
+JUST_OVER = FleetLoad(apis=[ApiLoad(api="a", calls_per_s=1.0)], workers=1)
+"""Its last call is over, and the mean rate does not know it yet."""
+
+MORE_THAN_WORKERS = FleetLoad(
+    apis=[ApiLoad(api="a", waiting=1.0), ApiLoad(api="b", waiting=1.0, in_flight=2, calls_per_s=1.0, room=1.0)]
+)
+"""Calls under way that the workers counted a moment later have no room for."""
+
 
 @given(load=LOADS, least=st.integers(0, 5), more=st.none() | st.integers(0, 50))
 def test_bounds_and_words(load, least, more):
@@ -49,6 +57,7 @@ def test_bounds_and_words(load, least, more):
 
 
 @given(LOADS)
+@example(JUST_OVER)
 def test_zero_only_without_work(load):
     """Nobody is wanted exactly when no API that may be called has work, none is under way, and no upkeep waits."""
     work = any(api.in_flight or (not api.stopped and (api.waiting or api.held)) for api in load.apis)
@@ -75,6 +84,7 @@ def test_never_more_than_runs_without_backlog(load):
 
 
 @given(LOADS, st.floats(1, 100))
+@example(MORE_THAN_WORKERS, 31.0)
 def test_more_backlog_never_wants_fewer(load, factor):
     """More that waits never makes the number smaller."""
     more = replace(load, apis=[replace(api, waiting=api.waiting * factor) for api in load.apis])

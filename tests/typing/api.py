@@ -80,6 +80,7 @@ def synchronous(client: Client) -> None:
     assert_type(client.batch("id"), Batch)
     assert_type(client.batches(), list[Progress])
     assert_type(client.call(Job("GET", "/users/1", api="crm")), Outcome)
+    assert_type(client.call(Job("GET", "/users/1", api="crm"), timeout=2.5), Outcome)
     batch.pause()
     batch.resume()
     batch.cancel()
@@ -102,6 +103,7 @@ async def asynchronous() -> None:
         async for job in batch.failed_jobs():
             assert_type(job.failures, list[Failure])
         assert_type(await client.call(Job("GET", "/x", api="crm")), Outcome)
+        assert_type(await client.call(Job("GET", "/x", api="crm"), timeout=timedelta(minutes=1)), Outcome)
 
 
 async def limited() -> None:

@@ -46,7 +46,7 @@ def batches(draw):
     return replace(
         BATCH, id=draw(st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)), name=draw(NAMES), total=draw(COUNTS),
         done=draw(COUNTS), succeeded=draw(COUNTS), failed=draw(COUNTS), retries=draw(COUNTS), rate=draw(TIMES),
-        eta=draw(eta), limited_by=draw(NAMES), elapsed=draw(TIMES), sealed=draw(st.booleans()),
+        eta=draw(eta), limited_by=draw(NAMES), elapsed=draw(TIMES), mean_rate=draw(TIMES), sealed=draw(st.booleans()),
         ended=draw(st.booleans()), state=draw(st.sampled_from(BatchState)), tenant=draw(NAMES),
     )  # fmt: skip
 
@@ -201,7 +201,7 @@ def test_few_lines_go_to_what_matters_most():
 def test_nothing_yet_says_what_to_do():
     """Without batches, APIs and workers each table says so in a line."""
     lines = screen(replace(FLEET, batches=[], batches_total=0, unfinished=0, apis=[], workers=[]))
-    for part in ("no batch yet: submit one with", "no API yet: write [apis.NAME]", "no worker"):
+    for part in ("no batch yet: submit one with", "no APIs yet: add [apis.NAME]", "no worker"):
         assert any(line.startswith(part) for line in lines)
 
 

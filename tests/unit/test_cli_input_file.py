@@ -39,13 +39,13 @@ def test_no_body(body):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ("[1]", "expected `object`"),
         ('{"method":"GET","url":"/"}', "custom_id"),
         ('{"custom_id":1,"method":"GET","url":"/"}', "expected `str`, got `int` - at `$.custom_id`"),
         ('{"custom_id":"a","method":"GET","url":"/","tokns":1}', "unknown field `tokns`"),
         (b'{"custom_id":"\xff","method":"GET","url":"/"}', "is not UTF-8"),
-        (b'{"custom_id":"a","method":"GET","url":"/","body":' + b"[" * 100_000, "is no JSON"),
+        (b'{"custom_id":"a","method":"GET","url":"/","body":' + b"[" * 100_000, "is not JSON"),
     ],
 )
 def test_bad_lines(text, reason):

@@ -10,8 +10,10 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from callmill.cli.doctor_checks import check_profiles, check_workers
+from callmill.cli.figures import counted
 from callmill.cli.fleet_cpu import FleetCpu
 from callmill.cli.progress_view import ProgressView, progress_line, progress_panel
+from callmill.cli.run_command import _over
 from callmill.cli.run_report import RunReport, latency, render_report, seconds
 from callmill.config.redis_safety import Level
 from callmill.config.settings import load_settings
@@ -24,7 +26,7 @@ PROGRESS = Progress(
     id="0123456789ab", name="translate-catalogue", state=BatchState.RUNNING, sealed=True, ended=False,
     total=12_000_000, done=9_000_000, succeeded=8_999_000, failed=1_000, retries=12_345, calls=9_012_345,
     throttled=17, rate=12_345.6, eta=243.0, limited_by="limit openai 200000 tokens/minute", p50=0.12, p95=0.4,
-    p99=1.5, elapsed=7_300.0,
+    p99=1.5, elapsed=7_300.0, mean_rate=1_643.8,
 )  # fmt: skip
 OVER = replace(PROGRESS, ended=True, state=BatchState.DONE, done=12_000_000, succeeded=12_000_000, failed=0)
 WORKER = WorkerStatus(
@@ -68,6 +70,16 @@ def test_report():
         assert not replace(report, **worse).all_succeeded
 
 
+def test_one_of_a_kind_is_singular():
+    """Counts of one have a noun without an s, wherever a run or a command tells them."""
+    one = replace(OVER, total=1, done=1, succeeded=0, failed=1, retries=1)
+    report = RunReport.of(one)
+    assert "1 retry," in rendered(render_report(report))
+    assert ", 1 retry" in progress_line(one)
+    assert "its 1 failed job again" in _over(report)
+    assert [counted(count, "job") for count in (0, 1, 2, 1000)] == ["0 jobs", "1 job", "2 jobs", "1,000 jobs"]
+
+
 @pytest.mark.parametrize(("value", "text"), [(4.24, "4.2 s"), (200, "3 min 20 s"), (7500, "2 h 5 min")])
 def test_seconds(value, text):
     """A time is written as people say it."""
@@ -101,6 +113,19 @@ def test_machine_findings(monkeypatch, tmp_path):
     assert levels == found
     assert check_workers([]).level is Level.WARN
     assert "serving local" in check_workers([WORKER]).found
+
+
+@pytest.mark.parametrize(("key", "level"), [("s3cr3t!", Level.WARN), ("s3cr3t!-and-long", Level.OK)])
+def test_doctor_tells_of_credentials_that_cannot_be_masked(tmp_path, monkeypatch, key, level):
+    """A credential that is too short to be taken out of answers is named by its API, and not shown."""
+    monkeypatch.chdir(tmp_path)
+    auth = 'auth = { query = { key = "env:CRM_KEY" } }'
+    (tmp_path / "apis.toml").write_text(f'[apis.crm]\nbase_url = "https://crm.example"\n{auth}\n')
+    monkeypatch.setenv("CRM_KEY", key)
+    (finding,) = [found for found in check_profiles(load_settings()) if found.check == "credentials"]
+    assert finding.level is level
+    assert ("crm" in finding.found) is (level is Level.WARN)
+    assert key not in f"{finding}"
 
 
 def test_class_is_shown_where_it_is_not_the_usual_one():

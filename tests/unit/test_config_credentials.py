@@ -6,7 +6,7 @@ from base64 import b64encode
 
 import pytest
 
-from callmill.config.credentials import resolve_headers
+from callmill.config.credentials import ResolvedCredential, resolve_credentials
 from callmill.config.profiles import load_profiles
 from callmill.errors import ConfigurationError
 
@@ -23,7 +23,7 @@ def profile(tmp_path):
 
 
 def test_each_kind_of_credential(profile, monkeypatch, tmp_path):
-    """Bearer, header and basic credentials become the headers that servers expect, one dict each, in order."""
+    """Credentials become the headers and parameters that servers expect, with the secrets in them, in their order."""
     monkeypatch.setenv("KEY", "hunter2")
     (tmp_path / "key.txt").write_text("from-file\n")
     auth = """auth = [
@@ -31,24 +31,31 @@ def test_each_kind_of_credential(profile, monkeypatch, tmp_path):
         { header = { X-Key = "file:key.txt", X-Other = "Token env:KEY" } },
         { basic = ["env:KEY", ""] },
         { basic = ["me", "env:KEY"] },
+        { basic = ["file:key.txt", "env:KEY"] },
+        { query = { key = "env:KEY", "app id" = "file:key.txt" } },
     ]"""
-    assert resolve_headers(profile(auth)) == [
-        {"Authorization": "Bearer hunter2"},
-        {"X-Key": "from-file", "X-Other": "Token hunter2"},
-        {"Authorization": f"Basic {b64encode(b'hunter2:').decode()}"},
-        {"Authorization": f"Basic {b64encode(b'me:hunter2').decode()}"},
+    encoded = [b64encode(login).decode() for login in (b"hunter2:", b"me:hunter2", b"from-file:hunter2")]
+    assert resolve_credentials(profile(auth)) == [
+        ResolvedCredential({"Authorization": "Bearer hunter2"}, {}, ("hunter2",)),
+        ResolvedCredential({"X-Key": "from-file", "X-Other": "Token hunter2"}, {}, ("from-file", "hunter2")),
+        ResolvedCredential({"Authorization": f"Basic {encoded[0]}"}, {}, ("hunter2", encoded[0])),
+        ResolvedCredential({"Authorization": f"Basic {encoded[1]}"}, {}, ("hunter2", encoded[1])),
+        ResolvedCredential({"Authorization": f"Basic {encoded[2]}"}, {}, ("hunter2", encoded[2])),
+        ResolvedCredential({}, {"key": "hunter2", "app id": "from-file"}, ("hunter2", "from-file")),
     ]
 
 
 def test_static_headers_go_with_every_credential(profile, monkeypatch):
-    """Static headers are in every dict, a credential's own header wins, and without a credential there is one dict."""
+    """Static headers go with each credential, whose own header wins; where there is no credential, they go alone."""
     monkeypatch.setenv("A", "a")
     monkeypatch.setenv("B", "b")
     headers = 'headers = { Accept = "text/plain", authorization = "Basic env:A" }\n'
-    assert resolve_headers(profile(headers)) == [{"Accept": "text/plain", "authorization": "Basic a"}]
-    assert resolve_headers(profile(headers + 'auth = [{ bearer = "env:B" }, { header = { X = "env:B" } }]')) == [
-        {"Accept": "text/plain", "Authorization": "Bearer b"},
-        {"Accept": "text/plain", "authorization": "Basic a", "X": "b"},
+    assert resolve_credentials(profile(headers)) == [
+        ResolvedCredential({"Accept": "text/plain", "authorization": "Basic a"}, {}, ("a",))
+    ]
+    assert resolve_credentials(profile(headers + 'auth = [{ bearer = "env:B" }, { header = { X = "env:B" } }]')) == [
+        ResolvedCredential({"Accept": "text/plain", "Authorization": "Bearer b"}, {}, ("a", "b")),
+        ResolvedCredential({"Accept": "text/plain", "authorization": "Basic a", "X": "b"}, {}, ("a", "b")),
     ]
 
 
@@ -60,7 +67,7 @@ def test_missing_secrets_are_named_all_at_once(profile, monkeypatch, tmp_path):
     auth = """auth = [{ bearer = "env:NOWHERE" }, { basic = ["me", "env:EMPTY"] }, { header = { X = "file:none" } }]
     headers = { Y = "file:empty" }"""
     with pytest.raises(ConfigurationError) as refusal:
-        resolve_headers(profile(auth))
+        resolve_credentials(profile(auth))
     place = f"{tmp_path}/apis.toml: [apis.crm]"
     lines = str(refusal.value).splitlines()
     assert lines[0] == f"{place} headers.Y: the file {tmp_path}/empty is empty"
@@ -73,14 +80,24 @@ def test_missing_secrets_are_named_all_at_once(profile, monkeypatch, tmp_path):
 def test_secret_that_no_header_can_carry(profile, monkeypatch, secret):
     """A secret with characters that would break or forge a header is refused, without showing it."""
     monkeypatch.setenv("KEY", secret)
-    with pytest.raises(ConfigurationError, match=r"auth\.bearer: env:KEY holds characters") as refusal:
-        resolve_headers(profile('auth = { bearer = "env:KEY" }'))
+    with pytest.raises(ConfigurationError, match=r"auth\.bearer: env:KEY contains characters") as refusal:
+        resolve_credentials(profile('auth = { bearer = "env:KEY" }'))
     assert secret not in str(refusal.value)
+
+
+def test_secret_that_no_url_can_carry(profile, monkeypatch):
+    """A parameter of the query may hold any character that can be written, and nothing else."""
+    monkeypatch.setenv("GOOD", "schlüssel")
+    monkeypatch.setenv("BAD", "line\nfeed")
+    assert resolve_credentials(profile('auth = { query = { key = "env:GOOD" } }'))[0].query == {"key": "schlüssel"}
+    with pytest.raises(ConfigurationError, match=r"auth\.query\.key: env:BAD contains characters") as refusal:
+        resolve_credentials(profile('auth = { query = { key = "env:BAD" } }'))
+    assert "feed" not in str(refusal.value)
 
 
 def test_secrets_are_in_no_text_of_a_profile(profile, monkeypatch):
     """After resolving, neither the profile's text nor its dump holds the secret."""
     monkeypatch.setenv("KEY", "hunter2")
     resolved = profile('auth = { bearer = "env:KEY" }')
-    resolve_headers(resolved)
+    resolve_credentials(resolved)
     assert "hunter2" not in f"{resolved!r} {resolved} {resolved.model_dump_json()} {resolved.public_facts()}"

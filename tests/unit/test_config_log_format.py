@@ -7,12 +7,13 @@ import json
 import logging
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from callmill.config.api_profile import ApiProfile
-from callmill.config.credentials import resolve_headers
+from callmill.config.credentials import resolve_credentials
 from callmill.config.log_format import LogFormatter, adopt_log, set_up_log
 from callmill.config.redaction import hide, without_secrets
 
@@ -95,7 +96,8 @@ def test_credentials_are_hidden_once_read(monkeypatch):
     monkeypatch.setenv("LOG_PASSWORD", "value-of-the-password")
     auth = [{"bearer": "env:LOG_KEY"}, {"basic": ["user", "env:LOG_PASSWORD"]}]
     profile = ApiProfile.model_validate({"name": "a", "base_url": "https://a.example", "auth": auth})
-    for headers in resolve_headers(profile):
+    for credential in resolve_credentials(profile):
+        headers = credential.headers
         assert "***" in without_secrets(str(headers))
         assert headers["Authorization"].split()[1] not in without_secrets(f"it was {headers['Authorization']}")
     assert without_secrets("value-of-the-key value-of-the-password") == "*** ***"
@@ -135,6 +137,28 @@ def test_what_looks_like_a_secret_is_replaced(text, secret):
 def test_what_is_no_secret_stays(text):
     """Ordinary messages are left as they are."""
     assert without_secrets(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "://" + "a." * 50_000,
+        "a://" * 30_000,
+        "http://" + "a:" * 50_000,
+        "?" + "token" * 20_000,
+        "&token" * 20_000,
+        "authorization " * 8_000,
+        "cookie" + " " * 100_000,
+        "Bearer " * 15_000,
+        "Bearer " + "a" * 100_000,
+        "password=" * 12_000,
+    ],
+)
+def test_no_text_takes_long(text):
+    """Who chooses a text, such as a batch's name or an API's answer, cannot keep a worker busy with it."""
+    began_s = time.process_time()
+    without_secrets(text)
+    assert time.process_time() - began_s < 1
 
 
 @pytest.fixture

@@ -189,7 +189,7 @@ def test_literal_secret_in_headers_is_refused(problem_of, name):
         ('limitz = ["5/second"]', "limitz", "did you mean 'limits'?"),
         ("retry = { attemps = 3 }", "retry.attemps", "did you mean 'attempts'?"),
         ('auth = { baerer = "env:A", bearer = "env:A" }', "auth.baerer", "did you mean 'bearer'?"),
-        ("qqqq = 1", "qqqq", "known keys: actual_cost, allow_private_addresses"),
+        ("qqqq = 1", "qqqq", "known keys: account, actual_cost, allow_private_addresses"),
         ('limits = ["500/minut"]', "limits", "write '500/minute'"),
         ('limits = ["5/second", "6/s"]', "limits", "keep the one that holds"),
         ('limits = "5/second"', "limits", "valid list"),
@@ -365,7 +365,19 @@ def test_shipped_profiles_load_when_uncommented(load):
     text = (ROOT / "config/apis.toml").read_text()
     live = load(re.sub(r"^# (?=\[apis\.|[a-z_][\w-]* *= )", "", text, flags=re.MULTILINE))
     assert set(live) == {
-        *("local", "openai", "azure", "anthropic", "groq", "github", "stripe", "shopify", "discord", "aws"),
+        *(
+            "local",
+            "openai",
+            "azure",
+            "anthropic",
+            "groq",
+            "github",
+            "geocoding",
+            "stripe",
+            "shopify",
+            "discord",
+            "aws",
+        ),
         *("unknown", "example"),
     }
     assert all(profile.limits or profile.models for name, profile in live.items() if name != "local")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from callmill.config.public_api import PublicApi, covers, resolve
+from callmill.config.public_api import ApiAddress, PublicApi, covers, resolve
 
 BASE = "https://api.example.com/v1"
 
@@ -80,7 +80,7 @@ def test_resolved_paths_are_covered(tail):
     if covers(BASE, f"{BASE}/{tail}"):
         assert resolve(BASE, f"/{tail}") == f"{BASE}/{tail}"
     else:
-        with pytest.raises(ValueError, match="not under"):
+        with pytest.raises(ValueError, match=r"not under|contains"):
             resolve(BASE, f"/{tail}")
 
 
@@ -98,8 +98,9 @@ def test_resolve_joins_paths_and_keeps_absolute_urls():
         ("", "neither a path"),
         ("https://evil.test/v1", "is not under"),
         ("/../admin", "dot segments"),
-        ("/a b", "white space"),
-        ("/a\\b", "white space"),
+        ("/a b", "contains a space: percent-encode it, as %20"),
+        ("/a\\b", "contains a backslash: percent-encode it, as %5C"),
+        ("https://api.test\t/", r"contains the control character U\+0009"),
         ("/%2e%2e/admin", "dot segments"),
         ("/..?x", "dot segments"),
     ],
@@ -117,3 +118,22 @@ def test_public_api_travels_as_json():
     assert read == api
     assert read.covers(f"{BASE}/users")
     assert read.resolve("/users") == f"{BASE}/users"
+
+
+def test_one_address_is_one_identity():
+    """However a base URL is spelt and whatever the limits are, an API is the same; another account is another API."""
+    spelt = ("https://api.example.com/v1", "https://API.example.com:443/v1/", "HTTPS://api.example.com/v1")
+    assert len({PublicApi(name="crm", base_url=url, limits=(str(n),)).identity for n, url in enumerate(spelt)}) == 1
+    others = [
+        PublicApi(name="crm", base_url=BASE),
+        PublicApi(name="crm", base_url=BASE, account="eu"),
+        PublicApi(name="crm", base_url=BASE, account="us"),
+        *(
+            PublicApi(name="crm", base_url=url)
+            for url in ("http://api.example.com/v1", "https://api.example.com:8443/v1")
+        ),
+        *(PublicApi(name="crm", base_url=url) for url in ("https://api.example.com/V1", "https://api.example.com")),
+    ]
+    assert len({api.identity for api in others}) == len(others)
+    assert ApiAddress.parse(str(others[1].at)) == others[1].at == ApiAddress(others[1].identity, f"{BASE} (account eu)")
+    assert ApiAddress.parse("1") is None

@@ -9,6 +9,7 @@ import pytest
 
 PACKAGES = [
     "callmill.breaker",
+    "callmill.holds",
     "callmill.jobs",
     "callmill.ledger",
     "callmill.limits",

@@ -7,19 +7,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from callmill.errors import UsageError
-from callmill.jobs.line import Line, api_of, traffic_class
+from callmill.jobs.line import Line, api_of, identity_of, shown_line, traffic_class
 from callmill.jobs.traffic import NORMAL, Priority, TrafficClass
 
 TENANTS = st.from_regex(r"[A-Za-z0-9_.-]{1,64}", fullmatch=True)
 APIS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,20}", fullmatch=True)
 
 
-@given(api=APIS, priority=st.sampled_from(Priority), tenant=st.just("") | TENANTS)
-def test_text_is_read_back(api, priority, tenant):
-    """A line's text gives the line again, and its API at a glance."""
-    line = Line(api, TrafficClass(priority, tenant))
+@given(
+    api=APIS,
+    priority=st.sampled_from(Priority),
+    tenant=st.just("") | TENANTS,
+    identity=st.just("") | st.from_regex(r"[0-9a-f]{10}", fullmatch=True),
+    batch=st.just("") | st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True),
+)
+def test_text_is_read_back(api, priority, tenant, identity, batch):
+    """A line's text gives the line again, and at a glance its API, that API's identity, and what people read."""
+    line = Line(api, TrafficClass(priority, tenant), identity=identity, batch=batch)
     assert Line.parse(str(line)) == line
-    assert api_of(str(line)) == api
+    assert (api_of(str(line)), identity_of(str(line))) == (api, identity)
+    assert shown_line(str(line)) == str(Line(api, TrafficClass(priority, tenant)))
 
 
 def test_texts_of_lines():
@@ -27,6 +34,8 @@ def test_texts_of_lines():
     assert str(Line("crm")) == str(Line("crm", NORMAL)) == "crm"
     assert str(Line("crm", TrafficClass(Priority.BULK))) == "crm@bulk"
     assert str(Line("crm", TrafficClass(tenant="acme"))) == "crm@normal@acme"
+    assert str(Line("crm", identity="3fa94c2110")) == "crm@i3fa94c2110"
+    assert str(Line("crm", TrafficClass(Priority.BULK), 1, "3fa94c2110", "b1")) == "crm@i3fa94c2110@b=b1@bulk"
 
 
 @pytest.mark.parametrize(

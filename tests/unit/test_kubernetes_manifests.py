@@ -127,7 +127,7 @@ def test_workers_get_the_time_that_they_need():
 def test_probes_ask_what_there_is():
     """The worker's probe runs the file that the image has at that place; the dashboard's ask for its health check."""
     image = (ROOT / "workers/Dockerfile").read_text()
-    (source, target) = re.search(r"^COPY (\S+healthcheck\.py) (\S+)$", image, re.MULTILINE).groups()
+    (source, target) = re.search(r"^COPY --from=build /src/(\S+healthcheck\.py) (\S+)$", image, re.MULTILINE).groups()
     assert (ROOT / source).is_file()
     worker, dashboard = CONTAINERS[1], CONTAINERS[0]
     for probe in ("startupProbe", "livenessProbe"):

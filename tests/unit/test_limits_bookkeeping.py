@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from callmill.config.limit_spec import Unit, parse_limit
@@ -128,3 +130,17 @@ def test_grants_of_quotas_are_remembered_for_their_window():
     log.take_back(first)
     assert (1, 2 * part_s, 40) not in log.grants(now)
     assert log.grants(now + HOUR_S + 2 * part_s) == []
+
+
+def test_full_key_is_used_no_more_until_it_is_not():
+    """A credential with as many calls as it may have is left out; with no other, nothing is due until that changes."""
+    ring = KeyRing(["a", "b"])
+    assert ring.fill(0, full=True)
+    assert not ring.fill(0, full=True)
+    assert ring.usable_from(5.0) == 5.0
+    ring.set_aside(1, 9.0, "401")
+    assert ring.usable_from(5.0) == 9.0
+    assert ring.fill(1, full=True)
+    assert ring.usable_from(5.0) == math.inf
+    assert ring.fill(0, full=False)
+    assert ring.usable_from(5.0) == 5.0

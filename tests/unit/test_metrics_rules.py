@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from container_nodes import compose_or_skip
 from metrics_kit import ROOT, dashboard_expressions
 
 PROMETHEUS = ROOT / "config/prometheus"
@@ -33,12 +34,14 @@ def promtool():
     return run
 
 
+@pytest.mark.programs
 def test_configuration_and_rules_are_valid(promtool):
     """Promtool finds no fault with the configuration and the rules that it names."""
     promtool("check", "config", "prometheus.yml")
     promtool("check", "rules", "--lint-fatal", "alerts.yml")
 
 
+@pytest.mark.programs
 def test_rules_fire_when_they_should(promtool):
     """Every rule fires in its case, after its time, and not in the cases that look alike."""
     promtool("test", "rules", "alerts_test.yml")
@@ -61,6 +64,7 @@ def test_every_alert_says_what_to_do():
         assert f'runbook: "docs/metrics.md#{name.lower()}: ' in rule
 
 
+@pytest.mark.programs
 def test_expressions_of_the_grafana_dashboard_parse(promtool, tmp_path):
     """Every expression of the Grafana dashboard is one of Prometheus."""
     rules = [{"record": f"n{number}", "expr": text} for number, text in enumerate(dashboard_expressions())]
@@ -100,23 +104,23 @@ def test_containers_fit_together():
     assert f'"127.0.0.1:{port}' not in compose
 
 
+@pytest.mark.programs
 def test_compose_accepts_the_file():
     """Compose itself finds no fault with the file, every profile included; it needs no engine for that."""
-    program = shutil.which("docker-compose")
-    command = [program] if program else ["docker", "compose"]
-    try:
-        done = subprocess.run(
-            [*command, "--profile", "monitoring", "--profile", "demo", "config"],
-            cwd=ROOT,
-            env={**os.environ, "CALLMILL_DASHBOARD_AUTH": "someone:secret"},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    except OSError:
-        pytest.skip("no Compose")
-    if "is not a docker command" in done.stderr:
-        pytest.skip("no Compose")
+    done = subprocess.run(
+        [*compose_or_skip(), "--profile", "monitoring", "--profile", "demo", "config"],
+        cwd=ROOT,
+        env={**os.environ, "CALLMILL_DASHBOARD_AUTH": "someone:secret"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert {"prometheus:", "grafana:"} <= set(done.stdout.split())
+
+
+def test_compose_file_asks_for_no_limit_of_the_engines():
+    """No service wants more open files than it is given: an engine that has fewer would not start it."""
+    for name in ("docker-compose.yml", "docker-compose.sentinel.yml"):
+        assert "ulimits" not in (ROOT / name).read_text()

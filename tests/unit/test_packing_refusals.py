@@ -69,7 +69,7 @@ REFUSALS = {
     "encoded dot segments": ({"url": "/a/%2e%2e/x"}, "url", "dot segments"),
     "relative URL": ({"url": "x"}, "url", "neither a path"),
     "empty URL": ({"url": ""}, "url", "neither a path"),
-    "URL with a line break": ({"url": "/x\r\nHost: evil"}, "url", "refused"),
+    "URL with a line break": ({"url": "/x\r\nHost: evil"}, "url", "U+000D"),
     "URL of a wrong type": ({"url": None}, "url", "None"),
     "URL that is unhashable": ({"url": ["/x"]}, "url", "list"),
     "URL with a lone surrogate": ({"url": "/\ud800"}, "url", "surrogate"),

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from callmill.breaker import BreakerRules, BreakerState, BreakerView, Report
 from callmill.errors import RedisUnavailableError
+from callmill.jobs.traffic import NORMAL
 from callmill.jobs.wire import WireJob
-from callmill.workers.breaker_gate import BreakerGate
+from callmill.workers.breaker_gate import MOST_SPARED, BreakerGate
 from callmill.workers.call import Call
+from callmill.workers.fair_queue import FairQueue
+from callmill.workers.probe_choice import ProbeChoice
 from callmill.workers.retry_tokens import RetryTokens
 from callmill.workers.transports.port import Response
 from callmill.workers.verdict import SUCCEEDED, Retryable
@@ -44,20 +48,21 @@ class Play:
 
     def __init__(self) -> None:
         self.store = ScriptedStore()
-        self.gate = BreakerGate("x", cast("Any", self.store), on_news=lambda: None, has_work=lambda: True)
+        choice = ProbeChoice(FairQueue(lambda _traffic: 1.0))
+        self.gate = BreakerGate("x", cast("Any", self.store), choice, on_news=lambda: None, has_work=lambda: True)
 
     def call(self, attempts: int = 0) -> Call:
         """Return a call that has spent so many attempts."""
-        call = Call(WireJob("GET", "/"), cast("Any", None), 0, 0, "")
+        call = Call(WireJob("GET", "/"), cast("Any", SimpleNamespace(traffic=NORMAL)), 0, 0, "")
         call.attempts = attempts
         return call
 
-    def make(self, call: Call, verdict: Any, answer: Response | None, *, sent: bool = True) -> int:
-        """Let a call start and end."""
+    def make(self, call: Call, verdict: Any, answer: Response | None, *, sent: bool = True) -> bool:
+        """Let a call start and end; return whether its failure is spared."""
         ticket = self.gate.started()
-        self.gate.judged(ticket, call, verdict, answer, sent=sent)
+        spared = self.gate.judged(ticket, call, verdict, answer, sent=sent)
         self.gate.over(ticket)
-        return ticket
+        return spared
 
     async def exchange(self, answer: BreakerView | Exception) -> Report:
         """Exchange once, and return what was reported."""
@@ -84,8 +89,8 @@ def test_the_attempt_that_opens_it_is_spared(play):
 
     async def scene(p: Play) -> None:
         for _ in range(19):
-            assert not p.gate.spares(p.make(p.call(), *DOWN))
-        assert p.gate.spares(p.make(p.call(), *DOWN))
+            assert not p.make(p.call(), *DOWN)
+        assert p.make(p.call(), *DOWN)
         assert p.gate.startable == 0
 
     play(scene)
@@ -99,23 +104,114 @@ def test_attempts_spent_on_finding_out_are_given_back(play):
         for call in calls:
             p.gate.spent(call)
         await p.exchange(OPEN)
-        assert [call.attempts for call in calls] == [0, 2]
+        assert [(call.attempts, call.spared) for call in calls] == [(0, 1), (2, 1)]
 
     play(scene)
 
 
-def test_repeated_failures_of_a_call_count_once_where_it_may_be_at_fault(play):
-    """A 500 counts for the first attempt only; a 503, and a connection that was refused, count each time."""
+def test_failures_are_told_by_what_they_speak_of(play):
+    """A 503 lengthens the streak, a witness once; a refused connection is proof each time; a 500 is a doubt, once."""
 
     async def scene(p: Play) -> None:
-        refused = Retryable("connect", "refused")
-        for attempts in range(4):
-            p.make(p.call(attempts), *OWN_FAULT)
-            p.make(p.call(attempts), *DOWN)
-            p.make(p.call(attempts), refused, None, sent=False)
-            p.make(p.call(attempts), Retryable("timeout", "timeout"), None)
+        refused, call = Retryable("connect", "refused"), p.call()
+        for cause in ("http_500", "http_504", "timeout"):
+            mine = p.call()
+            for _ in range(4):
+                answer = None if cause == "timeout" else Response(int(cause[5:]), {}, b"")
+                p.make(mine, Retryable(cause, cause), answer)
+                mine.attempts += 1
         report = await p.exchange(BreakerView())
-        assert (report.bad, report.ok, report.failed, report.calls) == (1 + 4 + 4 + 1, 0, 16, 16)
+        assert (report.doubts, report.bad, report.streak, report.failed, report.calls) == (3, 0, 0, 12, 12)
+        for _ in range(4):
+            p.make(call, *DOWN)
+            call.attempts += 1
+        report = await p.exchange(BreakerView())
+        assert (report.doubts, report.bad, report.streak, report.witnesses) == (0, 1, 4, 1)
+        p.make(p.call(3), refused, None, sent=False)
+        report = await p.exchange(BreakerView())
+        assert (report.doubts, report.bad, report.streak, report.witnesses) == (0, 1, 1, 2)
+
+    play(scene)
+
+
+def test_a_call_that_a_caller_repeats_is_no_new_doubt(play):
+    """Celery's retries of a plain task are one job, however often it comes."""
+
+    async def scene(p: Play) -> None:
+        for attempt in range(100):
+            call = p.call()
+            call.repeated = attempt > 0
+            p.make(call, *OWN_FAULT)
+        assert (await p.exchange(BreakerView())).doubts == 1
+
+    play(scene)
+
+
+def test_an_answer_dispels_what_was_doubted_here(play):
+    """What failed before an answered call is no evidence any more."""
+
+    async def scene(p: Play) -> None:
+        for _ in range(60):
+            p.make(p.call(), *OWN_FAULT)
+        p.make(p.call(), SUCCEEDED, Response(200, {}, b""))
+        for _ in range(60):
+            p.make(p.call(), *OWN_FAULT)
+        assert p.gate.closed
+        assert (await p.exchange(BreakerView())).doubts == 60
+
+    play(scene)
+
+
+def test_a_doubt_that_an_answer_dispelled_is_not_taken_off_again(play):
+    """Jobs that failed before an answered call and fail for good after it take nothing off the doubts since."""
+
+    async def scene(p: Play) -> None:
+        before, since = [[p.call() for _ in range(30)] for _ in range(2)]
+        for call in before:
+            p.make(call, *OWN_FAULT)
+        p.make(p.call(), SUCCEEDED, Response(200, {}, b""))
+        for call in since:
+            p.make(call, *OWN_FAULT)
+        for call in (*before, *since[:10]):
+            call.attempts = 4
+            p.gate.settled(call)
+        report = await p.exchange(BreakerView())
+        assert (report.doubts, report.settled) == (30, 10)
+
+    play(scene)
+
+
+def test_a_probe_that_may_be_at_fault_counts_and_one_that_is_not_does_not(play):
+    """While it is open, a 500 spends an attempt of the job that tried; a 503 does so in the end; a refusal never."""
+
+    async def scene(p: Play) -> None:
+        half = BreakerView(state=BreakerState.HALF_OPEN, epoch=1, probes=1)
+        await p.exchange(OPEN)
+
+        async def probe(call: Call, *failure: Any, sent: bool = True) -> bool:
+            await p.exchange(half)
+            return p.make(call, *failure, sent=sent)
+
+        assert not await probe(p.call(), *OWN_FAULT)
+        assert not await probe(p.call(), Retryable("timeout", "timeout"), None)
+        call = p.call()
+        assert [await probe(call, *DOWN) for _ in range(MOST_SPARED + 2)] == [True] * MOST_SPARED + [False] * 2
+        assert [await probe(call, Retryable("connect", "no"), None, sent=False) for _ in range(3)] == [True] * 3
+        report = await p.exchange(OPEN)
+        assert (report.probes_bad, report.probes_doubtful) == (1, 0)
+
+    play(scene)
+
+
+def test_what_was_spared_too_often_is_given_back_no_more(play):
+    """A job whose API goes down and comes back again and again spends its attempts in the end."""
+
+    async def scene(p: Play) -> None:
+        call = p.call(1)
+        call.spared = MOST_SPARED
+        p.gate.spent(call)
+        await p.exchange(OPEN)
+        assert (call.attempts, call.spared) == (1, MOST_SPARED)
 
     play(scene)
 
@@ -139,8 +235,7 @@ def test_calls_of_an_earlier_epoch_count_nothing_and_are_spared(play):
         early = p.gate.started()
         await p.exchange(OPEN)
         await p.exchange(BreakerView(epoch=2))
-        p.gate.judged(early, p.call(), *DOWN, sent=True)
-        assert p.gate.spares(early)
+        assert p.gate.judged(early, p.call(), *DOWN, sent=True)
         assert (await p.exchange(BreakerView(epoch=2))).bad == 0
 
     play(scene)
@@ -182,8 +277,20 @@ def test_retries_wait_for_their_tokens():
     assert not tokens.take(calls[0])
     tokens.announce(calls[1])
     assert tokens.wanted == 2
-    tokens.granted(5, 0.5)
+    tokens.granted(5, 5, 0.5)
     assert tokens.wanted == 0
     assert [tokens.take(call) for call in calls] == [True, True, False]
     tokens.withdraw(calls[2])
     assert tokens.wanted == 0
+
+
+def test_a_retry_announced_during_an_exchange_is_not_short_of_tokens():
+    """Where all tokens asked for were granted, a call that came too late to be asked for comes again in a moment."""
+    tokens = RetryTokens()
+    tokens.granted(0, 0, 60.0)
+    for _ in range(100):
+        tokens.announce(Play.call(cast("Any", None), 1))
+    tokens.granted(0, 0, 0.02)
+    assert tokens.wait_s() < 0.2
+    tokens.granted(0, 100, 0.02)
+    assert tokens.wait_s() > 0.2

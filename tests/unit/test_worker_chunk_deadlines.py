@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import count
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -52,3 +53,25 @@ async def errors_of(deadlines_ms: list[int | None], batch_ms: int | None, *, lef
 def test_jobs_fail_when_their_deadline_comes_or_has_come(deadlines_ms, batch_ms, errors):
     """Jobs that are too late when their chunk is taken in fail at once, the others when their time comes."""
     assert asyncio.run(errors_of(deadlines_ms, batch_ms, left=errors.count(None))) == errors
+
+
+def test_a_deadline_between_two_readings_of_the_clock_is_looked_after():
+    """A timer is set for a deadline that was ahead when the jobs were looked at, however long the look takes."""
+
+    async def scenario() -> list[float]:
+        claim = Claim(
+            ref=ChunkRef("b", 0, "api"), fence=1, payload=b"", recorded=frozenset(), attempts={}, not_before_ms={},
+            claims=0, now_ms=NOW_MS, count=1, deadline_ms=NOW_MS + 1_500,
+        )  # fmt: skip
+        lane = SimpleNamespace(add=lambda *_, **__: None, forget=lambda *_: None)
+        chunk = Chunk("api", 0, [WireJob("GET", "/")])
+        run = ChunkRun(claim, chunk, cast("Any", lane), cast("Any", None), traffic=NORMAL)
+        run.lease_ends_s = float("inf")
+        began_s, timers = run._began_s, []
+        seconds = count(began_s)  # every reading of the clock is a second later than the one before
+        clock = SimpleNamespace(time=lambda: next(seconds), call_at=lambda when, _: timers.append(when - began_s))
+        run._loop = cast("Any", clock)
+        run.begin()
+        return timers
+
+    assert pytest.approx(1.5, abs=0.1) in asyncio.run(scenario())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from callmill.config.api_profile import ApiProfile
+from callmill.config.credentials import ResolvedCredential
 from callmill.jobs.wire import WireJob
 from callmill.workers.call import Call
 from callmill.workers.request_builder import ForbiddenUrlError, RequestBuilder
@@ -14,9 +16,9 @@ from callmill.workers.request_builder import ForbiddenUrlError, RequestBuilder
 BASE = "https://api.example.com/root"
 
 
-def build(job: WireJob, credentials: list[dict[str, str]] | None = None, **profile: Any):
+def build(job: WireJob, credentials: Sequence[ResolvedCredential] = (), **profile: Any):
     """Build one request; returns method, URL, headers in lower case, body, timeout."""
-    builder = RequestBuilder(ApiProfile(name="api", base_url=BASE, **profile), credentials or [])
+    builder = RequestBuilder(ApiProfile(name="api", base_url=BASE, **profile), credentials)
     method, url, headers, body, timeout_s = builder.build(Call(job, None, 0, 0, "batch-0"), 0)
     assert len({name.lower() for name in headers}) == len(headers), "a header twice"
     return method, url, {name.lower(): value for name, value in headers.items()}, body, timeout_s
@@ -55,7 +57,7 @@ def test_foreign_url_is_refused(url):
 def test_job_headers_win_whatever_their_case():
     """A job's header replaces the credential's and the made up one, compared without regard to case."""
     job = WireJob("POST", "/x", headers={"X-Team": "mine", "CONTENT-TYPE": "text/csv", "idempotency-KEY": "k"})
-    _, _, headers, _, _ = build(job, [{"x-team": "theirs", "Authorization": "Bearer t"}])
+    _, _, headers, _, _ = build(job, [ResolvedCredential({"x-team": "theirs", "Authorization": "Bearer t"})])
     assert headers == {
         "x-team": "mine",
         "content-type": "text/csv",
@@ -91,9 +93,54 @@ def test_idempotency_header_can_be_renamed_or_left_out():
 
 def test_each_call_has_the_credential_of_its_slot():
     """Several credentials are a pool: a call carries the one that the limiter chose for it."""
-    builder = RequestBuilder(ApiProfile(name="api", base_url=BASE), [{"k": "1"}, {"k": "2"}])
+    pool = [ResolvedCredential({"k": "1"}), ResolvedCredential({"k": "2"}), ResolvedCredential(query={"k": "3"})]
+    builder = RequestBuilder(ApiProfile(name="api", base_url=BASE), pool)
     call = Call(WireJob("GET", "/x"), None, 0, 0, "batch-0")
-    assert [builder.build(call, key)[2]["k"] for key in (0, 1, 1)] == ["1", "2", "2"]
+    assert [builder.build(call, key)[1:3] for key in (0, 1, 2, 1)] == [
+        (f"{BASE}/x", {"k": "1"}),
+        (f"{BASE}/x", {"k": "2"}),
+        (f"{BASE}/x?k=3", {}),
+        (f"{BASE}/x", {"k": "2"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("url", "sent"),
+    [
+        ("/x", "/x?key=a%2Bb%20%26%3D%27"),
+        ("/x?", "/x?key=a%2Bb%20%26%3D%27"),
+        ("/x?q=1%202&Q=+", "/x?q=1%202&Q=+&key=a%2Bb%20%26%3D%27"),
+        ("/x?q=1&", "/x?q=1&key=a%2Bb%20%26%3D%27"),
+        ("/x#part", "/x?key=a%2Bb%20%26%3D%27"),
+        ("/x?key=***&q=1", "/x?q=1&key=a%2Bb%20%26%3D%27"),
+        (f"{BASE}/x?k%65y=old", "/x?key=a%2Bb%20%26%3D%27"),
+        ("/x?monkey=1&key", "/x?monkey=1&key=a%2Bb%20%26%3D%27"),
+    ],
+)
+def test_credential_in_the_query(url, sent):
+    """The credential's parameter is added, percent-encoded, and replaces one of its name; the rest stays as written."""
+    assert build(WireJob("GET", url), [ResolvedCredential(query={"key": "a+b &='"})])[1] == f"{BASE}{sent}"
+
+
+@pytest.mark.parametrize(
+    ("location", "target"),
+    [
+        ("/root/y?key=secret&page=2", f"{BASE}/y?page=2"),
+        ("y?page=2&key=***#top", f"{BASE}/y?page=2"),
+        ("https://evil.example/?key=secret", "https://evil.example/"),
+        ("https://[evil", "https://[evil"),
+    ],
+)
+def test_redirects_carry_no_credential_along(location, target):
+    """Where an answer points to is told without the credential that the API put there, so that it goes nowhere else."""
+    builder = RequestBuilder(ApiProfile(name="api", base_url=BASE), [ResolvedCredential(query={"key": "secret"})])
+    assert builder.redirected("/x", location) == target
+
+
+def test_another_api_does_not_get_the_credential():
+    """A URL that a call takes along to the fallback has lost the credential of the API that it was for."""
+    builder = RequestBuilder(ApiProfile(name="api", base_url=BASE), [ResolvedCredential(query={"key": "secret"})])
+    assert [builder.relative(url) for url in ("/x?key=secret&a=1", f"{BASE}/x?key=secret&a=1")] == ["/x?a=1"] * 2
 
 
 def test_a_header_given_in_two_cases_is_sent_once():
@@ -113,4 +160,4 @@ def test_a_header_given_in_two_cases_is_sent_once():
 )
 def test_urls_for_another_base(url, relative):
     """A URL of the API as a path under its base, for another API that serves it; what is not the API's stays."""
-    assert RequestBuilder(ApiProfile(name="api", base_url=BASE), []).relative(url) == relative
+    assert RequestBuilder(ApiProfile(name="api", base_url=BASE)).relative(url) == relative

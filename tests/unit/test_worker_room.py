@@ -7,10 +7,12 @@ from typing import Any, cast
 
 import pytest
 
+from callmill.config.profiles import ApiProfile
 from callmill.jobs.line import Line
 from callmill.jobs.traffic import Priority, TrafficClass
 from callmill.ledger import ChunkRef
 from callmill.workers.room import Room
+from callmill.workers.served_lines import ServedLines
 
 
 class _FullLane:
@@ -44,13 +46,17 @@ class _Switch:
         return False
 
 
+def _served() -> ServedLines:
+    return ServedLines({"api": ApiProfile(name="api", base_url="https://api.test")})
+
+
 @pytest.mark.parametrize("waiting", [0, 3])
 def test_what_was_put_back_does_not_wait_for_room(waiting):
     """A chunk that goes first enters a full line at once, also where others wait for room there."""
 
     async def enter() -> bool:
         lane = _FullLane()
-        room = Room(cast("Any", {"api": lane}), cast("Any", _Switch()), threads=16)
+        room = Room(cast("Any", {"api": lane}), cast("Any", _Switch()), _served(), threads=16)
 
         async def wait(number: int) -> None:
             async with room.enter(Line("api"), ChunkRef("b", number, "api")):
@@ -70,7 +76,7 @@ def test_what_was_put_back_does_not_wait_for_room(waiting):
 def test_a_class_is_forgotten_with_the_last_of_its_lines():
     """A line of another format that goes leaves the class to the line that shares it."""
     lane = _FullLane()
-    room = Room(cast("Any", {"api": lane}), cast("Any", _Switch()), threads=16)
+    room = Room(cast("Any", {"api": lane}), cast("Any", _Switch()), _served(), threads=16)
     bulk = TrafficClass(Priority.BULK)
     both = [Line("api", bulk), Line("api", bulk, 2)]
     room.serve([*both, Line("api", format=2)])
@@ -84,7 +90,7 @@ def test_a_chunk_that_comes_in_ends_the_rest():
     """A room with no chunk and nothing switched off is at rest, until one comes: who waits for that hears at once."""
 
     async def scenario() -> None:
-        room = Room(cast("Any", {"api": _FullLane()}), cast("Any", _Switch()), threads=16)
+        room = Room(cast("Any", {"api": _FullLane()}), cast("Any", _Switch()), _served(), threads=16)
         assert room.at_rest
         resting = asyncio.create_task(room.stirred(3600))
         await asyncio.sleep(0)

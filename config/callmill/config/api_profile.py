@@ -14,6 +14,7 @@ from msgspec import structs
 from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_validator
 
 from callmill.config.failure_policy import BreakerPolicy, RetryPolicy, breaker_or_none
+from callmill.config.idempotency import Idempotency
 from callmill.config.limit_spec import AUTO, Enforcer, LimitSpec, Scope, Unit, parse_limit
 from callmill.config.public_api import PublicApi, covers, resolve
 from callmill.config.secret_refs import checked_reference, checked_schemed_reference, is_reference, split_reference
@@ -41,6 +42,12 @@ def _base_url(url: str) -> str:
     if not covers(normal, normal):
         raise ValueError("must not hold dot segments or backslashes")
     return normal
+
+
+def _account(text: str) -> str:
+    if not text.strip() or len(text) > 100 or not text.isprintable():
+        raise ValueError("must be 1 to 100 printable characters")
+    return text
 
 
 def _header_name(name: str) -> str:
@@ -109,10 +116,17 @@ def _texts(texts: list[str]) -> list[str]:
     return texts
 
 
+def _parameter(name: str) -> str:
+    if not name or not name.isprintable():
+        raise ValueError("must be the name of a query parameter, such as key")
+    return name
+
+
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 LowerHeaderName = Annotated[HeaderName, AfterValidator(str.lower)]
 HeaderValue = Annotated[str, AfterValidator(_header_value)]
 Reference = Annotated[str, AfterValidator(checked_reference)]
+ParameterName = Annotated[str, AfterValidator(_parameter)]
 Tenant = Annotated[str, AfterValidator(checked_tenant)]
 SchemedReference = Annotated[str, AfterValidator(checked_schemed_reference)]
 AnswerStatus = Annotated[int, Field(ge=200, le=599)]
@@ -131,13 +145,14 @@ class Charge(StrEnum):
 
 
 class Credential(Table):
-    """One credential, by reference: exactly one of bearer, header, basic.
+    """One credential, by reference: exactly one of bearer, header, query, basic.
 
     Attributes:
         name: What people call it, where there are several; the reference's name unless given.
         limits: What holds for this one of several, beside the limits "per key" of the API.
         bearer: Sent as ``Authorization: Bearer ...``.
         header: Header names and the references to their values, a scheme before them if needed.
+        query: Query parameters and the references to their values.
         basic: User and password; at least one is a reference, and the password is one or empty.
     """
 
@@ -145,12 +160,15 @@ class Credential(Table):
     limits: Annotated[list[str], AfterValidator(_limits)] = Field(default_factory=list)
     bearer: Reference | None = None
     header: dict[HeaderName, SchemedReference] | None = Field(default=None, min_length=1)
+    query: dict[ParameterName, Reference] | None = Field(default=None, min_length=1)
     basic: Annotated[list[HeaderValue], Field(min_length=2, max_length=2)] | None = None
 
     @model_validator(mode="after")
     def _one_and_by_reference(self) -> Credential:
-        if sum(given is not None for given in (self.bearer, self.header, self.basic)) != 1:
-            raise ValueError("takes exactly one of bearer, header, basic; several credentials are a list of tables")
+        if sum(given is not None for given in (self.bearer, self.header, self.query, self.basic)) != 1:
+            raise ValueError(
+                "takes exactly one of bearer, header, query, basic; for several credentials, write a list of tables"
+            )
         if self.basic is not None:
             user, password = self.basic
             if password or not is_reference(user):
@@ -160,7 +178,8 @@ class Credential(Table):
     @property
     def reference_name(self) -> str:
         """The name of the variable or file that holds the secret, as far as a name of a credential may have it."""
-        texts = [self.bearer or "", *(self.header or {}).values(), *reversed(self.basic or [])]
+        tables = (self.header or {}), (self.query or {})
+        texts = [self.bearer or "", *(text for table in tables for text in table.values()), *reversed(self.basic or [])]
         kind_and_name = next((split_reference(text)[1:] for text in texts if is_reference(text)), ("", "default"))
         return re.sub(r"[^A-Za-z0-9_.-]", "-", kind_and_name[1].rpartition("/")[2])[:64]
 
@@ -222,6 +241,7 @@ class ApiProfile(Table):
     Attributes:
         name: Name of the API, the table's name.
         base_url: Where it is, without a trailing slash.
+        account: Any text that distinguishes it from another API of the same name at the same URL.
         auth: Its credentials; several are a key pool.
         limits: Its limits as written; ``limit_specs`` has them parsed.
         enforcer: How its server counts.
@@ -242,10 +262,13 @@ class ApiProfile(Table):
         actual_cost: ``module:callable`` that reads from an answer what the call cost.
         transport: The HTTP client that makes the calls.
         session_factory: ``module:callable`` that returns a requests.Session; only for the requests transport.
+        reuse_connections: Whether a connection may be reused for further calls.
         allow_private_addresses: Whether its host may resolve to a private, loopback or link-local address.
         headers: Headers sent with every call; values may be references to secrets.
         max_response_bytes: Largest body that is read, decompressed.
         idempotency_header: Header that carries a job's idempotency key; None (``false`` in TOML) sends none.
+        idempotency: Which calls may be repeated when it is unknown whether the API executed them.
+        follow_redirects: Whether redirects to a URL under the base URL are followed.
         keep_headers: Answer headers that outcomes keep, in lower case.
         max_connections: Connections to the API that one worker process opens at most.
         tenants: Weights of tenants, by name: the part of the limits that each gets beside others. Unnamed ones have 1.
@@ -254,6 +277,7 @@ class ApiProfile(Table):
 
     name: str
     base_url: Annotated[str, AfterValidator(_base_url)]
+    account: Annotated[str, AfterValidator(_account)] | None = None
     auth: Annotated[list[Credential], BeforeValidator(_listed)] = Field(default_factory=list)
     limits: Annotated[list[str], AfterValidator(_limits)] = Field(default_factory=list)
     enforcer: Enforcer = Field(default=Enforcer.UNKNOWN, strict=False)
@@ -274,10 +298,13 @@ class ApiProfile(Table):
     actual_cost: CallableName | None = None
     transport: Literal["pyreqwest", "requests"] = "pyreqwest"
     session_factory: CallableName | None = None
+    reuse_connections: bool = True
     allow_private_addresses: bool = False
     headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict)
     max_response_bytes: int = Field(default=8 * 1024 * 1024, ge=1)
     idempotency_header: Annotated[str | None, BeforeValidator(_idempotency_header)] = "Idempotency-Key"
+    idempotency: Idempotency = Field(default=Idempotency.BY_METHOD, strict=False)
+    follow_redirects: bool = True
     keep_headers: list[LowerHeaderName] = Field(default_factory=lambda: ["x-request-id", "request-id", "content-type"])
     max_connections: int = Field(default=500, ge=1)
     tenants: dict[Tenant, Weight] = Field(default_factory=dict)
@@ -291,6 +318,8 @@ class ApiProfile(Table):
             raise ValueError('burst needs enforcer = "bucket": no other server takes calls at once')
         if self.session_factory and self.transport != "requests":
             raise ValueError('session_factory needs transport = "requests"')
+        if self.idempotency is Idempotency.BY_KEY and self.idempotency_header is None:
+            raise ValueError('idempotency = "by-key" needs idempotency_header: without it no key is sent')
         if not self.allow_private_addresses and _is_private_literal(self.base_url):
             raise ValueError("base_url is a private address; set allow_private_addresses = true if that is meant")
         if literal := next((name for name, value in self.headers.items() if _is_literal_secret(name, value)), None):
@@ -351,6 +380,7 @@ class ApiProfile(Table):
             model=self.model,
             models={model: tuple(map(str, specs)) for model, specs in self.model_limit_specs.items()},
             timeout=self.timeout,
+            account=self.account,
         )
 
 

@@ -55,6 +55,15 @@ def running_url(settings: Settings) -> str | None:
     return ServerHome(settings.state_dir).running_url()
 
 
+def has_data(settings: Settings) -> bool:
+    """Say whether an embedded server has ever run here, so that it may have left data.
+
+    Raises:
+        ConfigurationError: The state directory may not be looked into.
+    """
+    return ServerHome(settings.state_dir).has_data
+
+
 def redis_url(settings: Settings) -> str:
     """Return the URL of the ledger's server: the one that is set, else the running embedded server's.
 

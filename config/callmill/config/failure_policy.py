@@ -33,10 +33,11 @@ class BreakerPolicy(Table):
     """When an API counts as down, and how it is asked whether it is up again.
 
     Attributes:
-        errors: The part of the calls whose failure opens the breaker.
+        errors: Share of calls that the API cannot serve at which the breaker opens.
         calls: So many calls tell something; fewer do not.
         window: Seconds over which both are counted.
-        streak: So many failures in a row, over a second or more, open it however few the calls are.
+        streak: Calls in a row that the API cannot serve, over a second or more, that open it, however few there are.
+        jobs: It opens when more different jobs than this fail in a row in ways that may be their own fault.
         probe: Seconds until the first probe; doubled with every probe that fails.
         cap: Seconds that the wait for a probe never exceeds.
     """
@@ -45,6 +46,7 @@ class BreakerPolicy(Table):
     calls: int = Field(default=20, ge=1)
     window: Annotated[float, Field(ge=1, le=600)] = 10
     streak: int = Field(default=4, ge=1)
+    jobs: int = Field(default=64, ge=1)
     probe: Seconds = 2
     cap: Seconds = 60
 

@@ -51,10 +51,10 @@ class FileLock:
 
 
 def is_locked(path: Path) -> bool:
-    """Say whether somebody holds the lock; a lock file that does not exist is held by nobody."""
+    """Say whether someone holds the lock; one that does not exist or that we cannot see counts as free."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
         return False
     try:
         # Shared, so that any number of processes may look at once.

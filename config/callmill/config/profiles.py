@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,13 @@ def profiles_path(settings: Settings) -> Path | None:
     """Return the path of the profiles: the one that is set, else the default path that exists, else None."""
     if settings.apis is not None:
         return settings.apis
-    return next((path for path in _DEFAULT_PATHS if path.is_file()), None)
+    return next((path for path in _DEFAULT_PATHS if _is_file(path)), None)
+
+
+def _is_file(path: Path) -> bool:
+    with suppress(PermissionError):  # in a folder that is closed to this user, and so is none of ours
+        return path.is_file()
+    return False
 
 
 def find_profiles(settings: Settings) -> dict[str, ApiProfile] | None:
@@ -119,6 +126,8 @@ def _document(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigurationError(f"{path}: there is no such file; create it, or set CALLMILL_APIS") from None
+    except PermissionError:
+        raise ConfigurationError(f"{path}: not readable by this user; check its mode and owner") from None
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from hashlib import sha256
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from msgspec import Struct
@@ -10,6 +11,27 @@ from msgspec import Struct
 _AMBIGUOUS = re.compile(r"[\x00-\x20\x7f\\]")
 _PATH_END = re.compile(r"[?#]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class ApiAddress(Struct, frozen=True):
+    """Which of several APIs of one name is meant.
+
+    Attributes:
+        identity: ``PublicApi.identity``; empty: unknown.
+        address: Its base URL, and its account where it has one, for people.
+    """
+
+    identity: str
+    address: str
+
+    def __str__(self) -> str:
+        return f"{self.identity} {self.address}"
+
+    @classmethod
+    def parse(cls, text: str) -> ApiAddress | None:
+        """Parse the text; None if it names no particular API."""
+        identity, _, address = text.partition(" ")
+        return cls(identity, address) if address else None
 
 
 class PublicApi(Struct, frozen=True, kw_only=True):
@@ -26,6 +48,8 @@ class PublicApi(Struct, frozen=True, kw_only=True):
         model: JSON pointer to the model in a request's body.
         models: Limits of single models, besides those of the API.
         timeout: Seconds for a whole call, unless the job says otherwise.
+        account: Distinguishes it from another API of the same name at the same URL; None: there is none.
+        limited_as: Name of its limiter's state in Redis, if another API already uses its name there; empty: its name.
     """
 
     name: str
@@ -38,6 +62,31 @@ class PublicApi(Struct, frozen=True, kw_only=True):
     model: str | None = None
     models: dict[str, tuple[str, ...]] = {}
     timeout: float = 60.0
+    account: str | None = None
+    limited_as: str = ""
+
+    @property
+    def identity(self) -> str:
+        """Ten hexadecimal digits that distinguish this API from others of its name; from its base URL and account.
+
+        Limits and credentials are not part of it: they may change without making it another API.
+        """
+        return sha256(f"{_canonical(self.base_url)}\n{self.account or ''}".encode()).hexdigest()[:10]
+
+    @property
+    def address(self) -> str:
+        """Its base URL, and its account where it has one, for people."""
+        return self.base_url if self.account is None else f"{self.base_url} (account {self.account})"
+
+    @property
+    def at(self) -> ApiAddress:
+        """What distinguishes it from other APIs of its name."""
+        return ApiAddress(self.identity, self.address)
+
+    @property
+    def limiter(self) -> str:
+        """Name of its limiter's and breaker's state in Redis."""
+        return self.limited_as or self.name
 
     def covers(self, url: str) -> bool:
         """Say whether an absolute URL lies under the base URL."""
@@ -91,9 +140,21 @@ def resolve(base_url: str, url: str) -> str:
             return absolute
     elif covers(base_url, absolute := url):
         return absolute
+    if ambiguous := _AMBIGUOUS.search(url):
+        raise ValueError(f"{url!r} contains {_named(ambiguous[0])}: percent-encode it, as %{ord(ambiguous[0]):02X}")
     if "://" not in absolute:
         raise ValueError(f"{url!r} is neither a path that starts with '/' nor an absolute URL")
-    raise ValueError(f"{url!r} is not under {base_url}; dot segments, credentials and white space are refused as well")
+    raise ValueError(f"{url!r} is not under {base_url}; dot segments and credentials are not allowed either")
+
+
+def _named(character: str) -> str:
+    return {" ": "a space", "\\": "a backslash"}.get(character, f"the control character U+{ord(character):04X}")
+
+
+def _canonical(base_url: str) -> str:
+    parts = urlsplit(base_url)
+    scheme, host, port = _origin(parts)
+    return f"{scheme}://{host}:{port}{parts.path.rstrip('/')}"
 
 
 def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:

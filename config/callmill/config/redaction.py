@@ -1,30 +1,28 @@
 """Texts for messages and logs, without the secrets in them.
 
-Two nets. What this process has read as a secret is told to ``hide`` and replaced wherever it turns up, also written as
-JSON, Python or a URL would have it. What only looks like one (passwords and keys in URLs, headers that carry
-credentials) is replaced as well, for libraries log things that nobody told us of.
+Two nets. Secrets that this process has read are passed to ``hide`` and replaced wherever they occur, in any encoding.
+What only looks like one (passwords and keys in URLs, headers that carry credentials) is replaced as well, because
+libraries log things that nobody told us of.
 """
 
 from __future__ import annotations
 
-import json
 import re
 import threading
-from functools import cache
-from urllib.parse import quote, urlsplit
 
-HIDDEN = "***"
+from callmill.config.secret_mask import HIDDEN, SecretMask
 
 _SHORTEST = 4
 """A shorter secret would blot out words and numbers that have nothing to do with it."""
 
-_SECRET_NAME = r"[\w.-]*(?:api[_-]?key|access[_-]?key|token|secret|passw(?:or)?d|signature)[\w.-]*|key|sig"  # noqa: S105 - a pattern
+_SECRET_NAME = r"[\w.-]{0,64}(?:api[_-]?key|access[_-]?key|token|secret|passw(?:or)?d|signature)[\w.-]{0,64}|key|sig"  # noqa: S105 - a pattern
 _SECRET_HEADER = r"(?:proxy-)?authorization|(?:set-)?cookie|x-api-key|api-key|x-auth-token"  # noqa: S105 - a pattern
 _PATTERNS: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
     # A pattern is looked for only where one of the texts before it, in small letters, occurs: that is much cheaper.
+    # Repetitions before a required text are bounded: users and APIs choose what is searched, and its length.
     (
         ("://",),
-        re.compile(r"\b([a-z][a-z0-9+.-]*://)(?:([^\s/?#@:'\"]*):)?[^\s/?#'\"]+@", re.IGNORECASE),
+        re.compile(r"\b([a-z][a-z0-9+.-]{0,30}://)(?:([^\s/?#@:'\"]*):)?[^\s/?#'\"]+@", re.IGNORECASE),
         rf"\1\2:{HIDDEN}@",
     ),
     (
@@ -51,8 +49,15 @@ _PATTERNS: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
     ),
 )
 
+# Not urlsplit: newer Pythons refuse several hosts if one is an IPv6 address, as in a list of Sentinels.
+_URL = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<netloc>(?:[^/?#\[\]]|\[[^/?#\[\]]*\])+)(?P<path>[^?#]*)(?:\?(?P<query>[^#]*))?(?:#.*)?",
+    re.IGNORECASE | re.DOTALL,
+)
+
 _lock = threading.Lock()
 _hidden: set[str] = set()
+_known = SecretMask(())
 
 
 def redacted(url: str) -> str:
@@ -60,40 +65,30 @@ def redacted(url: str) -> str:
 
     A text that is no URL becomes ``***`` as a whole, for nobody knows where its secret sits.
     """
-    try:
-        parts = urlsplit(url)
-    except ValueError:
+    parts = _URL.fullmatch(url)
+    if parts is None:
         return HIDDEN
-    if not parts.scheme or not parts.netloc:
-        return HIDDEN
-    userinfo, at, host = parts.netloc.rpartition("@")
+    userinfo, at, host = parts["netloc"].rpartition("@")
     user, colon, _ = userinfo.partition(":")
     netloc = f"{user}:{HIDDEN}@{host}" if colon else f"{userinfo}{at}{host}"
-    query = f"?{HIDDEN}" if parts.query else ""
-    return f"{parts.scheme}://{netloc}{parts.path}{query}"
+    query = f"?{HIDDEN}" if parts["query"] else ""
+    return f"{parts['scheme'].lower()}://{netloc}{parts['path']}{query}"
 
 
 def hide(secret: str) -> None:
     """From now on, keep a secret out of every text that goes through ``without_secrets``."""
-    forms = {secret, json.dumps(secret)[1:-1], repr(secret)[1:-1], quote(secret, safe="")}
+    global _known  # noqa: PLW0603 - a mask never changes, so readers need no lock
     with _lock:
-        _hidden.update(form for form in forms if len(form) >= _SHORTEST)
-        _known.cache_clear()
+        if len(secret) >= _SHORTEST and secret not in _hidden:
+            _hidden.add(secret)
+            _known = SecretMask(_hidden)
 
 
 def without_secrets(text: str) -> str:
     """Return the text with every secret in it replaced by ``***``."""
-    known = _known()
-    if known is not None:
-        text = known.sub(HIDDEN, text)
+    text = _known.text(text)
     lowered = text.lower()
     for signs, pattern, replacement in _PATTERNS:
         if any(sign in lowered for sign in signs):
             text = pattern.sub(replacement, text)
     return text
-
-
-@cache
-def _known() -> re.Pattern[str] | None:
-    # The longest first, so that no end of one stays because a shorter one was found in it.
-    return re.compile("|".join(map(re.escape, sorted(_hidden, key=len, reverse=True)))) if _hidden else None

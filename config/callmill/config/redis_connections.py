@@ -6,6 +6,7 @@ carried out, and only its caller knows whether it may be sent again.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
@@ -17,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.connection import parse_url
 from redis.retry import Retry
 
+from callmill.config.forks import in_child
 from callmill.config.redis_failover import (
     AsyncFailoverPool,
     FailoverPool,
@@ -38,9 +40,17 @@ SENTINEL_TIMEOUT_S = 1
 def connect(url: str) -> redis.asyncio.Redis:
     """Return a client for one event loop; it connects on first use and must be closed with ``aclose()``.
 
+    In a forked child it cannot be used: create another one there.
+
     Raises:
         ConfigurationError: The URL is none of Redis.
     """
+    client = _client(url)
+    in_child(client, _cut_off)
+    return client
+
+
+def _client(url: str) -> redis.asyncio.Redis:
     options = {"retry": AsyncRetry(NoBackoff(), 0), **_options(SOCKET_TIMEOUT_S)}
     if not is_sentinel(_checked(url)):
         return redis.asyncio.Redis.from_url(url, **options)
@@ -118,3 +128,20 @@ def _options(socket_timeout_s: float) -> dict[str, Any]:
         # One shape of answers whatever redis-py's default is: 6 and 7 speak RESP2, 8 speaks RESP3.
         "protocol": 2,
     }
+
+
+def _cut_off(client: redis.asyncio.Redis) -> None:
+    """Detach the sockets of an inherited client, so that nothing done with them affects the parent's."""
+    pool = client.connection_pool
+    pools = [pool, *(sentinel.connection_pool for sentinel in _sentinels(pool))]
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for connection in [one for pool in pools for one in (*pool._available_connections, *pool._in_use_connections)]:  # noqa: SLF001 - redis-py offers no other way
+        writer = connection._writer  # noqa: SLF001 - as above
+        inherited = None if writer is None else writer.get_extra_info("socket")
+        if inherited is not None and inherited.fileno() >= 0:
+            os.dup2(nowhere, inherited.fileno(), inheritable=False)
+    os.close(nowhere)
+
+
+def _sentinels(pool: redis.asyncio.ConnectionPool) -> list[redis.asyncio.Redis]:
+    return pool.sentinel_manager.sentinels if isinstance(pool, AsyncFailoverPool) else []

@@ -12,13 +12,15 @@ process is gone, however it went; a process id or a port may belong to a strange
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
 import socket
 import subprocess
 import time
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -26,8 +28,8 @@ import redis
 
 from callmill.config.file_lock import FileLock, is_locked
 from callmill.config.redis_connections import connect_blocking
-from callmill.config.server_binary import find_server_binary
-from callmill.errors import ConfigurationError, RedisUnavailableError
+from callmill.config.server_binary import VARIABLE, find_server_binary
+from callmill.errors import CallmillError, ConfigurationError, RedisUnavailableError, ServerNotFoundError
 
 START_TIMEOUT_S = 60.0
 """How long a server may take to read its append-only file."""
@@ -52,6 +54,34 @@ save ""
 maxmemory-policy noeviction
 """
 _ENDPOINT = re.compile(r"^port (?P<port>\d+)\nrequirepass (?P<password>[0-9a-f]+)$", re.MULTILINE)
+
+
+@contextmanager
+def usable(state_dir: Path) -> Iterator[None]:
+    """Turn disk errors in a state directory into errors that the user can fix.
+
+    Raises:
+        ConfigurationError: It cannot be used; on leaving the context.
+    """
+    try:
+        yield
+    except CallmillError:
+        raise
+    except OSError as error:
+        remedy = "free space on its disk" if error.errno == errno.ENOSPC else "name a directory that you can write to"
+        raise ConfigurationError(
+            f"CALLMILL_STATE_DIR: {state_dir} cannot be used: {error.strerror}; {remedy}"
+        ) from error
+
+
+def make_state_dir(state_dir: Path) -> None:
+    """Create the directory of an embedded server, readable only by its owner.
+
+    Raises:
+        ConfigurationError: It cannot be created.
+    """
+    with usable(state_dir):
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 class ServerFile(msgspec.Struct, frozen=True):
@@ -96,6 +126,16 @@ class ServerHome:
             return None
         return server.url
 
+    @property
+    def has_data(self) -> bool:
+        """Whether a server has ever run here.
+
+        Raises:
+            ConfigurationError: The directory may not be looked into.
+        """
+        with usable(self._state_dir):
+            return self._configuration.exists()
+
     def start(self) -> tuple[ServerFile, bool]:
         """Return the server that lives here, and whether this call started it.
 
@@ -105,7 +145,7 @@ class ServerHome:
             RedisUnavailableError: The server does not start, or does not answer.
         """
         self._make_directories()
-        with self._turn(START_TIMEOUT_S):
+        with usable(self._state_dir), self._turn(START_TIMEOUT_S):
             endpoint = self._endpoint()
             if endpoint is not None and (pid := self._await_answer(endpoint)) is not None:
                 return self._publish(endpoint, pid), False
@@ -132,13 +172,9 @@ class ServerHome:
             self._published.unlink(missing_ok=True)
 
     def _make_directories(self) -> None:
-        try:
-            self._state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_state_dir(self._state_dir)
+        with usable(self._state_dir):
             self._data.mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise ConfigurationError(
-                f"CALLMILL_STATE_DIR: {self._state_dir} cannot be used: {error.strerror}; name a directory of your own"
-            ) from error
 
     def _turn(self, timeout_s: float) -> FileLock:
         return FileLock(self._state_dir / "server.lock", timeout_s, "starting or stopping the embedded server")
@@ -173,7 +209,14 @@ class ServerHome:
         self._write_private(self._configuration, self._configuration_text(endpoint))
         with FileLock(self._alive, START_TIMEOUT_S, f"working on {self._data}") as lock:
             # The server forks itself away and keeps the descriptor, and with it the lock, when ours is closed.
-            result = subprocess.run(  # noqa: S603 - our own server, no shell
+            result = self._run(binary, lock)
+        if result.returncode:
+            said = result.stdout.decode(errors="replace").strip().replace(endpoint.password, "***")
+            raise RedisUnavailableError(f"the embedded server does not start: {binary} says: {said}")
+
+    def _run(self, binary: Path, lock: FileLock) -> subprocess.CompletedProcess[bytes]:
+        try:
+            return subprocess.run(  # noqa: S603 - our own server, no shell
                 [binary, self._configuration],
                 pass_fds=(lock.descriptor,),
                 stdin=subprocess.DEVNULL,
@@ -184,9 +227,10 @@ class ServerHome:
                 start_new_session=True,
                 check=False,
             )
-        if result.returncode:
-            said = result.stdout.decode(errors="replace").strip().replace(endpoint.password, "***")
-            raise RedisUnavailableError(f"the embedded server does not start: {binary} says: {said}")
+        except OSError as error:
+            raise ServerNotFoundError(
+                f"{binary} cannot be run: {error.strerror}; set {VARIABLE} to another server program"
+            ) from error
 
     def _await_answer(self, endpoint: _Endpoint) -> int | None:
         """Return the server's process id once it answers; None when no server lives here.
@@ -233,7 +277,9 @@ class ServerHome:
         try:
             lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-_LOG_LINES:]
         except OSError:
-            return f"it wrote no log to {self._log}"
+            lines = []
+        if not lines:
+            return f"it wrote no log to {self._log}: check that the disk has space"
         return "\n".join([f"the end of {self._log}:", *lines])
 
 

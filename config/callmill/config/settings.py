@@ -23,12 +23,19 @@ _URL_FIELDS = frozenset({"redis_url", "broker_url", "limiter_url"})
 def _default_state_dir() -> Path:
     state_home = os.environ.get("XDG_STATE_HOME", "")
     # The XDG specification: a relative path is invalid and to be ignored.
-    home = Path(state_home) if state_home.startswith("/") else Path("~/.local/state").expanduser()
-    return home / "callmill"
+    if state_home.startswith("/"):
+        return Path(state_home, "callmill")
+    try:
+        return Path("~/.local/state/callmill").expanduser().absolute()
+    except RuntimeError:  # a user without a home, as in containers
+        return Path("/var/lib/callmill")
 
 
 def _absolute(path: Path) -> Path:
-    return path.expanduser().absolute()
+    try:
+        return path.expanduser().absolute()
+    except RuntimeError:
+        raise ValueError(f"{path}: cannot expand '~', as the home directory is unknown; write the full path") from None
 
 
 def _lowered(value: Any) -> Any:
@@ -58,6 +65,7 @@ class Settings(BaseSettings):
         allow_unsafe_redis: Work on a Redis that would lose or evict data.
         memory_watermark: Share of Redis's ``maxmemory`` from which on producers wait; workers stop halfway to full.
         max_unread_outcomes_mb: MiB of outcomes that a batch keeps in Redis before it is held; 0: any number.
+        only_batch: The only batch that a worker executes: ``callmill run`` sets it for its own workers.
         state_dir: Where the embedded server keeps its data.
         log_level: Least severe level that is logged.
         log_format: What a line of the log looks like: for people, or one JSON object.
@@ -79,6 +87,7 @@ class Settings(BaseSettings):
     allow_unsafe_redis: bool = False
     memory_watermark: float = Field(default=0.85, gt=0, le=1)
     max_unread_outcomes_mb: float = Field(default=1024, ge=0, allow_inf_nan=False)
+    only_batch: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]{1,64}$")
     state_dir: UserPath = Field(default_factory=_default_state_dir)
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lowered)] = "info"
     log_format: Annotated[Literal["text", "json"], BeforeValidator(_lowered)] = "text"

@@ -2,6 +2,8 @@
 
 CallmillError
 ├── UsageError
+│   ├── ApiHeldError
+│   ├── ApiMismatchError
 │   ├── ConfigurationError
 │   ├── JobError
 │   │   ├── DuplicateIdError
@@ -32,6 +34,14 @@ class CallmillError(Exception):
 
 class UsageError(CallmillError):
     """The caller can mend this; the message names the thing and the remedy."""
+
+
+class ApiHeldError(UsageError):
+    """An API cannot work as configured, so its calls wait; the message names cause and remedy."""
+
+
+class ApiMismatchError(UsageError):
+    """One API name stands for two different APIs; the message names both addresses and the remedies."""
 
 
 class ConfigurationError(UsageError):

@@ -67,6 +67,9 @@ class Outcome(Struct, frozen=True, kw_only=True):
         """Parse the body as JSON.
 
         Raises:
-            ValueError: The body is not JSON.
+            ValueError: The body is not JSON, or is nested too deeply to parse; ``body`` has it unchanged.
         """
-        return msgspec.json.decode(self.body)
+        try:
+            return msgspec.json.decode(self.body)
+        except RecursionError as error:
+            raise ValueError("the body is nested too deeply to parse as JSON") from error

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
+from callmill.config.public_api import ApiAddress
 from callmill.errors import BatchNotFoundError, BatchStateError, CorruptChunkError, UnknownFormatError
 from callmill.jobs.formats import FORMAT, newer_batch
-from callmill.jobs.line import Line
 from callmill.jobs.outcome import Outcome
 from callmill.jobs.traffic import NORMAL, TrafficClass
 from callmill.jobs.wire import decode_chunk, decode_outcomes
 from callmill.ledger import keys
+from callmill.ledger.api_bindings import other_api
 from callmill.ledger.failure_filter import ALL, FailureFilter
 from callmill.ledger.failures import Failures
 from callmill.ledger.keys import BatchKeys, ChunkRef
 from callmill.ledger.latency import quantiles_s
 from callmill.ledger.records import BatchRecord, BatchState, recorded_per_s
 from callmill.ledger.session import LedgerSession
+from callmill.ledger.superseded import Superseded, blocks_of
 
 FIRST = "0-0/0"
 """The cursor before the first outcome."""
@@ -32,6 +36,8 @@ _BYTES_AT_ONCE = 16 * 2**20
 _RELEASE_EVERY_S = 1.0
 _BATCHES_AT_ONCE = 20
 _CHUNKS_AT_ONCE = 200
+_TO_NONE: Mapping[str, ApiAddress] = {}
+_packed = msgspec.msgpack.Encoder().encode
 
 
 class Batches:
@@ -51,6 +57,7 @@ class Batches:
         traffic: TrafficClass = NORMAL,
         max_unread_bytes: int = 0,
         deadline_ms: int = 0,
+        own_lines: bool = False,
     ) -> str:
         """Open a new batch and return its id.
 
@@ -61,6 +68,7 @@ class Batches:
             traffic: The class of its calls.
             max_unread_bytes: While more of its outcomes than this are not released, it is held; 0: it never is.
             deadline_ms: Unix time in milliseconds after which no call of it starts; 0: no such time.
+            own_lines: Whether its chunks wait in lines of their own, so that workers can serve only this batch.
 
         Raises:
             BatchStateError: There is a batch with this id already.
@@ -69,12 +77,32 @@ class Batches:
         if not await self._session.run(
             "create",
             [*keys.shared(batch_id), keys.BATCHES, keys.DEADLINES],
-            [batch_id, name, retention_ms, traffic.priority.value, traffic.tenant, deadline_ms, max_unread_bytes],
+            [
+                *(batch_id, name, retention_ms, traffic.priority.value, traffic.tenant, deadline_ms, max_unread_bytes),
+                "1" if own_lines else "",
+            ],
         ):
-            raise BatchStateError(f"there is a batch {batch_id!r} already; attach to it, or choose another id")
+            raise already_there(batch_id)
         return batch_id
 
-    async def add(self, batch_id: str, first: int, chunks: Sequence[tuple[str, bytes]], *, park: bool) -> int:
+    async def now_ms(self) -> int:
+        """Return the Unix time in milliseconds by Redis's clock."""
+        seconds, microseconds = await self._session.answer(self._redis.time())
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    async def exists(self, batch_id: str) -> bool:
+        """Say whether a batch with this id exists, in any format."""
+        return bool(await self._session.answer(self._redis.exists(BatchKeys(batch_id).meta)))
+
+    async def add(
+        self,
+        batch_id: str,
+        first: int,
+        chunks: Sequence[tuple[str, bytes]],
+        *,
+        park: bool,
+        bound_to: Mapping[str, ApiAddress] = _TO_NONE,
+    ) -> int:
         """Append chunks (line, payload), all or none, and return the batch's jobs so far. Safe to repeat.
 
         Args:
@@ -82,18 +110,24 @@ class Batches:
             first: Number of the first of these chunks: the batch's chunks so far.
             chunks: Line, as text, and payload of each.
             park: Hold them back until ``unpark``.
+            bound_to: Which API each of their API names means; those left out: any.
 
         Raises:
+            ApiMismatchError: The batch is bound to another API of that name.
             BatchStateError: The batch is sealed or cancelled, or somebody else appends to it.
             BatchNotFoundError: There is no such batch.
         """
-        arguments: list[Any] = [first, "park" if park else "queue"]
+        bindings = {api: str(bound) for api, bound in bound_to.items()}
+        arguments: list[Any] = [first, "park" if park else "queue", _packed(bindings)]
         queued = []
         for number, (line, payload) in enumerate(chunks, first):
             queued.append(keys.queued(line))
             arguments += [ChunkRef(batch_id, number, line).member, payload]
         answer = await self._session.run_lasting("add", [*keys.shared(batch_id), *queued], arguments)
         _raise_unless_open(batch_id, answer)
+        if answer[0] == b"elsewhere":
+            api, known = answer[1].decode(), ApiAddress.parse(answer[2].decode())
+            raise other_api(f"batch {batch_id}", api, known, bound_to[api])
         if answer[0] == b"conflict":
             _raise_if_lost(batch_id, answer[2], first)
             raise BatchStateError(f"batch {batch_id}: another producer appended to it; only one may submit at a time")
@@ -176,7 +210,7 @@ class Batches:
                 continue
             payload = await self._session.answer(self._redis.hget(batch.chunks, number))
             if payload is not None and (api := _readable_api(payload)) is not None:
-                yield ChunkRef(batch_id, int(number), str(Line(api, record.traffic, record.format)))
+                yield ChunkRef(batch_id, int(number), str(record.line(api)))
 
     async def control(self, batch_id: str, control: str, reason: str = "") -> bool:
         """Set what a batch should do: ``run``, ``paused`` or ``cancelled``. False: it is over already.
@@ -194,13 +228,13 @@ class Batches:
         return bool(answer[0] == b"ok")
 
     async def controls(self) -> int:
-        """Return a number that grows whenever a batch is paused, resumed, cancelled or deleted."""
+        """Return a number that grows whenever a batch is paused, resumed, cancelled, deleted or bound anew."""
         return int(await self._session.answer(self._redis.get(keys.CONTROLS)) or 0)
 
     async def retry_failed(self, batch_id: str, where: FailureFilter = ALL) -> tuple[int, list[ChunkRef]]:
         """Queue failed jobs again; return how many, and the chunks that need hints.
 
-        Jobs whose chunk a worker holds are queued when it has given it up.
+        Their outcomes so far are superseded. Jobs in a chunk that a worker holds are queued when it releases the chunk.
 
         Raises:
             BatchNotFoundError: There is no such batch.
@@ -211,7 +245,7 @@ class Batches:
             raise BatchStateError(f"batch {batch_id} was cancelled; what it left undone can only be submitted anew")
         jobs, refs = 0, []
         async for failed in self.failures.chunks(batch_id, where):
-            ref = ChunkRef(batch_id, failed.number, str(Line(failed.api, record.traffic, record.format)))
+            ref = ChunkRef(batch_id, failed.number, str(record.line(failed.api)))
             again, hint_wanted = await self._session.run_lasting(
                 "retry_failed",
                 [*keys.shared(batch_id), keys.queued(ref.line)],
@@ -248,6 +282,8 @@ class Batches:
                 records.append(await self.record(batch_id.decode()))
             except BatchNotFoundError:
                 await self._session.answer(self._redis.zrem(keys.BATCHES, batch_id))
+                # An older worker ended the batch without removing this key.
+                await self._session.answer(self._redis.unlink(BatchKeys(batch_id.decode()).superseded))
             except UnknownFormatError:
                 continue
         return records
@@ -256,6 +292,9 @@ class Batches:
         self, batch_id: str, after: str = FIRST, *, release: bool = False
     ) -> AsyncIterator[list[Outcome]]:
         """Yield outcomes, a bundle at a time, as they are recorded, until the batch is over.
+
+        Outcomes from before a job was run again are left out. A reader that already has the earlier outcome gets
+        the new one later: the newest counts.
 
         With ``release``, bundles are dropped from Redis soon after the next one was asked for, and all of them before
         it is waited for.
@@ -269,21 +308,14 @@ class Batches:
         last = released = _before(entry_id) if skip else entry_id
         count, released_s = _FEW_BUNDLES, time.monotonic()
         while True:
-            answer = await self._session.read_lasting(
-                "XREAD", "COUNT", count, "BLOCK", _BLOCK_MS, "STREAMS", stream, last
-            )
-            entries = _entries(answer)
-            ended, size_bytes = not entries, 0
-            for raw_id, fields in entries:
-                last = raw_id.decode()
-                ended = b"end" in fields
-                if not ended:
-                    size_bytes += len(fields[b"b"])
-                    bundle = _bundle(batch_id, last, fields[b"b"])
-                    yield bundle[skip:] if last == entry_id else bundle
-                    if release and time.monotonic() - released_s > _RELEASE_EVERY_S:
-                        await self.release(batch_id, last)
-                        released, released_s = last, time.monotonic()
+            entries, ended, size_bytes = await self._read(batch_id, last, count)
+            for last, bundle in entries:
+                unknown = [outcome for outcome in bundle if _position(outcome) > skip] if last == entry_id else bundle
+                if unknown:
+                    yield unknown
+                if release and time.monotonic() - released_s > _RELEASE_EVERY_S:
+                    await self.release(batch_id, last)
+                    released, released_s = last, time.monotonic()
             if release and last != released:
                 await self.release(batch_id, last)
                 released, released_s = last, time.monotonic()
@@ -291,6 +323,29 @@ class Batches:
                 count = max(1, min(_BUNDLES_AT_ONCE, len(entries) * _BYTES_AT_ONCE // size_bytes))
             if ended and (await self.record(batch_id)).ended and not await self._has_more(stream, last):
                 return
+
+    async def _read(self, batch_id: str, last: str, count: int) -> tuple[list[tuple[str, list[Outcome]]], bool, int]:
+        """Return the next bundles with their entry ids, whether they may be the last, and their bytes.
+
+        Superseded outcomes are left out.
+        """
+        names, entries, ended, size_bytes = BatchKeys(batch_id), [], True, 0
+        answer = await self._session.read_lasting(
+            "XREAD", "COUNT", count, "BLOCK", _BLOCK_MS, "STREAMS", names.outcomes, last
+        )
+        for raw_id, fields in _entries(answer):
+            entry_id, ended = raw_id.decode(), b"end" in fields
+            # The end marker is an entry as well: reading continues after it.
+            entries.append((entry_id, [] if ended else _bundle(batch_id, entry_id, fields[b"b"])))
+            size_bytes += 0 if ended else len(fields[b"b"])
+        # Read after the entries, so that it covers every job that ran again by then.
+        if blocks := blocks_of(bundle for _, bundle in entries):
+            answers = await self._session.answer(self._redis.hmget(names.superseded, [str(block) for block in blocks]))
+            superseded = Superseded(
+                {block: data for block, data in zip(blocks, answers, strict=True) if data is not None}
+            )
+            entries = [(entry_id, superseded.newest_of(bundle, entry_id)) for entry_id, bundle in entries]
+        return entries, ended, size_bytes
 
     async def release(self, batch_id: str, cursor: str) -> bool:
         """Drop the outcomes up to the cursor from Redis; they cannot be read again.
@@ -300,8 +355,12 @@ class Batches:
         entry_id, _ = _parse_cursor(cursor)
         return bool(await self._session.run("release", keys.shared(batch_id), [batch_id, entry_id]))
 
-    async def delete(self, batch_id: str) -> None:
+    async def delete(self, batch_id: str, queued: Sequence[ChunkRef] = ()) -> None:
         """Remove everything of the batch; its chunks still queued lead to nothing.
+
+        Args:
+            batch_id: The batch.
+            queued: Chunks of it to remove from their queues as well.
 
         Raises:
             UnknownFormatError: A newer Callmill wrote it, and more than is known here.
@@ -312,8 +371,10 @@ class Batches:
         pipeline = self._redis.pipeline(transaction=True)
         pipeline.unlink(*BatchKeys(batch_id).all())
         pipeline.srem(keys.RESUMED, batch_id)
-        for index in (keys.BATCHES, keys.OPEN, keys.DEADLINES, keys.ACTIVE, keys.ENDED):
+        for index in (keys.BATCHES, keys.OPEN, keys.DEADLINES, keys.ACTIVE, keys.ENDED, keys.MOVING):
             pipeline.zrem(index, batch_id)
+        for ref in queued:
+            pipeline.zrem(keys.queued(ref.line), ref.member)
         pipeline.incr(keys.CONTROLS)
         await self._session.answer(pipeline.execute())
 
@@ -323,6 +384,11 @@ class Batches:
         counts = {int(key): int(value) for key, value in raw.items()}
         return quantiles_s(counts, shares)
 
+    async def error_counters(self, batch_id: str) -> dict[bytes, bytes]:
+        """Return the batch's counts of failure causes; see ``BatchKeys.errors``."""
+        counters: dict[bytes, bytes] = await self._session.answer(self._redis.hgetall(BatchKeys(batch_id).errors))
+        return counters
+
     async def rate_per_s(self, record: BatchRecord, over_s: int = 10) -> float:
         """Return the batch's outcomes per second over the last whole seconds, or those since its beginning."""
         now = await self._session.answer(self._redis.time())
@@ -331,6 +397,11 @@ class Batches:
 
     async def _has_more(self, stream: str, after: str) -> bool:
         return bool(await self._session.answer(self._redis.xrange(stream, min=f"({after}", count=1)))
+
+
+def already_there(batch_id: str) -> BatchStateError:
+    """Return the error that a batch with this id already exists."""
+    return BatchStateError(f"batch {batch_id!r} already exists; attach to it, or choose another id")
 
 
 def _readable_api(payload: bytes) -> str | None:
@@ -363,6 +434,11 @@ def _raise_if_lost(batch_id: str, chunks: int, written: int) -> None:
 def _parse_cursor(cursor: str) -> tuple[str, int]:
     entry_id, _, offset = cursor.partition("/")
     return entry_id, int(offset or 0)
+
+
+def _position(outcome: Outcome) -> int:
+    """Return an outcome's place among those recorded together with it, from 1."""
+    return _parse_cursor(outcome.cursor)[1]
 
 
 def _before(entry_id: str) -> str:

@@ -86,12 +86,14 @@ class Finish(msgspec.Struct, frozen=True):
         delay_ms: Milliseconds; 0: at once.
         attempts: Attempts spent on unrecorded jobs, by offset.
         not_before_ms: Unix times in milliseconds, on the clock of Redis, before which jobs must not run, by offset.
+        spared: Uncounted failed attempts, by offset: see ``Claim.spared``.
         deaths: Those of ``Claim.deaths`` that still stand against the chunk; 0: it is harmless.
     """
 
     delay_ms: int = 0
     attempts: Mapping[int, int] = {}
     not_before_ms: Mapping[int, int] = {}
+    spared: Mapping[int, int] = {}
     deaths: int = 0
 
 
@@ -124,14 +126,15 @@ class Chunks:
             return ClaimRefused(answer[0].decode())
         _, fence, payload, bitmap, rest, claims, now_ms, deadline_ms, *trouble = answer
         count, deaths, alone, alone_deaths, name = trouble
-        attempts, not_before_ms = _read_rest(rest)
+        counted, not_before_ms = _read_rest(rest)
         return Claim(
             ref=ref,
             fence=fence,
             payload=payload,
             recorded=frozenset(members(bitmap)),
-            attempts=attempts,
+            attempts={offset: number for offset, number in counted.items() if offset >= 0},
             not_before_ms=not_before_ms,
+            spared={_spared_key(key): number for key, number in counted.items() if key < 0},
             claims=claims,
             now_ms=now_ms,
             deadline_ms=int(deadline_ms) or None,
@@ -161,7 +164,11 @@ class Chunks:
             RedisUnavailableError: Redis cannot be reached; the lease ends by itself.
         """
         as_it_was = Finish(
-            delay_ms=delay_ms, attempts=claim.attempts, not_before_ms=claim.not_before_ms, deaths=claim.deaths
+            delay_ms=delay_ms,
+            attempts=claim.attempts,
+            not_before_ms=claim.not_before_ms,
+            spared=claim.spared,
+            deaths=claim.deaths,
         )
         await self.commit(claim, Bundle(), as_it_was)
 
@@ -286,7 +293,7 @@ def commit_arguments(claim: Claim, bundle: Bundle, finish: Finish | None, floor_
         bundle.throttled,
         "keep" if finish is None else "finish",
         0 if finish is None else finish.delay_ms,
-        _encoder.encode((finish.attempts, finish.not_before_ms)) if finish else b"",
+        _rest(finish) if finish else b"",
         b"".join([encode_failure(claim.ref.api, failure) for failure in failures]),
         finish.deaths if finish else 0,
         _causes(failures),
@@ -328,6 +335,19 @@ def commit_result(claim: Claim, answer: list[bytes]) -> CommitResult:
     if answer[0] == b"stale":
         raise _stale(claim)
     return CommitResult(hint_wanted=answer[0] == b"queued", proceed=answer[1] == b"run")
+
+
+def _rest(finish: Finish) -> bytes:
+    counted = {**finish.attempts, **{_spared_key(offset): number for offset, number in finish.spared.items()}}
+    return _encoder.encode((counted, finish.not_before_ms))
+
+
+def _spared_key(offset: int) -> int:
+    """Convert an offset to the key of its spared attempts among the spent ones, and back.
+
+    These keys are negative: older versions, which only know spent attempts, find no such job and skip them.
+    """
+    return -1 - offset
 
 
 def _read_rest(rest: bytes) -> tuple[dict[int, int], dict[int, int]]:

@@ -23,13 +23,17 @@ class FailureFilter:
 
     Args:
         text: ``field=value``, several with commas between them; none: every failed job.
+        up_to_ms: Only jobs that failed by this Unix time in milliseconds on Redis's clock, and whose position in the
+            batch is known; None: all.
 
     Raises:
         UsageError: A condition is none, or its field or status is unknown.
     """
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, *, up_to_ms: int | None = None) -> None:
         self._conditions = [_condition(part.strip()) for part in text.split(",")] if text.strip() else []
+        if up_to_ms is not None:
+            self._conditions.append(lambda job: job.index >= 0 and job.last.failed_at <= up_to_ms / 1e3)
 
     def __bool__(self) -> bool:
         return bool(self._conditions)

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from callmill.jobs.failure import FailedJob, FailureCause
+from callmill.jobs.outcome import UNKNOWN_INDEX
 from callmill.jobs.wire import decode_chunk
 from callmill.ledger.bitmaps import bitmap_of, members
 from callmill.ledger.failure_filter import FailureFilter
@@ -69,17 +70,20 @@ class Failures:
                 yield chosen
 
     async def chunks(self, batch_id: str, where: FailureFilter) -> AsyncIterator[ChunkFailures]:
-        """Yield which jobs of which chunks failed."""
+        """Yield which jobs of which chunks failed and can run again; those of a damaged chunk cannot."""
         if where:
             async for number, jobs in self._by_chunk(batch_id, where):
-                yield ChunkFailures(number, next(iter(jobs.values())).api, bitmap_of(jobs))
+                if again := {offset: job for offset, job in jobs.items() if job.index != UNKNOWN_INDEX}:
+                    yield ChunkFailures(number, next(iter(again.values())).api, bitmap_of(again))
             return
         keys = BatchKeys(batch_id)
         async for number, bitmap in self._failed(keys):
             # One job tells the API of all; what an earlier version recorded has the payload only.
             (data,) = await self._values(keys.failures, [f"{number}/{next(members(bitmap))}"])
             if data is not None:
-                yield ChunkFailures(number, decode_failures(batch_id, data, failed=True).api, b"")
+                job = decode_failures(batch_id, data, failed=True)
+                if job.index != UNKNOWN_INDEX:
+                    yield ChunkFailures(number, job.api, b"")
                 continue
             (payload,) = await self._values(keys.chunks, [str(number)])
             if payload is not None:  # else cancelled or deleted meanwhile

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from callmill.config.public_api import PublicApi
+from callmill.config.public_api import ApiAddress, PublicApi
 from callmill.ledger import keys
 from callmill.ledger.session import Argument, LedgerSession
 
@@ -77,6 +76,7 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
         retries_held: Retries that wait for the retry budget.
         diverted_to: The API that serves its calls now; None: itself.
         most_in_flight: Calls that it has under way at once at most; None: not told.
+        held: Why no call starts until someone acts, and what to do; empty: calls may start.
     """
 
     api: str
@@ -102,6 +102,7 @@ class LaneStatus(Struct, frozen=True, kw_only=True):
     retries_held: int = 0
     diverted_to: str | None = None
     most_in_flight: int | None = None
+    held: str = ""
 
     @property
     def down_in_words(self) -> str:
@@ -139,6 +140,8 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
         calls_per_s: Calls per second over the last seconds.
         unreadable: It is of a newer Callmill, whose reports cannot be read here; no more is known than its id.
         chunks_at_once: Chunks that it executes at once at most; None: not told.
+        serves_at: Which API of its name each of ``apis`` is; empty: unknown, from an older Callmill.
+        only_batch: The only batch that it executes; empty: every batch.
     """
 
     id: str
@@ -158,6 +161,18 @@ class WorkerStatus(Struct, frozen=True, kw_only=True):
     calls_per_s: float = 0.0
     unreadable: bool = False
     chunks_at_once: int | None = None
+    serves_at: dict[str, ApiAddress] = {}
+    only_batch: str = ""
+
+    def means(self, api: PublicApi) -> bool:
+        """Say whether this API is the one it serves under that name, as far as known."""
+        return api.name in self.apis and self.serves_at.get(api.name, api.at).identity == api.identity
+
+    def serves(self, api: str, to: ApiAddress | None, batch_id: str = "") -> bool:
+        """Say whether it executes chunks of an API; ``to``: the API of that name that they are bound to, None: any."""
+        if api not in self.apis or self.only_batch not in {"", batch_id}:
+            return False
+        return to is None or (api in self.serves_at and self.serves_at[api].identity == to.identity)
 
 
 class FarStart(Struct, frozen=True, kw_only=True):
@@ -215,11 +230,35 @@ class Fleet:
         self._session = session
         self._redis = session.redis
 
-    async def announce_apis(self, apis: Iterable[PublicApi]) -> None:
-        """Publish the APIs that a worker serves. They outlive the worker."""
-        facts: dict[Any, Any] = {api.name: msgspec.json.encode(api) for api in apis}
-        if facts:
-            await self._session.answer(self._redis.hset(keys.APIS, mapping=facts))
+    async def announce_apis(self, apis: Iterable[PublicApi], *, only_batch: bool = False) -> None:
+        """Publish the APIs that a worker serves. They outlive the worker.
+
+        With ``only_batch`` it serves a single batch, and does not replace another API that others announced.
+        """
+        known = await self.apis() if only_batch else {}
+        pipeline = self._redis.pipeline(transaction=True)
+        for api in apis:
+            facts = msgspec.json.encode(api)
+            pipeline.hset(keys.APIS_AT, _at(api.name, api.identity), facts)
+            if api.name not in known or known[api.name].identity == api.identity:
+                pipeline.hset(keys.APIS, api.name, facts)
+        await self._session.answer(pipeline.execute())
+
+    async def apis_of(self, workers: Sequence[WorkerStatus]) -> dict[str, PublicApi]:
+        """Return the announced APIs; where another API of a name was announced later, the one these workers serve."""
+        apis = await self.apis()
+        for name, api in apis.items():
+            serving = [worker for worker in workers if name in worker.serves_at]
+            every_batch = [worker for worker in serving if not worker.only_batch]
+            live = [worker.serves_at[name].identity for worker in every_batch or serving]
+            if live and api.identity not in live:
+                apis[name] = await self.api_at(name, live[0]) or api
+        return apis
+
+    async def api_at(self, name: str, identity: str) -> PublicApi | None:
+        """Return one API of a name, if a worker has announced it."""
+        facts = await self._session.answer(self._redis.hget(keys.APIS_AT, _at(name, identity)))
+        return None if facts is None else _api_decoder.decode(facts)
 
     async def apis(self) -> dict[str, PublicApi]:
         """Return every API that a worker ever announced, by name."""
@@ -283,6 +322,10 @@ class Fleet:
         if gone:
             await self._session.answer(self._redis.zrem(keys.WORKERS, *gone))
         return [_read(worker, status) for worker, status in zip(ids, raw, strict=True) if status is not None]
+
+
+def _at(name: str, identity: str) -> str:
+    return f"{name}@{identity}"
 
 
 def _read(worker: str, status: bytes) -> WorkerStatus:

@@ -11,6 +11,8 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
+from callmill.config.forks import in_child
+from callmill.jobs.line import shown_line
 from callmill.ledger.keys import ChunkRef
 
 _BETWEEN = " · "
@@ -44,7 +46,7 @@ class HintLabels:
     def learn(self, ref: ChunkRef, label: str) -> None:
         """Take note of the label that a hint came with; a text of another form is left alone."""
         name, *rest = label.rsplit(_BETWEEN, 2)
-        if len(rest) != 2 or rest[0] != ref.line:
+        if len(rest) != 2 or rest[0] != shown_line(ref.line):
             return
         if name != ref.batch_id:
             self._names.put(ref.batch_id, name)
@@ -57,7 +59,7 @@ class HintLabels:
         if shown_name:
             self._names.put(ref.batch_id, shown_name)
         shown_name = shown_name or self._names.get(ref.batch_id) or ref.batch_id
-        return _BETWEEN.join((shown_name, ref.line, self._jobs.get(ref) or _number(ref)))
+        return _BETWEEN.join((shown_name, shown_line(ref.line), self._jobs.get(ref) or _number(ref)))
 
 
 class _Latest(Generic[_Key]):
@@ -65,8 +67,13 @@ class _Latest(Generic[_Key]):
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._lock = threading.Lock()
         self._texts: OrderedDict[_Key, str] = OrderedDict()
+        self.unlock()
+        in_child(self, _Latest.unlock)
+
+    def unlock(self) -> None:
+        """Start with a fresh lock."""
+        self._lock = threading.Lock()
 
     def put(self, key: _Key, text: str) -> None:
         with self._lock:

@@ -19,8 +19,12 @@ DUE = f"{PREFIX}due"
 """ZSET: chunk member -> when somebody must look at it again (ms): its lease's end, or its due time."""
 RESUMED = f"{PREFIX}resumed"
 """SET: ids of batches that may run and still have chunks held back."""
+MOVING = f"{PREFIX}moving"
+"""ZSET: id of a batch that was bound to another API, and whose chunks may not all have followed -> since when (us)."""
 APIS = f"{PREFIX}apis"
 """HASH: API name -> public facts (JSON) that workers announced."""
+APIS_AT = f"{PREFIX}apis:at"
+"""HASH: API name@identity -> the same, for every API that was ever announced."""
 WORKERS = f"{PREFIX}workers"
 """ZSET: worker id -> when it last reported (ms)."""
 LINES = f"{PREFIX}lines"
@@ -30,7 +34,8 @@ OPEN = f"{PREFIX}open"
 DEADLINES = f"{PREFIX}deadlines"
 """ZSET: id of a batch -> after when no call of it starts (ms)."""
 CONTROLS = f"{PREFIX}controls"
-"""STRING: how often batches were paused, resumed, cancelled or deleted; workers look again when it changes."""
+"""STRING: how often batches were paused, resumed, cancelled, deleted or bound anew; workers look again when it
+changes."""
 RECONCILED = f"{PREFIX}reconciled"
 """HASH: what reconcilers did -> how often, since ever."""
 RECONCILER_LOCK = f"{PREFIX}reconciler" if FORMAT == 1 else f"{PREFIX}reconciler:{FORMAT}"
@@ -107,6 +112,7 @@ class BatchKeys:
         "rest",
         "slowest",
         "state",
+        "superseded",
         "suspects",
     )
 
@@ -123,7 +129,7 @@ class BatchKeys:
         self.failed = prefix + "failed"
         """HASH: chunk number -> bitmap of its failed jobs."""
         self.rest = prefix + "rest"
-        """HASH: chunk number -> attempts spent on its unrecorded jobs, and when they may run (msgpack);
+        """HASH: chunk number -> attempts spent on its unrecorded jobs, or spared, and when they may run (msgpack);
         again/chunk number -> bitmap of its failed jobs that run again when its worker has given it up."""
         self.parked = prefix + "parked"
         """ZSET: chunk member -> since when it is held back (paused, or not yet sealed) (ms)."""
@@ -143,6 +149,9 @@ class BatchKeys:
         """HASH: cause -> jobs that count as failed now because of it; at most 64 causes, the rest as (other)."""
         self.slowest = prefix + "slowest"
         """ZSET: position in the batch, and id where the producer gave one -> latency (us); the ten slowest."""
+        self.superseded = prefix + "superseded"
+        """HASH: block of 1024 positions in the batch -> which of these jobs ran again, and up to which entry of the
+        stream their outcomes are superseded (superseded.py); absent: no job ran again."""
 
     def all(self) -> list[str]:
         """Return every key of the batch, in the order that the scripts take them."""
@@ -162,6 +171,7 @@ class BatchKeys:
             self.history,
             self.errors,
             self.slowest,
+            self.superseded,
         ]
 
 

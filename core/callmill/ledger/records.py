@@ -7,8 +7,10 @@ from enum import StrEnum
 
 from msgspec import Struct
 
+from callmill.config.public_api import ApiAddress
 from callmill.errors import UnknownFormatError
 from callmill.jobs.formats import FORMAT
+from callmill.jobs.line import Line
 from callmill.jobs.traffic import NORMAL, Priority, TrafficClass
 from callmill.ledger.keys import ChunkRef
 
@@ -45,6 +47,12 @@ class BatchRecord(Struct, frozen=True, kw_only=True):
         throttled: Calls that the API answered with 429.
         leased: Chunks that workers hold now.
         created_ms: Unix time in milliseconds, as are the others; 0: not yet.
+        again_ms: When failed jobs ran again after it was over.
+        again_jobs: How many ran since then.
+        apis: Names of the APIs that it uses.
+        bound_to: Which API each name means; those left out: any.
+        own_lines: Whether its chunks wait in lines of their own, apart from other batches.
+        former: In which lines they waited before the current binding, by API, as ``bind.lua`` notes it.
         traffic: Whom its calls go before and behind.
         full: Held, because its outcomes fill their bound: nobody reads and releases them.
         unread_bytes: Bytes of its outcomes that were not released.
@@ -70,7 +78,12 @@ class BatchRecord(Struct, frozen=True, kw_only=True):
     created_ms: int
     sealed_ms: int
     ended_ms: int
+    again_ms: int = 0
+    again_jobs: int = 0
     apis: list[str]
+    bound_to: dict[str, ApiAddress] = {}
+    own_lines: bool = False
+    former: dict[str, str] = {}
     traffic: TrafficClass = NORMAL
     full: bool = False
     unread_bytes: int = 0
@@ -89,6 +102,32 @@ class BatchRecord(Struct, frozen=True, kw_only=True):
         """Jobs that have their outcome."""
         return self.succeeded + self.failed
 
+    @property
+    def began_ms(self) -> int:
+        """When it began to run: as it was submitted, or when failed jobs ran again after it was over."""
+        return self.again_ms or self.created_ms
+
+    @property
+    def recorded_since(self) -> int:
+        """Jobs that got their outcome since it began to run."""
+        return self.again_jobs - (self.total - self.recorded) if self.again_ms else self.recorded
+
+    def line(self, api: str) -> Line:
+        """Return the line in which its chunks of an API wait."""
+        bound = self.bound_to.get(api)
+        identity = "" if bound is None else bound.identity
+        return Line(api, self.traffic, self.format, identity, self.id if self.own_lines else "")
+
+    @property
+    def former_lines(self) -> list[Line]:
+        """The lines in which its chunks waited before it was bound as it is now, without that of now."""
+        lines = [
+            Line(api, self.traffic, self.format, identity.removeprefix("-"), self.id if own else "")
+            for api, was in self.former.items()
+            for identity, _, own in (left.partition("/") for left in was.split())
+        ]
+        return [line for line in lines if line != self.line(line.api)]
+
     @classmethod
     def read(cls, batch_id: str, fields: Mapping[bytes, bytes]) -> BatchRecord:
         """Return the batch whose META has these fields."""
@@ -97,6 +136,7 @@ class BatchRecord(Struct, frozen=True, kw_only=True):
             fields = {b"name": fields.get(b"name", b""), b"control": b"run", b"phase": b"sealed"}
         number = {name: int(fields.get(name.encode(), 0)) for name in _NUMBERS}
         ended = b"ended_ms" in fields
+        apis = {name[4:].decode(): ApiAddress.parse(to.decode()) for name, to in fields.items() if name[:4] == b"api:"}
         return cls(
             id=batch_id,
             name=fields[b"name"].decode(),
@@ -105,7 +145,10 @@ class BatchRecord(Struct, frozen=True, kw_only=True):
             ended=ended,
             full=b"full" in fields,
             unread_bytes=int(fields.get(b"out_bytes", 0)) - int(fields.get(b"released_bytes", 0)),
-            apis=sorted(field[4:].decode() for field in fields if field.startswith(b"api:")),
+            apis=sorted(apis),
+            bound_to={name: bound for name, bound in apis.items() if bound is not None},
+            own_lines=b"own_lines" in fields,
+            former={name[4:].decode(): was.decode() for name, was in fields.items() if name[:4] == b"was:"},
             traffic=TrafficClass(
                 Priority(fields.get(b"priority", b"normal").decode()), fields.get(b"tenant", b"").decode()
             ),
@@ -118,6 +161,7 @@ class BatchRecord(Struct, frozen=True, kw_only=True):
 _NUMBERS = (
     "total", "chunks", "succeeded", "failed", "calls", "retries", "throttled", "leased",
     "created_ms", "sealed_ms", "ended_ms", "deadline_ms", "max_unread_bytes",
+    "again_ms", "again_jobs",
 )  # fmt: skip
 
 
@@ -130,7 +174,7 @@ def recorded_per_s(record: BatchRecord, ring: Iterable[bytes], now_s: int, over_
         now_s: Unix time in seconds, on the clock of Redis.
         over_s: How many seconds.
     """
-    since = max(now_s - over_s, record.created_ms // 1000)
+    since = max(now_s - over_s, record.began_ms // 1000)
     recorded = sum(int(n) for second, n in (slot.split() for slot in ring) if since <= int(second) < now_s)
     return recorded / max(1, now_s - since)
 
@@ -154,6 +198,7 @@ class Claim(Struct, frozen=True):
         recorded: Offsets in the chunk that have their outcome already.
         attempts: Attempts spent so far, by offset, where there were any.
         not_before_ms: Unix times in milliseconds, on the clock of Redis, before which jobs must not run, by offset.
+        spared: Failed attempts that were not counted because the API was down, by offset.
         claims: How often the chunk was claimed before.
         now_ms: Unix time in milliseconds of the claim, on the clock of Redis.
         deadline_ms: Unix time in milliseconds after which no call of its batch starts; None: no such time.
@@ -172,6 +217,7 @@ class Claim(Struct, frozen=True):
     claims: int
     now_ms: int
     count: int
+    spared: dict[int, int] = {}
     deaths: int = 0
     suspect: Suspect | None = None
     deadline_ms: int | None = None
@@ -185,6 +231,7 @@ class ClaimRefused(StrEnum):
     LEASED = "leased"
     WAITING = "waiting"
     PAUSED = "paused"
+    MOVED = "moved"
 
 
 class Requeued(Struct, frozen=True):

@@ -12,11 +12,18 @@ _WITHOUT_BATCH = frozenset(
 )
 
 
+_WITH_LINES = frozenset({"renew"})
+"""Of these, those that must know for which API a chunk waits."""
+
+
 @cache
 def script(name: str) -> str:
     """Return the text of ``lua/<name>.lua``, with what all scripts of a batch share in front."""
     folder = files("callmill.ledger") / "lua"
     text = (folder / f"{name}.lua").read_text()
-    if name in _WITHOUT_BATCH:
+    if name in _WITHOUT_BATCH - _WITH_LINES:
         return text
-    return f"local FORMAT = {FORMAT}\n" + (folder / "batch.lua").read_text() + text
+    text_of_lines = (folder / "line.lua").read_text()
+    if name in _WITH_LINES:
+        return text_of_lines + text
+    return f"local FORMAT = {FORMAT}\n" + text_of_lines + (folder / "batch.lua").read_text() + text

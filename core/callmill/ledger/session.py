@@ -143,15 +143,19 @@ class LedgerSession:
             UnknownFormatError: A script met a batch of a newer format.
             RedisUnavailableError: Redis cannot be reached, or it refused.
         """
+        task = asyncio.current_task()
+        cancelled = task.cancelling() if task is not None else 0
         try:
-            return await pending
+            found = await pending
         except (RedisConnectionError, RedisTimeoutError, OSError) as error:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():  # redis-py may turn the one into the other
+            if task is not None and task.cancelling() > cancelled:  # redis-py may turn a cancellation into this error
                 raise asyncio.CancelledError from error
             raise RedisUnavailableError(f"Redis cannot be reached: {_with_remedy(error)}") from error
         except RedisError as error:
             raise refused(error) from error
+        if task is not None and task.cancelling() > cancelled:  # redis-py may also swallow it
+            raise asyncio.CancelledError
+        return found
 
 
 def refused(error: RedisError) -> OutsideError:

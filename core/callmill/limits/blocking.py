@@ -205,8 +205,7 @@ class BlockingLimiter(AbstractContextManager["BlockingLimiter"]):
         while True:
             left_s = None if deadline is None else max(0.0, deadline - monotonic())
             turn.future = Future()
-            with self._lock:
-                self._check_open()
+            with self._while_open():
                 self._loop.call_soon_threadsafe(self._begin, turn.future, acquire, left_s)
             slot, latest = turn.future.result()
             if monotonic() <= latest:
@@ -256,8 +255,7 @@ class BlockingLimiter(AbstractContextManager["BlockingLimiter"]):
         return self._limiter.status()
 
     def _ask(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        with self._lock:
-            self._check_open()
+        with self._while_open():
             future = asyncio.run_coroutine_threadsafe(work(), self._loop)
         try:
             return future.result()
@@ -265,14 +263,19 @@ class BlockingLimiter(AbstractContextManager["BlockingLimiter"]):
             raise self._is_closed() from None
 
     def _report(self, news: Callable[[], object]) -> None:
-        with self._lock, suppress(UsageError):
-            self._check_open()
+        with suppress(UsageError), self._while_open():
             self._loop.call_soon_threadsafe(news)
 
-    def _check_open(self) -> None:
-        """Under the lock: what is given to the loop afterwards comes to an end, for closing comes later still."""
-        if os.getpid() != self._pid:
+    @contextmanager
+    def _while_open(self) -> Iterator[None]:
+        """Keep it open until the block ends: what is given to the loop finishes before closing."""
+        if os.getpid() != self._pid:  # before the lock, which a thread of the parent may have held
             raise UsageError(f"{self._name}: the limiter was made before this process was forked; make one in each")
+        with self._lock:
+            self._check_open()
+            yield
+
+    def _check_open(self) -> None:
         if self._closed:
             raise self._is_closed()
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from callmill.config.limit_spec import AUTO, LimitSpec, Scope
 
+OWNERS = "callmill:limit:owners"
+"""HASH: API name -> identity of the API whose state has the plain name."""
+
 
 class Keys:
     """The keys of one API. The braces keep them on one node wherever slots are hashed."""

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from callmill.config.cancelling import end_tasks
+from callmill.config.forks import in_child
 from callmill.config.limit_spec import LimitSpec
 from callmill.errors import RedisUnavailableError, UsageError
 from callmill.jobs.traffic import NORMAL, TrafficClass
@@ -36,6 +37,8 @@ from callmill.limits.timing import Timing
 START_WAIT_S = 2.0
 MOST_IDLE_GROUPS = 64
 
+_NOT_STARTED = "the limiter is not running: await start() first, and acquire nothing after aclose()"
+
 
 class Limiter:
     """Gives calls their start times so that all processes together keep the limits of one API.
@@ -58,6 +61,9 @@ class Limiter:
         self._channel = Channel(redis, self._store.keys.channel, on_message=self._on_message, on_subscribed=self._sync)
         self._overrides = Overrides(redis, name, on_change=self._override, on_news=self._sync, waiting=self._waiting)
         self._tasks: list[asyncio.Task[None]] = []
+        self._stopped = _NOT_STARTED
+        self._inherited: list[Group] = []
+        in_child(self, Limiter._left_behind)
         self._default = self._add_group("", NORMAL)
 
     @property
@@ -81,6 +87,7 @@ class Limiter:
         await self._overrides.load()
         await self._default.refill.exchange()
         self._tasks = [asyncio.create_task(self._channel.run()), asyncio.create_task(self._overrides.run())]
+        self._stopped = ""
         self._leases.start()
         for group in self._groups.values():
             group.start()
@@ -90,6 +97,7 @@ class Limiter:
 
     async def aclose(self) -> None:
         """Stop; what waits is cancelled, what is settled reaches Redis if it can. Idempotent."""
+        self._stopped = self._stopped or _NOT_STARTED
         tasks, self._tasks = self._tasks, []
         await end_tasks(tasks)
         await self._learning.aclose()
@@ -138,8 +146,8 @@ class Limiter:
         slot = group.dispatcher.take(cost)
         if slot is not None:
             return slot
-        if not self._tasks:
-            raise UsageError("the limiter does not run: await start() first, and acquire nothing after aclose()")
+        if self._stopped:
+            raise UsageError(self._stopped)
         first = False
         while True:
             future = group.dispatcher.enqueue(cost, first=first)
@@ -235,6 +243,14 @@ class Limiter:
         self.hold(seconds, reason, f"key:{self.key_names[key]}")
         self._learning.in_background(self._pauses.tell())
 
+    def fill(self, key: int, *, full: bool) -> None:
+        """Stop or resume starting calls with a credential here."""
+        if self._ring.fill(key, full=full):
+            for group in self._groups.values():
+                group.dispatcher.dispatch()
+                if group.dispatcher.paced:
+                    group.refill.sync(ask_again=True)  # slots for this credential may be wanted no more, or again
+
     @property
     def usable_keys(self) -> frozenset[int]:
         """The credentials that are not set aside, from 0."""
@@ -289,6 +305,13 @@ class Limiter:
             self._expect_in(group)
         self._leases.demand()
 
+    def _left_behind(self) -> None:
+        """Grant nothing in a forked child: the slots held here belong to its parent."""
+        self._stopped = "the limiter was opened before this process was forked: open one in each process"
+        self._inherited = list(self._groups.values())  # kept, because collecting their tasks causes warnings
+        self._groups.clear()
+        self._default = self._add_group("", NORMAL)
+
     def _group(self, model: str, traffic: TrafficClass) -> Group:
         if model and not self._rules.limits_models:
             model = ""  # no limit of its own: it shares the line of all such calls
@@ -314,7 +337,7 @@ class Limiter:
         dispatcher.served = min((other.dispatcher.served for other in self._groups.values()), default=0.0)
         self._expect_in(group)
         self._pauses.enter(group)
-        if self._tasks:
+        if not self._stopped:
             group.start()
         return group
 

@@ -115,7 +115,7 @@ class Dispatcher:
         if not self.paced:
             return 0
         self._drop_late(monotonic())
-        startable = max(0, self.permits.free) - len(self._held)
+        startable = max(0, self._free()) - len(self._held)
         if not self._weighted:
             return min(len(self._queue) + self.backlog() - len(self._held), startable)
         bare, spare = self._matched()
@@ -123,6 +123,8 @@ class Dispatcher:
 
     def uncovered_of(self, key: int) -> int:
         """Calls that could have a permit of this credential and have no slot yet."""
+        if self._keys.is_full(key):
+            return 0
         return max(0, self.permits.free_of(key) - sum(slot.key == key for slot in self._held))
 
     def costs(self, count: int) -> list[Cost]:
@@ -178,7 +180,7 @@ class Dispatcher:
     def accept(self, slot: Slot) -> bool:
         """Whether the slot still holds now that its call runs; if not, slot and permit are gone."""
         now = monotonic()
-        held_back = slot.start < self.paused_until or self._keys.aside(slot.key, now) is not None
+        held_back = slot.start < self.paused_until or not self._may_use(slot.key, now)
         if not held_back and (now - slot.start <= self._timing.validity_s or not self.paced):
             self._count(slot, now)
             return True
@@ -271,11 +273,21 @@ class Dispatcher:
         self._drop_late(now)
         while self._held and self._held[0].start <= now:
             slot = self._held.popleft()
-            if self._keys.aside(slot.key, now) is None and self.permits.free_of(slot.key) > 0:
+            if self._may_use(slot.key, now) and self.permits.free_of(slot.key) > 0:
                 return slot
             self._waste(slot, missed=False)
             self.accounts.demand()  # another credential may have a slot for the call that waits
         return None
+
+    def _may_use(self, key: int, now: float) -> bool:
+        return not self._keys.is_full(key) and self._keys.aside(key, now) is None
+
+    def _free(self) -> int:
+        """The permits with which a call may start now, but for those of credentials that are full."""
+        keys, permits = self._keys, self.permits
+        if not keys.any_full:
+            return permits.free
+        return min(permits.free, sum(permits.free_of(key) for key in range(len(keys)) if not keys.is_full(key)))
 
     def _drop_late(self, now: float) -> None:
         before, validity_s = len(self._held), self._timing.validity_s

@@ -136,6 +136,8 @@ def _units_per_call(spec: LimitSpec, traffic: ApiTraffic) -> float | None:
 
 def _stopped(now: ApiNow, far_start: FarStart | None) -> str:
     """Say why no call may start for long; empty: one may soon."""
+    if now.held:
+        return now.held.removeprefix(f"{now.api} is ")
     if now.paused_s is None or now.paused_s > FAR_S:
         until = pause_in_words(inf if now.paused_s is None else now.paused_s)
         return f"paused {until}: {now.pause_reason or 'no reason given'}"

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 from redis.asyncio import Redis
 
 from callmill.config.limit_spec import AUTO, Enforcer, LimitSpec, Scope, Unit, parse_limit
 from callmill.config.public_api import PublicApi
+from callmill.holds import Held, current_holds, held_in_words
 from callmill.ledger.fleet import KeyStatus, LaneStatus, WorkerStatus
 from callmill.limits.bound import Bound, Guard, bounds, measured
 from callmill.limits.control import ControlState, LimitControl, Pause
-from callmill.limits.rules import SHORTEST_QUOTA_S, LimitRules, fixed_guard_s
+from callmill.limits.rules import SHORTEST_QUOTA_S, KeyRules, LimitRules, fixed_guard_s
 
 
 class LimitNow(Struct, frozen=True, kw_only=True):
@@ -58,6 +59,7 @@ class ApiNow(Struct, frozen=True, kw_only=True):
         down: That it is down, why, and when it is tried again; empty while it is up.
         retries_held: Retries that wait for the retry budget.
         diverted_to: The API that serves its calls now; None: itself.
+        held: Why no call starts until someone acts, and what to do; empty: calls may start.
         guard: The timing uncertainty that is allowed for; None: nobody has measured.
     """
 
@@ -84,6 +86,7 @@ class ApiNow(Struct, frozen=True, kw_only=True):
     down: str
     retries_held: int
     diverted_to: str | None
+    held: str
     guard: Guard | None
     bounds: list[LimitNow]
     keys: list[KeyNow]
@@ -101,17 +104,21 @@ async def api_now(api: PublicApi, redis: Redis, workers: Sequence[WorkerStatus])
         RedisUnavailableError: Redis cannot be reached or refused.
         UnknownFormatError: A newer Callmill wrote the limits.
     """
-    return summed_up(api, await LimitControl(redis, api.name).current(), workers)
+    state, (holds,) = await LimitControl(redis, api.limiter).current(), await current_holds(redis, [api.limiter])
+    return summed_up(api, state, workers, holds)
 
 
-def summed_up(api: PublicApi, state: ControlState, workers: Sequence[WorkerStatus]) -> ApiNow:
-    """Return the API with what is set for it, its lanes summed up."""
-    lanes = [lane for worker in workers for lane in worker.lanes if lane.api == api.name]
+def summed_up(
+    api: PublicApi, state: ControlState, workers: Sequence[WorkerStatus], holds: Mapping[str, Held]
+) -> ApiNow:
+    """Return the API with its settings, its holds and the sum of its lanes."""
+    lanes = [lane for worker in workers if worker.means(api) for lane in worker.lanes if lane.api == api.name]
     specs = tuple(map(parse_limit, api.limits)) if state.limits is None else state.limits
     known = api.enforcer in set(Enforcer)
     enforcer = Enforcer(api.enforcer) if known else Enforcer.UNKNOWN
     rules = LimitRules(specs, enforcer, api.burst, quantum_s=api.quantum)
     guard, rate = _guard(rules, lanes), sum(lane.rate for lane in lanes)
+    held = holds[""].line if "" in holds else next((lane.held for lane in lanes if lane.held), "")
     pause = state.pause or _told_pause(lanes) or Pause(0.0, "", None)
     return ApiNow(
         api=api.name,
@@ -137,9 +144,10 @@ def summed_up(api: PublicApi, state: ControlState, workers: Sequence[WorkerStatu
         down=next((lane.down_in_words for lane in lanes if lane.down_in_words), ""),
         retries_held=sum(lane.retries_held for lane in lanes),
         diverted_to=next((lane.diverted_to for lane in lanes if lane.diverted_to), None),
+        held=held_in_words(api.name, held),
         guard=guard,
         bounds=[_limit_now(bound, rate, lanes) for bound in _bounds(rules, guard)],
-        keys=_keys(lanes, state),
+        keys=_keys(lanes, state, holds),
     )
 
 
@@ -181,7 +189,7 @@ def _told_pause(lanes: Sequence[LaneStatus]) -> Pause | None:
     return Pause(longest.paused_s, longest.pause_reason or "", None)
 
 
-def _keys(lanes: Sequence[LaneStatus], state: ControlState) -> list[KeyNow]:
+def _keys(lanes: Sequence[LaneStatus], state: ControlState, holds: Mapping[str, Held]) -> list[KeyNow]:
     longest: dict[str, KeyStatus] = {}
     for key in (key for lane in lanes for key in lane.keys):
         if key.name not in longest or key.paused_s > longest[key.name].paused_s:
@@ -189,6 +197,10 @@ def _keys(lanes: Sequence[LaneStatus], state: ControlState) -> list[KeyNow]:
     rows = {name: KeyNow(name=name, paused_s=key.paused_s, reason=key.reason, by=None) for name, key in longest.items()}
     for name, pause in state.keys.items():
         rows[name] = KeyNow(name=name, paused_s=pause.left_s, reason=pause.reason or None, by=pause.by)
+    for subject, held in holds.items():
+        kind, _, name = subject.partition(":")
+        if kind == "key" and (name in rows or name != KeyRules().name):  # one without a name is not one of several
+            rows[name] = KeyNow(name=name, paused_s=None, reason=held.line, by=None)
     return [rows[name] for name in sorted(rows)]
 
 

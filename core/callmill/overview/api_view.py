@@ -11,6 +11,7 @@ from callmill.config.limit_spec import LimitSpec, Scope, Unit, parse_limit
 from callmill.ledger.fleet import WorkerStatus, pause_in_words
 from callmill.overview.api_now import ApiNow
 from callmill.overview.progress import what_limits_lanes
+from callmill.overview.served import WaitsElsewhere
 from callmill.overview.traffic import ApiTraffic, Traffic
 
 
@@ -36,6 +37,7 @@ class ApiView(Struct, frozen=True, kw_only=True):
         oldest_chunk_age_s: Since when the oldest of them waits; None where none does.
         limits_by: What limits it now, in words.
         shares: How much of each limit was used.
+        elsewhere: What waits for another API of that name that no running worker serves.
     """
 
     now: ApiNow
@@ -44,6 +46,7 @@ class ApiView(Struct, frozen=True, kw_only=True):
     oldest_chunk_age_s: float | None
     limits_by: str
     shares: list[LimitShare]
+    elsewhere: list[WaitsElsewhere] = []
 
     @property
     def calls_per_s(self) -> float:
@@ -54,9 +57,8 @@ class ApiView(Struct, frozen=True, kw_only=True):
 
 def what_limits_api(now: ApiNow, queued_chunks: int, workers: Sequence[WorkerStatus], memory: str = "") -> str:
     """Say in a few words what limits an API now; ``memory`` is why Redis has no room, where it has none."""
-    if now.paused and now.paused_by is not None:
-        until = pause_in_words(inf if now.paused_s is None else now.paused_s)
-        return f"paused by {now.paused_by} {until}: {now.pause_reason or 'no reason given'}"
+    if stopped := now.held or _paused_by_people(now):
+        return stopped
     serving = [worker for worker in workers if now.api in worker.apis]
     wanted = queued_chunks or now.in_flight or now.waiting
     if wanted and memory:
@@ -70,6 +72,13 @@ def what_limits_api(now: ApiNow, queued_chunks: int, workers: Sequence[WorkerSta
         more_waits = queued_chunks and words == "the API's latency"
         return "workers: more would help" if more_waits else words
     return "workers: chunks wait to be taken" if queued_chunks else "nothing to do"
+
+
+def _paused_by_people(now: ApiNow) -> str:
+    if not now.paused or now.paused_by is None:
+        return ""
+    until = pause_in_words(inf if now.paused_s is None else now.paused_s)
+    return f"paused by {now.paused_by} {until}: {now.pause_reason or 'no reason given'}"
 
 
 def shares_of(now: ApiNow, traffic: ApiTraffic) -> list[LimitShare]:

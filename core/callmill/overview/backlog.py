@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from msgspec import Struct
 
-from callmill.jobs.line import api_of
+from callmill.jobs.line import api_of, identity_of
 from callmill.ledger import keys
 from callmill.ledger.keys import BatchKeys, ChunkRef
 from callmill.ledger.lines import Lines
@@ -68,20 +68,20 @@ class _Look(Struct, frozen=True):
 
 
 async def read_backlog(
-    session: LedgerSession, apis: Iterable[str], workers: Collection[str], *, soon_s: float
+    session: LedgerSession, apis: Mapping[str, str], workers: Collection[str], *, soon_s: float
 ) -> Backlog:
     """Look at what waits.
 
     Args:
         session: The ledger.
-        apis: Whose own lines to look at.
+        apis: The APIs to look at: name -> identity. Other APIs of these names are left to other workers.
         workers: Ids of those that live.
         soon_s: What comes back later than this does not wait yet.
 
     Raises:
         RedisUnavailableError: Redis cannot be reached or refused.
     """
-    lines = [*apis, *map(str, await Lines(session).used())]
+    lines = [*apis, *(str(line) for line in await Lines(session).used() if _is_of(apis, line.api, line.identity))]
     look = await _look(session, lines, soon_s)
     states = await _states(session, [*(member for some in look.sample.values() for member in some), *look.due])
     found = defaultdict[str, ApiBacklog](ApiBacklog)
@@ -90,12 +90,19 @@ async def read_backlog(
         per_chunk = sum(jobs) / len(jobs) if jobs else 1.0
         found[api] = ApiBacklog(queued_chunks=chunks, queued_jobs=chunks * per_chunk, jobs_per_chunk=per_chunk)
     for member in look.due:
-        state, backlog = states.get(member), found[ChunkRef.parse(member).api]
+        ref = ChunkRef.parse(member)
+        if not _is_of(apis, ref.api, identity_of(ref.line)):
+            continue
+        state, backlog = states.get(member), found[ref.api]
         if state is not None and state.status == "L" and state.worker in workers:
             backlog.leased_chunks += 1
         elif state is not None and state.status in "LW":
             backlog.due_jobs += state.jobs * look.due_of_all / len(look.due)
     return Backlog(apis=dict(found), unfinished=look.unfinished, upkeep=look.upkeep)
+
+
+def _is_of(apis: Mapping[str, str], name: str, identity: str) -> bool:
+    return identity in {"", apis.get(name, identity)}
 
 
 async def _look(session: LedgerSession, lines: Sequence[str], soon_s: float) -> _Look:

@@ -68,7 +68,8 @@ class BatchView(Struct, frozen=True, kw_only=True):
         slowest: The ten slowest jobs, the slowest first.
         latency_buckets: Bucket (``callmill.ledger.latency``) -> calls.
         age_s: Seconds since it was submitted.
-        created_at: Unix time in seconds, as is ``ended_at``.
+        created_at: Unix time in seconds, as are ``began_at`` and ``ended_at``.
+        began_at: When it was submitted, or failed jobs of it ran again after it was over.
         ended_at: None while it runs.
         apis: The APIs that its jobs call.
         chunks: Chunks written so far.
@@ -86,6 +87,7 @@ class BatchView(Struct, frozen=True, kw_only=True):
     latency_buckets: dict[int, int]
     age_s: float
     created_at: float
+    began_at: float
     ended_at: float | None
     apis: list[str]
     chunks: int
@@ -131,7 +133,7 @@ def read_details(
     return BatchDetails(
         history=points,
         step_s=float(step_s),
-        errors=_errors(errors, record.failed),
+        errors=error_counts(errors, record.failed),
         slowest=[_slow_job(record.id, name.decode(), latency_us) for name, latency_us in slowest],
     )
 
@@ -171,7 +173,8 @@ def _points(
     return step_s, points[::-1]
 
 
-def _errors(counted: Mapping[bytes, bytes], failed: int) -> list[ErrorCount]:
+def error_counts(counted: Mapping[bytes, bytes], failed: int) -> list[ErrorCount]:
+    """Return the failed jobs by cause, the most frequent first, from the ledger's counts."""
     jobs = {cause.decode(): int(count) for cause, count in counted.items() if int(count)}
     # What a version recorded that did not count causes is of one that nobody knows.
     unknown = max(0, failed - sum(jobs.values()))

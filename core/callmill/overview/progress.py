@@ -7,11 +7,13 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
+from callmill.holds import held_in_words
 from callmill.jobs.traffic import Priority, TrafficClass
 from callmill.ledger.batches import Batches
 from callmill.ledger.fleet import Fleet, LaneStatus, WorkerStatus
 from callmill.ledger.memory import MemoryGauge, Role
 from callmill.ledger.records import BatchRecord, BatchState
+from callmill.overview.served import lanes_of, serving, who_is_missing
 
 _MIB = 2**20
 _SHARES = (0.5, 0.95, 0.99)
@@ -32,7 +34,8 @@ class Progress(Struct, frozen=True, kw_only=True):
         eta: Seconds until the end at that rate; None when it cannot be told.
         limited_by: What holds the batch back now, in words.
         p50: Latency of its calls in seconds, as are ``p95`` and ``p99``; None before the first.
-        elapsed: Seconds since it was submitted, until its end.
+        elapsed: Seconds since it was submitted, or since failed jobs of it ran again after it was over, until its end.
+        mean_rate: Outcomes per second over all of ``elapsed``.
     """
 
     id: str
@@ -56,6 +59,7 @@ class Progress(Struct, frozen=True, kw_only=True):
     p95: float | None
     p99: float | None
     elapsed: float
+    mean_rate: float
 
     @property
     def traffic(self) -> TrafficClass:
@@ -94,6 +98,7 @@ def progress_of(
         limited_by: What holds it back now, in words.
     """
     p50, p95, p99 = quantiles
+    elapsed = max(0, (record.ended_ms or now_ms) - record.began_ms) / 1000
     return Progress(
         id=record.id,
         name=record.name,
@@ -115,7 +120,8 @@ def progress_of(
         p50=p50,
         p95=p95,
         p99=p99,
-        elapsed=max(0, (record.ended_ms or now_ms) - record.created_ms) / 1000,
+        elapsed=elapsed,
+        mean_rate=record.recorded_since / elapsed if elapsed else 0.0,
     )
 
 
@@ -129,11 +135,13 @@ def what_limits(record: BatchRecord, workers: Sequence[WorkerStatus], memory: st
         return f"the batch is {record.state}{f': {record.reason}' if record.reason else ''}"
     if full := _what_is_full(record, workers, memory):
         return full
-    unserved = [api for api in record.apis if not any(api in worker.apis for worker in workers)]
-    if unserved and not any(worker.unreadable for worker in workers):
-        return f"no worker serves {', '.join(unserved)}: start one with `callmill worker`"
-    lanes = [lane for worker in workers for lane in worker.lanes if lane.api in record.apis]
-    return _what_limits_lanes(record, lanes)
+    return who_is_missing(record, workers) or _what_limits_lanes(record, lanes_of(record, workers))
+
+
+def why_unserved(record: BatchRecord, workers: Sequence[WorkerStatus]) -> str:
+    """Say which APIs of a batch no worker serves; empty if all are served, or if it would not run anyway."""
+    runs = not record.ended and record.state not in {BatchState.PAUSED, BatchState.CANCELLED}
+    return who_is_missing(record, workers) if runs else ""
 
 
 def _who_must_be_newer(record: BatchRecord, workers: Sequence[WorkerStatus]) -> str:
@@ -152,7 +160,7 @@ def _what_is_full(record: BatchRecord, workers: Sequence[WorkerStatus], memory: 
         )
     if memory:
         return memory
-    held = next((worker.held for worker in workers if worker.held and set(worker.apis) & set(record.apis)), "")
+    held = next((worker.held for worker in serving(record, workers) if worker.held), "")
     return f"workers hold: {held}" if held else ""
 
 
@@ -166,6 +174,8 @@ def _what_limits_lanes(record: BatchRecord, lanes: Sequence[LaneStatus]) -> str:
 
 def what_limits_lanes(lanes: Sequence[LaneStatus]) -> str:
     """Say what holds the calls of lanes back now; empty where they have nothing to do."""
+    if (held := next((lane for lane in lanes if lane.held and not lane.diverted_to), None)) is not None:
+        return held_in_words(held.api, held.held)
     if (down := next((lane for lane in lanes if lane.down_in_words or lane.diverted_to), None)) is not None:
         return down.down_in_words or f"calls of {down.api} go to {down.diverted_to}, for it is paused"
     paused = max(lanes, key=lambda lane: lane.paused_s, default=None)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
 from redis.asyncio import Redis
 
+from callmill.config.public_api import ApiAddress
 from callmill.errors import BatchNotFoundError
+from callmill.holds import current_holds
 from callmill.jobs.formats import newer_batch
-from callmill.jobs.line import api_of
+from callmill.jobs.line import Line
 from callmill.ledger import keys
 from callmill.ledger.fleet import FAR_S, Fleet, WorkerStatus
 from callmill.ledger.keys import ApiKeys, BatchKeys
@@ -27,6 +30,7 @@ from callmill.overview.backlog import read_backlog
 from callmill.overview.batch_counts import BatchCounts, count_batches
 from callmill.overview.batch_view import BatchView, ask_details, read_details
 from callmill.overview.progress import Progress, progress_of, waits_as, what_limits
+from callmill.overview.served import WaitsElsewhere, served_at
 from callmill.overview.traffic import traffic_of
 from callmill.overview.workers_wanted import FleetLoad
 
@@ -151,6 +155,7 @@ class Overview:
             latency_buckets=look.latencies,
             age_s=max(0, look.now_ms - record.created_ms) / 1000,
             created_at=record.created_ms / 1000,
+            began_at=record.began_ms / 1000,
             ended_at=record.ended_ms / 1000 if record.ended else None,
             apis=record.apis,
             chunks=record.chunks,
@@ -167,45 +172,82 @@ class Overview:
             RedisUnavailableError: Redis cannot be reached or refused.
             UnknownFormatError: A newer Callmill wrote the limits.
         """
-        known = await self._fleet.apis()
-        names = sorted(known)
         workers = await self._fleet.workers()
+        known = await self._fleet.apis_of(workers)
+        names = sorted(known)
         lines: dict[str, list[str]] = {name: [name] for name in names}
-        for line in map(str, await self._lines.used()):
-            lines.get(api_of(line), []).append(line)
+        others = list[Line]()
+        for line in await self._lines.used():
+            if line.api in known:
+                if line.identity in {"", known[line.api].identity}:
+                    lines[line.api].append(str(line))
+                else:
+                    others.append(line)
+        elsewhere = await self._elsewhere(others, workers)
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.time()
         for name in names:
             pipeline.hgetall(ApiKeys(name).total)
             pipeline.hvals(ApiKeys(name).minutes)
         every_line = [line for name in names for line in lines[name]]
-        for line in every_line:
-            pipeline.zcard(keys.queued(line))
-            pipeline.zrange(keys.queued(line), 0, 0, withscores=True)
+        for text in every_line:
+            pipeline.zcard(keys.queued(text))
+            pipeline.zrange(keys.queued(text), 0, 0, withscores=True)
         (seconds, micros), *answers = await self._session.answer(pipeline.execute())
         now_s = seconds + micros / 1e6
         pairs = list(zip(answers[::2], answers[1::2], strict=True))
         counted = dict(zip(names, pairs[: len(names)], strict=True))
         queued = dict(zip(every_line, pairs[len(names) :], strict=True))
-        states = await current_states(self._limiter, names)
+        limiters = [known[name].limiter for name in names]
+        states = await current_states(self._limiter, limiters)
+        holds = await current_holds(self._limiter, limiters)
         memory = await self._gauge.why_wait(Role.WORKER)
         views = []
-        for name, state in zip(names, states, strict=True):
-            now = summed_up(known[name], state, workers)
+        for name, state, held in zip(names, states, holds, strict=True):
+            now = summed_up(known[name], state, workers, held)
             traffic = traffic_of(name, counted[name][0], counted[name][1], now_s)
             chunks = sum(queued[line][0] for line in lines[name])
             oldest_ms = min((first[0][1] for line in lines[name] if (first := queued[line][1])), default=None)
+            waits = [each for each in elsewhere if each.api == name]
+            limits_by = what_limits_api(
+                now, chunks, [worker for worker in workers if worker.means(known[name])], memory
+            )
             views.append(
                 ApiView(
                     now=now,
                     traffic=traffic,
                     queued_chunks=chunks,
                     oldest_chunk_age_s=None if oldest_ms is None else max(0.0, now_s - oldest_ms / 1000),
-                    limits_by=what_limits_api(now, chunks, workers, memory),
+                    limits_by="; ".join([limits_by, *(each.text for each in waits)]),
                     shares=shares_of(now, traffic),
+                    elsewhere=waits,
                 )
             )
         return views
+
+    async def _elsewhere(self, lines: Sequence[Line], workers: Sequence[WorkerStatus]) -> list[WaitsElsewhere]:
+        """Return what waits in those of these lines that no worker serves; they are bound to other APIs of a name."""
+        left = [
+            line
+            for line in lines
+            if not any(worker.serves(line.api, ApiAddress(line.identity, ""), line.batch) for worker in workers)
+        ]
+        if not left:
+            return []
+        pipeline = self._redis.pipeline(transaction=False)
+        for line in left:
+            pipeline.zcard(keys.queued(str(line)))
+        counts = Counter[tuple[str, str]]()
+        for line, chunks in zip(left, await self._session.answer(pipeline.execute()), strict=True):
+            counts[line.api, line.identity] += chunks
+        found = []
+        for (api, identity), chunks in sorted(counts.items()):
+            if chunks:
+                known = await self._fleet.api_at(api, identity)
+                address = known.address if known else "an unknown address"
+                at = served_at(workers, api)
+                found.append(WaitsElsewhere(api=api, address=address, chunks=chunks, served_at=at))
+        return found
 
     async def workers(self) -> list[WorkerStatus]:
         """Return the workers that reported within the last seconds.
@@ -231,7 +273,8 @@ class Overview:
             RedisUnavailableError: Redis cannot be reached or refused.
         """
         names = [view.now.api for view in views]
-        backlog = await read_backlog(self._session, names, {worker.id for worker in workers}, soon_s=FAR_S)
+        known = {name: api.identity for name, api in (await self._fleet.apis_of(workers)).items() if name in names}
+        backlog = await read_backlog(self._session, known, {worker.id for worker in workers}, soon_s=FAR_S)
         return fleet_load(views, workers, backlog, await self._fleet.far_starts(names) if names else {})
 
     async def redis_state(self) -> RedisState:

@@ -150,7 +150,7 @@ def workers_wanted(load: FleetLoad, rules: ScalingRules) -> WorkersWanted:
     """Return how many worker processes are wanted for this load."""
     cpu_us = _cpu_us_per_call(load, rules)
     to_begin = [_to_begin(api, cpu_us, rules) for api in load.apis]
-    to_go_on = [_to_go_on(api, cpu_us, rules) for api in load.apis]
+    to_go_on = [_to_go_on(api, cpu_us, rules, workers=load.workers) for api in load.apis]
     faster = [begin.per_s > api.calls_per_s for api, begin in zip(load.apis, to_begin, strict=True)]
     needs = [begin if more else go_on for more, begin, go_on in zip(faster, to_begin, to_go_on, strict=True)]
     # What runs keeps the processes that it uses, with room to spare; it is no reason for another one.
@@ -195,10 +195,13 @@ def _to_begin(api: ApiLoad, cpu_us: float, rules: ScalingRules) -> _Need:
     return _need(api, api.waiting / rules.target_wait_s, cpu_us, rules)
 
 
-def _to_go_on(api: ApiLoad, cpu_us: float, rules: ScalingRules) -> _Need:
-    """Return what it takes to go on as now."""
+def _to_go_on(api: ApiLoad, cpu_us: float, rules: ScalingRules, *, workers: int) -> _Need:
+    """Return what it takes to go on as now; the rate, a mean of the last seconds, outlasts the last call."""
+    if not _is_work(api):
+        return _Need()
     need = _need(api, api.calls_per_s, cpu_us, rules)
-    return _Need(need.per_s, need.cpu, api.in_flight / api.room if api.room else 0.0)
+    # Calls under way are reported at another moment than the workers are counted, and need no more than there are.
+    return _Need(need.per_s, need.cpu, min(api.in_flight / api.room, max(1, workers)) if api.room else 0.0)
 
 
 def _need(api: ApiLoad, per_s: float, cpu_us: float, rules: ScalingRules) -> _Need:

@@ -6,10 +6,18 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from callmill.cli.embedded_session import data_of_before
+from callmill.config.settings import load_settings
 from callmill.errors import BatchNotFoundError
 from callmill.producer import AsyncBatch, AsyncClient
 
 T = TypeVar("T")
+
+
+def with_batches(work: Callable[[AsyncClient], Awaitable[T]]) -> T:
+    """Run ``work`` and return its result; without a configured Redis, start the embedded server meanwhile."""
+    with data_of_before(load_settings()):
+        return with_client(work)
 
 
 def with_client(work: Callable[[AsyncClient], Awaitable[T]]) -> T:

@@ -26,7 +26,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 def stdout() -> Console:
     """Return a console on standard output; a pipe has a width of its own, so that tables are never folded small."""
-    return Console(width=None if sys.stdout.isatty() else PIPED_WIDTH, **_AS_WRITTEN)
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()  # None where it is closed
+    return Console(width=None if is_terminal else PIPED_WIDTH, **_AS_WRITTEN)
 
 
 def stderr() -> Console:
@@ -40,8 +41,8 @@ def say_line(line: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Print a value as one line of JSON."""
-    click.echo(msgspec.json.encode(value).decode())
+    """Print a value as one line of JSON, in UTF-8 whatever the terminal's encoding."""
+    click.echo(msgspec.json.encode(value))
 
 
 def log_sayer(node: str, settings: Settings) -> Callable[[str], None]:

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import resource
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterator, Mapping, Sequence
 
 import redis
 
-from callmill.config import redis_replication, redis_safety
+from callmill.config import open_files, redis_replication, redis_safety
 from callmill.config.alert_policy import AlertEvent, resolve_webhooks
-from callmill.config.credentials import resolve_headers
+from callmill.config.credentials import ResolvedCredential, resolve_credentials
 from callmill.config.profiles import ApiProfile, find_alerts, find_profiles, profiles_path
 from callmill.config.redis_connections import connect_blocking
 from callmill.config.redis_safety import Finding, Level
+from callmill.config.secret_mask import is_unmistakable
 from callmill.config.settings import Settings
 from callmill.errors import ConfigurationError
 from callmill.ledger.fleet import WorkerStatus
+from callmill.overview.served import WaitsElsewhere
+from callmill.producer.known_apis import Elsewhere
+from callmill.workers import file_descriptors
 
 _PINGS = 200
-_FILES_BESIDES = 256
+_PROXIES = frozenset({"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"})
 
 
-def check_profiles(settings: Settings) -> Iterator[Finding]:
-    """Look at the profiles and their credentials."""
+def check_profiles(settings: Settings, elsewhere: Sequence[Elsewhere] = ()) -> Iterator[Finding]:
+    """Check the profiles and their credentials; ``elsewhere``: where the fleet uses a name for another API."""
     try:
         profiles = find_profiles(settings)
     except ConfigurationError as error:
@@ -33,16 +37,45 @@ def check_profiles(settings: Settings) -> Iterator[Finding]:
         remedy = f"where workers run, write [apis.NAME] tables into {where}, or set CALLMILL_APIS"
         yield Finding(Level.WARN, "profiles", "none here: no worker can run on this machine", remedy)
         return
-    yield Finding(Level.OK, "profiles", f"{', '.join(sorted(profiles))} in {profiles_path(settings)}")
+    yield from (Finding(Level.FAIL, "profiles", other.fact, other.remedy) for other in elsewhere)
+    if not elsewhere:
+        yield Finding(Level.OK, "profiles", f"{', '.join(sorted(profiles))} in {profiles_path(settings)}")
     try:
-        for profile in profiles.values():
-            resolve_headers(profile)
+        credentials = {name: resolve_credentials(profile) for name, profile in profiles.items()}
     except ConfigurationError as error:
         yield Finding(Level.FAIL, "credentials", str(error), "set what is named, for the workers")
     else:
-        yield Finding(Level.OK, "credentials", "all there")
+        yield _maskable(credentials)
     yield check_file_descriptors(settings, profiles)
+    yield from check_proxies(profiles, os.environ)
     yield check_alerts(settings)
+
+
+def _maskable(credentials: Mapping[str, Sequence[ResolvedCredential]]) -> Finding:
+    short = sorted(
+        name
+        for name, of_api in credentials.items()
+        if not all(is_unmistakable(secret) for credential in of_api for secret in credential.secrets)
+    )
+    if not short:
+        return Finding(Level.OK, "credentials", "all present")
+    found = f"all present; those of {', '.join(short)} are too short, or too much like a word or number, to be masked"
+    return Finding(Level.WARN, "credentials", f"{found} in answers that echo them", "ask the provider for longer ones")
+
+
+def check_proxies(profiles: Mapping[str, ApiProfile], environment: Mapping[str, str]) -> Iterator[Finding]:
+    """Check for proxies in the environment, which calls ignore."""
+    named = [name for name in environment if name.upper() in _PROXIES and environment[name]]
+    if not named:
+        return
+    own = [name for name, profile in profiles.items() if profile.session_factory is not None]
+    but = f", except for {', '.join(sorted(own))}, whose session_factory decides" if own else ""
+    yield Finding(
+        Level.WARN,
+        "proxy",
+        f"{', '.join(sorted(named))}: ignored; calls go directly to the APIs{but}",
+        'if an API needs the proxy, set transport = "requests" and a session_factory that uses it',
+    )
 
 
 def check_alerts(settings: Settings) -> Finding:
@@ -61,13 +94,17 @@ def check_alerts(settings: Settings) -> Finding:
 
 def check_file_descriptors(settings: Settings, profiles: Mapping[str, ApiProfile]) -> Finding:
     """Look at how many connections a worker may open."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    connections = (min(profile.max_connections, settings.calls_in_flight) for profile in profiles.values())
-    needed = sum(connections) + _FILES_BESIDES
-    if hard in {resource.RLIM_INFINITY, -1} or hard >= needed:
-        return Finding(Level.OK, "open files", f"a worker needs up to {needed:,}, allowed are {_number(hard)}")
-    remedy = "raise the hard limit (`ulimit -Hn`, LimitNOFILE=, Docker's ulimits), or lower max_connections"
-    return Finding(Level.FAIL, "open files", f"a worker needs up to {needed:,}, allowed are {hard:,}", remedy)
+    limit = open_files.hard_limit()
+    wanted = [min(profile.max_connections, settings.calls_in_flight) for profile in profiles.values()]
+    try:
+        calls = file_descriptors.calls_at_once(wanted, limit)
+    except ConfigurationError as error:
+        return Finding(Level.FAIL, "open files", str(error), "do this where workers run")
+    found = f"a worker needs up to {calls.files:,}, the limit is {'infinite' if limit is None else f'{limit:,}'}"
+    if calls.possible == calls.wanted:
+        return Finding(Level.OK, "open files", found)
+    fewer = f": at most {calls.possible:,} calls of one API at once, not {calls.wanted:,}"
+    return Finding(Level.WARN, "open files", found + fewer, f"{file_descriptors.REMEDY} where workers run")
 
 
 def check_redis(url: str, settings: Settings) -> Iterator[Finding]:
@@ -107,5 +144,7 @@ def check_workers(workers: list[WorkerStatus]) -> Finding:
     )
 
 
-def _number(limit: int) -> str:
-    return "any number" if limit in {resource.RLIM_INFINITY, -1} else f"{limit:,}"
+def check_waiting(elsewhere: Sequence[WaitsElsewhere]) -> Iterator[Finding]:
+    """Check for chunks that wait for workers serving another API of the same name."""
+    for waits in elsewhere:
+        yield Finding(Level.WARN, "apis", waits.text, f"`callmill apis move {waits.api}` if it has moved")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import click
 from rich.table import Table
@@ -10,14 +12,17 @@ from rich.text import Text
 
 from callmill.cli import console
 from callmill.cli.client_session import with_client
-from callmill.cli.doctor_checks import check_profiles, check_redis, check_workers
+from callmill.cli.doctor_checks import check_profiles, check_redis, check_waiting, check_workers
+from callmill.cli.overview_session import open_overview
 from callmill.config.embedded_server import redis_url
 from callmill.config.redaction import redacted
 from callmill.config.redis_safety import Finding, Level
-from callmill.config.settings import load_settings
+from callmill.config.settings import Settings, load_settings
 from callmill.errors import ConfigurationError, OutsideError, ServerNotFoundError
 from callmill.ledger.fleet import WorkerStatus
+from callmill.overview.served import WaitsElsewhere
 from callmill.producer import AsyncClient
+from callmill.producer.known_apis import Elsewhere
 
 _STYLES = {Level.OK: "green", Level.WARN: "yellow", Level.FAIL: "bold red"}
 
@@ -44,7 +49,7 @@ def _findings() -> Iterator[Finding]:
         yield Finding(Level.FAIL, "settings", str(error), "mend the variables that are named")
         return
     yield Finding(Level.OK, "settings", "read from the environment")
-    yield from check_profiles(settings)
+    yield from check_profiles(settings, _elsewhere(settings))
     try:
         url = redis_url(settings)
     except ServerNotFoundError as error:
@@ -55,8 +60,22 @@ def _findings() -> Iterator[Finding]:
     yield from check_redis(url, settings)
     try:
         yield check_workers(with_client(_workers))
+        yield from check_waiting(asyncio.run(_waiting()))
     except OutsideError as error:
         yield Finding(Level.FAIL, "workers", str(error), "mend Redis first")
+
+
+def _elsewhere(settings: Settings) -> Sequence[Elsewhere]:
+    """Return where the fleet uses a name of the local profiles for another API, as far as known."""
+    with suppress(OutsideError, ConfigurationError):  # other checks report these
+        redis_url(settings)
+        return with_client(AsyncClient.known_apis).elsewhere
+    return ()
+
+
+async def _waiting() -> list[WaitsElsewhere]:
+    async with open_overview() as overview:
+        return [waits for api in await overview.apis() for waits in api.elsewhere]
 
 
 async def _workers(client: AsyncClient) -> list[WorkerStatus]:

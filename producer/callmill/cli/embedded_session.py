@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from callmill.config.embedded_server import EmbeddedServer, running_url, start
+from callmill.config.embedded_server import EmbeddedServer, has_data, running_url, start
 from callmill.config.file_lock import is_locked
+from callmill.config.server_home import make_state_dir, usable
 from callmill.config.settings import Settings
 from callmill.errors import UsageError
 
@@ -27,6 +29,11 @@ def up_is_running(settings: Settings) -> bool:
     return is_locked(settings.state_dir / _UP)
 
 
+def data_of_before(settings: Settings) -> AbstractContextManager[object]:
+    """Return a context that runs the embedded server if earlier commands left data in it."""
+    return EmbeddedSession(settings) if settings.redis_url is None and has_data(settings) else nullcontext()
+
+
 class EmbeddedSession:
     """The use of the embedded server as a context.
 
@@ -36,6 +43,7 @@ class EmbeddedSession:
 
     Raises:
         UsageError: Another ``callmill up`` is at work; on entering.
+        ConfigurationError: The state directory cannot be used; on entering.
     """
 
     def __init__(self, settings: Settings, *, exclusively: bool = False) -> None:
@@ -45,7 +53,7 @@ class EmbeddedSession:
         self._server: EmbeddedServer | None = None
 
     def __enter__(self) -> Self:
-        self._settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_state_dir(self._settings.state_dir)
         if self._exclusively and not self._lock(self._settings.state_dir / _UP, fcntl.LOCK_EX | fcntl.LOCK_NB):
             raise UsageError("`callmill up` runs already for this user: stop it first, or set CALLMILL_REDIS_URL")
         self._lock(self._settings.state_dir / _USERS, fcntl.LOCK_SH)
@@ -73,7 +81,8 @@ class EmbeddedSession:
         return True
 
     def _lock(self, path: Path, kind: int) -> bool:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with usable(self._settings.state_dir):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, kind)
         except BlockingIOError:

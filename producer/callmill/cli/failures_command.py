@@ -6,7 +6,7 @@ import click
 import msgspec
 
 from callmill.cli import console
-from callmill.cli.client_session import with_client
+from callmill.cli.client_session import with_batches
 from callmill.cli.failure_view import causes_table, job_line, retry_hint, where_option
 from callmill.jobs import FailureCause
 from callmill.producer import AsyncClient
@@ -25,9 +25,9 @@ def failures(*, batch_id: str, where: str, each: bool, retried: bool, as_json: b
     if retried and not each:
         raise click.UsageError("--retried goes with --jobs")
     if each:
-        with_client(lambda client: _print_jobs(client, batch_id, where, retried=retried, as_json=as_json))
+        with_batches(lambda client: _print_jobs(client, batch_id, where, retried=retried, as_json=as_json))
         return
-    causes = with_client(lambda client: _causes(client, batch_id, where))
+    causes = with_batches(lambda client: _causes(client, batch_id, where))
     if as_json:
         console.print_json(causes)
     elif not causes:

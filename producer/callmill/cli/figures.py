@@ -13,6 +13,11 @@ _DONE, _FAILED, _LEFT = "█", "▒", "░"
 _ASCII = str.maketrans({_DONE: "#", _FAILED: "x", _LEFT: ".", "…": "~"})
 
 
+def counted(count: int, what: str, several: str = "") -> str:
+    """Write a count with its noun: 1 job, 2 jobs; ``several`` where the plural has more than an s."""
+    return f"{count:,} {what if count == 1 else several or f'{what}s'}"
+
+
 def short_count(count: int) -> str:
     """Write a count in at most six characters, cut to three digits where it is long: 9,999, 12.3k, 9.00M."""
     if count < _EXACT_BELOW:

@@ -9,6 +9,13 @@ not happen before:
 So the lines of the input that are neither blank nor reported bad are, in their order, the jobs of the batch, and the
 ledger's count of jobs says where to go on. The output itself says which jobs it has: an outcome that comes twice,
 because the ledger lost a moment and the job ran again, is written once.
+
+When a failed job ran again, its new line is appended, and the earlier one is removed when the run ends or continues:
+
+    lines to keep in a draft next to the file  ->  state saved: the draft counts  ->  the draft replaces the file
+
+The state records which jobs run again before any does: those that had failed by then. If killed in between, a run
+continues with those that are left, and repeats none of them.
 """
 
 from __future__ import annotations
@@ -22,19 +29,22 @@ from typing import Any
 from msgspec.structs import replace
 
 from callmill.cli.default_api import reason
+from callmill.cli.figures import counted
 from callmill.cli.input_file import BadLineError, InputIdentity, Line, custom_id_of, open_input, parse_job, read_lines
+from callmill.cli.newest_lines import newest_lines
 from callmill.cli.number_set import NumberSet
-from callmill.cli.result_file import ResultFile
-from callmill.cli.result_lines import bad_line, outcome_line, read_id
+from callmill.cli.result_file import ResultFile, not_written
+from callmill.cli.result_lines import bad_line, is_failure, outcome_line, read_id
 from callmill.cli.run_report import RunReport
 from callmill.cli.run_state import RunState, save_state
 from callmill.config.cancelling import end_tasks, to_its_end
 from callmill.errors import BatchStateError, InputFileError, JobError, OutsideError, RedisUnavailableError
 from callmill.jobs import Outcome
 from callmill.jobs.outcome import UNKNOWN_INDEX
+from callmill.ledger.failure_filter import FailureFilter
 from callmill.ledger.records import BatchState
 from callmill.producer import AsyncBatch, AsyncClient, Progress
-from callmill.producer.submission import Submission
+from callmill.producer.submission import Submission, publish_hints
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +68,20 @@ class FileRun:
         state_file: Where the state is kept.
         output: Takes every line, or, beside ``errors``, the successes.
         errors: Takes the failures and bad lines, if there is one.
+        retry_failed: Run failed jobs again; if an earlier retry was interrupted, continue it instead.
+        failed_up_to_ms: Those that had failed by then (Unix time in milliseconds, by Redis's clock); 0: by now.
     """
 
     def __init__(
-        self, client: AsyncClient, state: RunState, *, state_file: Path, output: ResultFile, errors: ResultFile | None
+        self,
+        client: AsyncClient,
+        state: RunState,
+        *,
+        state_file: Path,
+        output: ResultFile,
+        errors: ResultFile | None,
+        retry_failed: bool = False,
+        failed_up_to_ms: int = 0,
     ) -> None:
         self.state = state
         self._client = client
@@ -69,7 +89,12 @@ class FileRun:
         self._output = output
         self._errors = errors
         self._files = [output] if errors is None else [output, errors]
+        self._with_failures = errors or output
+        self._retry_failed = retry_failed
+        self._failed_up_to_ms = failed_up_to_ms
         self._written = NumberSet()
+        self._failed = NumberSet()
+        self._replaced, self._knows_lines = 0, False
         self._bad_lines = NumberSet()
         self._of_unknown_jobs = 0
         self._cursor = state.cursor
@@ -93,10 +118,13 @@ class FileRun:
             OutsideError: The disk is full.
         """
         self._take_stock()
+        if self._replaced:
+            await self._drop_replaced()
         self._last_contact_s = asyncio.get_running_loop().time()
         while True:
             try:
                 batch = await self._client.batch(self.state.batch_id)
+                await self._retry(batch)
                 await self._together(batch, self._submit(), self._read(batch))
                 return await self._checked_end(batch)
             except (RedisUnavailableError, BatchStateError) as error:
@@ -109,9 +137,21 @@ class FileRun:
 
     async def finish(self, report: RunReport) -> None:
         """Note what came of the run."""
-        await self.commit()
-        self.state = replace(self.state, report=report)
+        await self.settle()
+        self.state = replace(self.state, report=report, retry_up_to_ms=0)
         self._save()
+
+    async def settle(self) -> None:
+        """Write everything so far to disk, with one line for each job."""
+        await self.commit()
+        if self._replaced and self._knows_lines:
+            await self._drop_replaced()
+
+    def end_retry(self) -> None:
+        """Record that something must be fixed first: the next retry covers what has failed by then."""
+        if self.state.retry_up_to_ms:
+            self.state = replace(self.state, retry_up_to_ms=0)
+            self._save()
 
     async def commit(self) -> None:
         """Bring to the disk what was read and found so far."""
@@ -123,6 +163,20 @@ class FileRun:
                 return
             # A thread cannot be cancelled, and nobody may write while it syncs.
             await to_its_end(asyncio.ensure_future(asyncio.to_thread(self._sync)))
+
+    async def _retry(self, batch: AsyncBatch) -> None:
+        """Run the failed jobs again that should; safe to repeat, because later failures are left alone."""
+        connection = self._client.connection()
+        if (await connection.batches.record(batch.id)).state is BatchState.CANCELLED:
+            return
+        if self._retry_failed and not self.state.retry_up_to_ms:
+            up_to_ms = self._failed_up_to_ms or await connection.batches.now_ms()
+            self.state = replace(self.state, retry_up_to_ms=up_to_ms, report=None)
+            self._save()
+        if self.state.retry_up_to_ms:
+            where = FailureFilter("", up_to_ms=self.state.retry_up_to_ms)
+            _, refs = await connection.batches.retry_failed(batch.id, where)
+            await publish_hints(connection.hints, refs, batch.name)
 
     async def _together(self, batch: AsyncBatch, *parts: Coroutine[Any, Any, None]) -> None:
         """Run the parts, and commits beside them, until all parts are through or anything raises."""
@@ -143,27 +197,68 @@ class FileRun:
         if self.state.cursor:
             await batch.release(self.state.cursor)
         missing = progress.total - len(self._written) - self._of_unknown_jobs
+        missing = max(missing, len(self._failed) - progress.failed)
         if progress.state is BatchState.DONE and missing > 0:
             raise OutsideError(
-                f"{missing:,} outcomes are in Redis no more: somebody else released them; "
+                f"{counted(missing, 'outcome')} {'is' if missing == 1 else 'are'} no longer in Redis: "
+                "somebody else released them; "
                 "run those jobs again with --fresh"
             )
         return progress
 
     def _take_stock(self) -> None:
         """Cut the output to what is certain of it, and see which jobs and bad lines it has."""
+        self._adopt_draft()
         lengths = (self.state.output_bytes, self.state.errors_bytes)
         for file, length in zip(self._files, lengths, strict=False):
             file.cut(length)
             for line in file.lines():
                 found = read_id(line)
                 if found is None:
-                    raise InputFileError(f"{file.path}: has a line of somebody else; begin anew with --fresh")
+                    raise InputFileError(
+                        f"{file.path}: has a line that does not belong to this run; start over with --fresh"
+                    )
                 is_bad_line, number = found
                 if number == UNKNOWN_INDEX:
                     self._of_unknown_jobs += 1
                     continue
-                (self._bad_lines if is_bad_line else self._written).add(number)
+                if is_bad_line:
+                    self._bad_lines.add(number)
+                else:
+                    self._note_line(number, failed=is_failure(line))
+        self._knows_lines = True
+
+    def _note_line(self, index: int, *, failed: bool) -> None:
+        """Record a job's line in the files; the newest counts, and a success is never replaced."""
+        is_new = self._written.add(index)
+        self._replaced += not is_new
+        if not failed:
+            self._failed.discard(index)
+        elif is_new:
+            self._failed.add(index)
+
+    async def _drop_replaced(self) -> None:
+        """Remove the lines that later ones replace."""
+        async with self._writing:
+            await to_its_end(asyncio.ensure_future(asyncio.to_thread(self._rewrite)))
+            self._replaced = 0
+
+    def _rewrite(self) -> None:
+        if self.state.draft_bytes is None:  # else it is in the file in part, perhaps: only the draft has all lines
+            self._sync()
+            lines = newest_lines(self._with_failures, self._output if self._errors else None)
+            self.state = replace(self.state, draft_bytes=self._with_failures.write_draft(lines))
+            self._save()
+        self._adopt_draft()
+
+    def _adopt_draft(self) -> None:
+        if self.state.draft_bytes is None:
+            self._with_failures.drop_draft()
+            return
+        self._with_failures.adopt_draft()
+        lengths = {"errors_bytes" if self._errors else "output_bytes": self.state.draft_bytes}
+        self.state = replace(self.state, draft_bytes=None, **lengths)
+        self._save()
 
     async def _submit(self) -> None:
         submission = await self._open_submission()
@@ -183,7 +278,9 @@ class FileRun:
                 await self._flush(submission)
         self._check_input(path)
         if jobs_to_pass:
-            raise InputFileError(f"{path}: has {jobs_to_pass:,} jobs less than its batch; begin anew with --fresh")
+            raise InputFileError(
+                f"{path}: has {counted(jobs_to_pass, 'job')} fewer than its batch; start over with --fresh"
+            )
         await self.commit()
         await submission.seal()
 
@@ -213,7 +310,7 @@ class FileRun:
     def _check_input(self, path: Path) -> None:
         difference = self.state.input.difference(InputIdentity.of(path))
         if difference is not None:
-            raise InputFileError(f"{path}: changed while it was read: {difference}; begin anew with --fresh")
+            raise InputFileError(f"{path}: changed while it was read: {difference}; start over with --fresh")
 
     async def _read(self, batch: AsyncBatch) -> None:
         async for bundle in batch.bundles(self._cursor or None):
@@ -229,9 +326,12 @@ class FileRun:
     def _write(self, outcome: Outcome) -> None:
         if outcome.index == UNKNOWN_INDEX:
             self._of_unknown_jobs += 1
-        if outcome.index == UNKNOWN_INDEX or self._written.add(outcome.index):
-            file = self._output if outcome.ok or self._errors is None else self._errors
-            file.append(outcome_line(self.state.batch_id, outcome))
+        elif outcome.index in self._written and outcome.index not in self._failed:
+            return
+        else:
+            self._note_line(outcome.index, failed=not outcome.ok)
+        file = self._output if outcome.ok or self._errors is None else self._errors
+        file.append(outcome_line(self.state.batch_id, outcome))
 
     async def _commit_now_and_then(self, batch: AsyncBatch) -> None:
         released = self.state.cursor
@@ -258,9 +358,7 @@ class FileRun:
         try:
             save_state(self._state_file, self.state)
         except OSError as error:
-            raise OutsideError(
-                f"{self._state_file}: cannot be written: {error.strerror}; with room again, run the same command again"
-            ) from error
+            raise not_written(self._state_file, error) from error
 
 
 def _max_pending(path: Path) -> int:

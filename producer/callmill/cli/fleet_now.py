@@ -52,9 +52,10 @@ async def read_fleet(overview: Overview, batches: int) -> FleetNow:
     workers = await overview.workers()
     redis = await overview.redis_state()
     waiting = [api.now.api for api in apis if api.queued_chunks]
+    elsewhere = [waits for api in apis for waits in api.elsewhere]
     return FleetNow(
         at=datetime.now(UTC),
-        problems=fleet_problems([api.now for api in apis], workers, waiting, redis.full),
+        problems=fleet_problems([api.now for api in apis], workers, waiting, redis.full, elsewhere),
         batches=[*newest.rows, *(batch for batch in unfinished.rows if batch.id not in known)],
         unfinished=unfinished.total,
         batches_total=newest.total,

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from rich.console import Console
 from rich.text import Text
 
-from callmill.cli.figures import byte_size, in_ascii, printable
+from callmill.cli.figures import byte_size, counted, in_ascii, printable
 from callmill.cli.fitted_table import FittedTable, Row, cut, fit
 from callmill.cli.fleet_now import FleetNow
 from callmill.cli.fleet_tables import apis_table, batches_table, workers_table
@@ -29,7 +29,7 @@ _SHARE_OF_PROBLEMS = 4
 
 _CLOCK_WIDTH = len("00:00:00  ")
 _NO_BATCH = "no batch yet: submit one with `callmill run` or `callmill submit`"
-_NO_API = "no API yet: write [apis.NAME] tables into apis.toml and start a worker"
+_NO_API = "no APIs yet: add [apis.NAME] tables to apis.toml and start a worker"
 _NO_WORKER = "no worker"
 
 
@@ -97,22 +97,18 @@ def summary(now: FleetNow, width: int | None = None) -> str:
     """Say in a line what there is and what it does; where that is too wide, what matters least is left out."""
     rate = sum(worker.calls_per_s for worker in now.workers)
     parts = [
-        _counted(len(now.workers), "worker"),
+        counted(len(now.workers), "worker"),
         f"{rate:,.{1 if rate < 100 else 0}f} calls/s",
-        f"{now.unfinished:,} of {_counted(now.batches_total, 'batch', 'batches')} unfinished",
+        f"{now.unfinished:,} of {counted(now.batches_total, 'batch', 'batches')} unfinished",
         f"Redis {byte_size(now.redis.used_bytes)}",
     ]
     if now.redis.max_bytes:
         parts[-1] += f" ({now.redis.used_bytes / now.redis.max_bytes:.0%})"
     if now.problems:
-        parts.insert(0, _counted(len(now.problems), "problem"))
+        parts.insert(0, counted(len(now.problems), "problem"))
     while width is not None and len(parts) > 1 and len(", ".join(parts)) > width:
         parts.pop()
     return ", ".join(parts)
-
-
-def _counted(count: int, what: str, several: str = "") -> str:
-    return f"{count:,} {what if count == 1 else several or f'{what}s'}"
 
 
 def _problems(now: FleetNow, console: Console, height: int | None) -> list[Text]:

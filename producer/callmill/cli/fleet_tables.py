@@ -107,14 +107,18 @@ def _state(batch: Progress) -> Cell:
 
 
 def _stands(api: ApiNow) -> bool:
-    return api.paused or bool(api.down) or not api.workers
+    return api.paused or bool(api.down or api.held) or not api.workers
 
 
 def _api(view: ApiView) -> Row:
     now, traffic = view.now, view.traffic.now
     used, rate = _used(view), view.calls_per_s
     limits = ", ".join(f"{limit} {percent(used[limit])}" if limit in used else limit for limit in now.limits)
-    why = f"paused {pause_in_words(now.paused_s, now.pause_reason, now.paused_by)}" if now.paused else view.limits_by
+    why = (
+        f"paused {pause_in_words(now.paused_s, now.pause_reason, now.paused_by)}"
+        if now.paused and not now.held
+        else view.limits_by
+    )
     remark = f"{why} ({limits})" if limits else why
     return Row(
         [

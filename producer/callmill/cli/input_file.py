@@ -6,6 +6,7 @@ import hashlib
 import re
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,6 +18,8 @@ from callmill.jobs import Job
 
 LONGEST_LINE_BYTES = 32 * 1024 * 1024
 _EDGE_BYTES = 1024 * 1024
+_STANDARD_INPUT = Path("-")
+_NAME_A_FILE = "write the jobs to a file, so that a run can be continued"
 _BOM = b"\xef\xbb\xbf"
 _CUSTOM_ID = re.compile(rb'"custom_id"\s*:\s*("(?:[^"\\]|\\.)*")')
 
@@ -45,7 +48,7 @@ class InputIdentity(Struct, frozen=True, kw_only=True):
         Raises:
             InputFileError: It cannot be read, or is no regular file.
         """
-        with open_input(path) as file:
+        with open_input(path) as file, _reading(path):
             status = path.stat()
             head = file.read(_EDGE_BYTES)
             file.seek(max(0, status.st_size - _EDGE_BYTES))
@@ -108,16 +111,26 @@ def open_input(path: Path) -> BinaryIO:
     """Open an input file.
 
     Raises:
-        InputFileError: It cannot be read, or is no regular file, which no run could go on with.
+        InputFileError: It cannot be read, or is no regular file, which no run could be continued from.
     """
+    if path == _STANDARD_INPUT:
+        raise InputFileError(f"standard input cannot be read: {_NAME_A_FILE}")
+    with _reading(path):
+        if stat.S_ISREG(path.stat().st_mode):  # asked before it is opened: a pipe waits for somebody who writes
+            return path.open("rb", buffering=_EDGE_BYTES)
+    raise InputFileError(f"{path}: is not a regular file; {_NAME_A_FILE}")
+
+
+def _unreadable(path: Path, error: OSError) -> InputFileError:
+    return InputFileError(f"{path}: cannot be read: {error.strerror}")
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
     try:
-        file = path.open("rb", buffering=_EDGE_BYTES)
+        yield
     except OSError as error:
-        raise InputFileError(f"{path}: cannot be read: {error.strerror}") from error
-    if not stat.S_ISREG(path.stat().st_mode):
-        file.close()
-        raise InputFileError(f"{path}: is no regular file; write the jobs to one, so that a run can be gone on with")
-    return file
+        raise _unreadable(path, error) from error
 
 
 def read_lines(path: Path) -> Iterator[Line]:
@@ -128,10 +141,10 @@ def read_lines(path: Path) -> Iterator[Line]:
     """
     number = 0
     with open_input(path) as file:
-        while content := file.readline(LONGEST_LINE_BYTES):
+        while content := _part_of_line(file, path):
             number += 1
             if len(content) == LONGEST_LINE_BYTES and not content.endswith(b"\n"):
-                _skip_rest(file)
+                _skip_rest(file, path)
                 yield Line(number, None)
                 continue
             if number == 1:
@@ -157,7 +170,7 @@ def parse_job(line: Line, default_api: str | None) -> Job:
     except msgspec.ValidationError as error:
         raise BadLineError(_lowered(str(error))) from error
     except (msgspec.DecodeError, RecursionError) as error:
-        raise BadLineError(f"is no JSON: {_lowered(str(error).removeprefix('JSON is malformed: '))}") from error
+        raise BadLineError(f"is not JSON: {_lowered(str(error).removeprefix('JSON is malformed: '))}") from error
     api = found.api or default_api
     if api is None:
         raise BadLineError("api is missing, and there is no single API to take: name it, or give --api")
@@ -193,8 +206,15 @@ def custom_id_of(line: Line) -> str | None:
         return None
 
 
-def _skip_rest(file: BinaryIO) -> None:
-    while (rest := file.readline(LONGEST_LINE_BYTES)) and not rest.endswith(b"\n"):
+def _part_of_line(file: BinaryIO, path: Path) -> bytes:
+    try:
+        return file.readline(LONGEST_LINE_BYTES)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _skip_rest(file: BinaryIO, path: Path) -> None:
+    while (rest := _part_of_line(file, path)) and not rest.endswith(b"\n"):
         pass
 
 

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from callmill.cli.client_session import with_client
 from callmill.cli.default_api import reason
+from callmill.cli.embedded_session import data_of_before
 from callmill.config.embedded_server import limiter_url
 from callmill.config.profiles import find_profiles
 from callmill.config.public_api import PublicApi
@@ -32,12 +33,14 @@ def with_limiter(work: Callable[[AsyncClient, Redis], Awaitable[T]]) -> T:
         async with connect(limiter_url(load_settings())) as redis:
             return await work(client, redis)
 
-    return with_client(session)
+    with data_of_before(load_settings()):
+        return with_client(session)
 
 
 async def known_apis(client: AsyncClient) -> dict[str, PublicApi]:
     """Every API that workers serve; before any worker ever did, those of the profiles."""
-    announced = await client.connection().fleet.apis()
+    fleet = client.connection().fleet
+    announced = await fleet.apis_of(await fleet.workers())
     if announced:
         return announced
     return {name: profile.public_facts() for name, profile in (find_profiles(load_settings()) or {}).items()}
@@ -50,7 +53,7 @@ async def find_api(client: AsyncClient, name: str) -> PublicApi:
         UsageError: There is none; the message lists those that are.
     """
     try:
-        api = (await KnownApis.load(client.connection().fleet, load_settings())).find(name, 0)
+        api = KnownApis(await known_apis(client) or None, "served by the workers").find(name, 0)
     except UnknownApiError as error:
         raise UsageError(reason(error)) from error
     if api is None:

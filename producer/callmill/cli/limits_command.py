@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 import click
-from msgspec import Struct
+from msgspec import Struct, structs
 from redis.asyncio import Redis
 
 from callmill.cli import console
@@ -15,6 +15,7 @@ from callmill.cli.duration import Duration
 from callmill.cli.limiter_session import NO_API, find_api, known_apis, who, with_limiter
 from callmill.cli.limits_view import api_details, hint, history_table, pause_in_words, print_apis
 from callmill.errors import UsageError
+from callmill.holds import release_holds
 from callmill.limits.control import ControlChange, LimitControl, Pause
 from callmill.overview.api_now import ApiNow, api_now
 from callmill.producer import AsyncClient
@@ -37,13 +38,14 @@ class _Changed(Struct, frozen=True):
 
 
 class _Paused(Struct, frozen=True):
-    """What is in force; ``paused_s``: 0 running, None until resumed."""
+    """What is in force; ``paused_s``: 0 running, None until resumed. ``released``: why calls were held until now."""
 
     api: str
     key: str | None
     paused_s: float | None
     reason: str | None
     by: str | None
+    released: tuple[str, ...] = ()
 
 
 @click.group("limits", invoke_without_command=True)
@@ -118,9 +120,18 @@ def pause(*, name: str, seconds: float | None, why: str, key: str | None, as_jso
 @_key_option
 @console.json_option
 def resume(*, name: str, key: str | None, as_json: bool) -> None:
-    """End a pause, whoever began it: a person, or an answer of the API."""
-    act = _steering(name, key, lambda control: control.resume(by=who(), key=key))
-    _print_pause(with_limiter(act), as_json=as_json)
+    """End a pause, whether a person or an answer of the API began it, and release an API that is held.
+
+    An API is held when its key has never worked or its host was never reached. Releasing it lets calls try again.
+    """
+
+    async def work(client: AsyncClient, redis: Redis) -> _Paused:
+        now = await _steering(name, key, lambda control: control.resume(by=who(), key=key))(client, redis)
+        limiter = (await find_api(client, name)).limiter
+        released = await release_holds(redis, limiter, key)
+        return structs.replace(now, released=tuple(dict.fromkeys(held.line for held in released.values())))
+
+    _print_pause(with_limiter(work), as_json=as_json)
 
 
 @limits.command("history")
@@ -131,7 +142,7 @@ def history(*, name: str, limit: int, as_json: bool) -> None:
     """Show who changed or paused what and when, the latest first."""
 
     async def work(client: AsyncClient, redis: Redis) -> list[ControlChange]:
-        return await LimitControl(redis, (await find_api(client, name)).name).history(limit)
+        return await LimitControl(redis, (await find_api(client, name)).limiter).history(limit)
 
     changes = with_limiter(work)
     if as_json:
@@ -154,8 +165,8 @@ async def _one(client: AsyncClient, redis: Redis, name: str) -> ApiNow:
 
 def _change_limits(name: str, texts: Sequence[str] | None, *, as_json: bool) -> None:
     async def work(client: AsyncClient, redis: Redis) -> _Changed:
-        await find_api(client, name)
-        generation = await LimitControl(redis, name).set(texts, by=who())
+        api = await find_api(client, name)
+        generation = await LimitControl(redis, api.limiter).set(texts, by=who())
         deadline = time.monotonic() + _ADOPTED_WITHIN_S
         while True:
             now = await _one(client, redis, name)
@@ -188,9 +199,7 @@ def _steering(
     async def work(client: AsyncClient, redis: Redis) -> _Paused:
         if key is not None:
             _check_key(await _one(client, redis, name), key)
-        else:
-            await find_api(client, name)
-        control = LimitControl(redis, name)
+        control = LimitControl(redis, (await find_api(client, name)).limiter)
         await act(control)
         state = await control.current()
         now = (state.pause if key is None else state.keys.get(key)) or Pause(0.0, "", None)
@@ -214,4 +223,4 @@ def _print_pause(now: _Paused, *, as_json: bool) -> None:
         return
     what = now.api if now.key is None else f"{now.api}, key {now.key}"
     state = "running" if now.paused_s == 0 else f"paused {pause_in_words(now.paused_s, now.reason, now.by)}"
-    click.echo(f"{what}: {state}")
+    click.echo(f"{what}: {state}{''.join(f'; was held: {line}' for line in now.released)}")

@@ -116,6 +116,8 @@ def _counted(row: ApiNow) -> str:
 
 
 def _now(row: ApiNow) -> str:
+    if row.held:
+        return printable(row.held.removeprefix(f"{row.api} is "))
     if row.paused:
         served = f", its calls go to {row.diverted_to}" if row.diverted_to else ""
         return f"paused {pause_in_words(row.paused_s, row.pause_reason, row.paused_by)}{served}"

@@ -25,6 +25,7 @@ _POLL_S = 0.1
 _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.5, 30.0
 _STABLE_AFTER_S = 30.0
 KILL_AFTER_GRACE_S = 15.0
+_NO_OTHERS: Mapping[str, str] = {}
 
 
 class Program(Struct, frozen=True):
@@ -49,16 +50,23 @@ class LocalFleet:
         grace_s: Seconds that a child gets to end by itself.
         say: Takes each line that a child writes, and each event, in threads of its own.
         log_level: What children log at least, unless the environment says so already.
+        settings: Environment variables that differ for the children.
     """
 
     def __init__(
-        self, programs: Sequence[Program], *, grace_s: float, say: Callable[[str], None], log_level: str | None = None
+        self,
+        programs: Sequence[Program],
+        *,
+        grace_s: float,
+        say: Callable[[str], None],
+        log_level: str | None = None,
+        settings: Mapping[str, str] = _NO_OTHERS,
     ) -> None:
         self._say = say
         self._grace_s = grace_s
         self._stop = threading.Event()
         self._change = threading.RLock()
-        environment = parent_watch.environment()
+        environment = parent_watch.environment() | dict(settings)
         if log_level is not None:
             environment.setdefault("CALLMILL_LOG_LEVEL", log_level)
         self._environment = environment

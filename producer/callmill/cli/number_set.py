@@ -21,6 +21,12 @@ class NumberSet:
         self._count += 1
         return True
 
+    def discard(self, number: int) -> None:
+        """Take a number out, if it is in."""
+        if number in self:
+            self._bits[number >> 3] &= ~(1 << (number & 7))
+            self._count -= 1
+
     def __contains__(self, number: int) -> bool:
         at = number >> 3
         return at < len(self._bits) and bool(self._bits[at] & 1 << (number & 7))

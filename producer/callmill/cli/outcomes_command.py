@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO
@@ -10,9 +11,9 @@ from typing import BinaryIO
 import click
 
 from callmill.cli import console
-from callmill.cli.client_session import with_client
+from callmill.cli.client_session import with_batches
 from callmill.cli.result_lines import outcome_line
-from callmill.errors import UsageError
+from callmill.errors import OutsideError, UsageError
 from callmill.producer import AsyncClient
 
 
@@ -25,26 +26,50 @@ from callmill.producer import AsyncClient
 def outcomes(*, batch_id: str, after: str | None, output: Path | None, release: bool, as_json: bool) -> None:
     """Print a batch's outcomes as they finish, until it is over, in OpenAI's format; always JSON.
 
+    For a job that ran again, only the newest outcome is printed.
+
     The cursor after the last one goes to standard error. Outcomes that `callmill run` wrote to its output are released
     and not printed again.
     """
+    if output == Path("-"):
+        raise UsageError("-o -: omit -o to write the outcomes to standard output")
     del as_json  # accepted for the sake of scripts that give it to every command
-    with ExitStack() as stack:
-        file = sys.stdout.buffer if output is None else stack.enter_context(_new(output))
-        cursor = with_client(lambda client: _print(client, batch_id, after, file, release=release))
+    cursor = with_batches(lambda client: _print(client, batch_id, after, output, release=release))
     if cursor:
         click.echo(f"cursor: {cursor}", err=True)
 
 
-async def _print(client: AsyncClient, batch_id: str, after: str | None, file: BinaryIO, *, release: bool) -> str | None:
+async def _print(
+    client: AsyncClient, batch_id: str, after: str | None, output: Path | None, *, release: bool
+) -> str | None:
     batch = await client.batch(batch_id)
+    progress = await batch.progress()
+    if not progress.ended and progress.limited_by.startswith("no worker"):
+        click.echo(f"{batch_id} is not over: {progress.limited_by}", err=True)
     cursor = after
-    async for bundle in batch.bundles(after, release=release):
-        for outcome in bundle:
-            file.write(outcome_line(batch_id, outcome))
-            cursor = outcome.cursor
-        file.flush()
+    with ExitStack() as stack:
+        file = _standard_output() if output is None else stack.enter_context(_new(output))
+        async for bundle in batch.bundles(after, release=release):
+            _write(file, [outcome_line(batch_id, outcome) for outcome in bundle], output)
+            if bundle:
+                cursor = bundle[-1].cursor
     return cursor
+
+
+def _standard_output() -> BinaryIO:
+    if sys.stdout is None:  # where it is closed
+        raise UsageError("standard output is closed: name a file with -o")
+    return sys.stdout.buffer
+
+
+def _write(file: BinaryIO, lines: Iterable[bytes], output: Path | None) -> None:
+    try:
+        file.writelines(lines)
+        file.flush()
+    except BrokenPipeError:
+        raise  # whoever reads has seen enough
+    except OSError as error:
+        raise OutsideError(f"{output or 'standard output'}: cannot be written: {error.strerror}") from error
 
 
 def _new(path: Path) -> BinaryIO:

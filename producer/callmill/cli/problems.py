@@ -10,6 +10,7 @@ from msgspec import Struct
 from callmill.cli.limits_view import pause_in_words
 from callmill.ledger.fleet import WorkerStatus
 from callmill.overview.api_now import ApiNow
+from callmill.overview.served import WaitsElsewhere
 
 _WORTH_TELLING_S = 2.0
 """A shorter pause is how an API that refuses a call now and then is paced."""
@@ -30,7 +31,11 @@ class Problem(Struct, frozen=True):
 
 
 def fleet_problems(
-    apis: Sequence[ApiNow], workers: Sequence[WorkerStatus], waiting: Sequence[str], memory: str
+    apis: Sequence[ApiNow],
+    workers: Sequence[WorkerStatus],
+    waiting: Sequence[str],
+    memory: str,
+    elsewhere: Sequence[WaitsElsewhere] = (),
 ) -> list[Problem]:
     """Return what is wrong.
 
@@ -39,8 +44,10 @@ def fleet_problems(
         workers: Every worker.
         waiting: APIs of which chunks wait to be taken.
         memory: Why Redis has no room; empty where it has.
+        elsewhere: Chunks that wait for workers serving another API of the same name.
     """
-    return [*_redis(memory), *_workers(workers, waiting), *_versions(workers), *_apis(apis)]
+    others = [Problem("other_api", waits.api, waits.text) for waits in elsewhere]
+    return [*_redis(memory), *_workers(workers, waiting), *others, *_versions(workers), *_apis(apis)]
 
 
 def _redis(memory: str) -> Iterator[Problem]:
@@ -82,6 +89,8 @@ def _apis(apis: Sequence[ApiNow]) -> Iterator[Problem]:
             served = f"; its calls go to {api.diverted_to}" if api.diverted_to else ""
             how = pause_in_words(api.paused_s, api.pause_reason, api.paused_by)
             yield Problem("paused", api.api, f"{api.api} is paused {how}{served}")
+        if api.held:
+            yield Problem("api_held", api.api, api.held)
         if api.down:
             yield Problem("breaker_open", api.api, api.down)
         aside = [key.name for key in api.keys if key.paused_s != 0]

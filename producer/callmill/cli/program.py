@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 import os
+import sys
 import traceback
 from typing import IO, Any
 
@@ -29,6 +31,7 @@ _COMMANDS = {
     "retry": ("callmill.cli.control_commands:retry", "Run a batch's failed jobs again."),
     "delete": ("callmill.cli.control_commands:delete", "Remove a batch and its outcomes."),
     "limits": ("callmill.cli.limits_command:limits", "Show the APIs, their limits and what they do now."),
+    "apis": ("callmill.cli.apis_command:apis", "Show which APIs batches and workers use, or move batches."),
     "autoscale": ("callmill.cli.autoscale_command:autoscale", "Say how many workers the work needs, or run them."),
     "alerts": ("callmill.cli.alerts_command:alerts", "Post a test message to the webhooks of the alerts."),
     "doctor": ("callmill.cli.doctor_command:doctor", "Check settings, Redis, workers and this machine."),
@@ -93,4 +96,6 @@ def callmill() -> None:
 def main() -> None:
     """Run the command line; the console script and ``python -m callmill.cli``."""
     parent_watch.begin()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a name that the terminal cannot show is no error
     callmill(prog_name="callmill")

@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from callmill.cli.figures import bar, printable
+from callmill.cli.figures import bar, counted, printable
 from callmill.cli.run_report import latency, seconds
 from callmill.jobs.traffic import NORMAL
 from callmill.overview.progress import Progress
@@ -64,7 +64,7 @@ def progress_line(progress: Progress) -> str:
     """Return the progress in one line."""
     parts = [f"{progress.done:,} of {total_text(progress)} done", f"{progress.failed:,} failed"]
     if progress.retries:
-        parts.append(f"{progress.retries:,} retries")
+        parts.append(counted(progress.retries, "retry", "retries"))
     if progress.throttled:
         parts.append(f"{progress.throttled:,} x 429")
     if progress.ended:
@@ -75,8 +75,8 @@ def progress_line(progress: Progress) -> str:
     return f"{', '.join(parts)}; {printable(progress.limited_by)}"
 
 
-def progress_panel(progress: Progress) -> Group:
-    """Return the progress as a few lines that fit a terminal of 80 columns."""
+def progress_panel(progress: Progress, *, failed_of: str = "") -> Group:
+    """Return the progress as a few lines that fit a terminal of 80 columns; ``failed_of``: why jobs failed."""
     title = Text.assemble((printable(progress.name or progress.id), "bold"), f"  {progress.id}  {progress.state.value}")
     drawn = Text.assemble(
         bar(_BAR_WIDTH, succeeded=progress.succeeded, failed=progress.failed, total=progress.total),
@@ -85,12 +85,15 @@ def progress_panel(progress: Progress) -> Group:
     left = "" if progress.eta is None else f", {seconds(progress.eta)} left"
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim", no_wrap=True)
-    rate = progress.done / progress.elapsed if progress.ended and progress.elapsed else progress.rate
+    rate = progress.mean_rate if progress.ended else progress.rate
     facts.add_row("rate", f"{rate:,.1f}/s after {seconds(progress.elapsed)}{left}")
     if progress.traffic != NORMAL:
         facts.add_row("class", str(progress.traffic))
     facts.add_row("outcomes", f"{progress.succeeded:,} succeeded, {progress.failed:,} failed")
-    facts.add_row("calls", f"{progress.calls:,}: {progress.retries:,} retries, {progress.throttled:,} answered 429")
+    if failed_of:
+        facts.add_row("failed", printable(failed_of))
+    retries = counted(progress.retries, "retry", "retries")
+    facts.add_row("calls", f"{progress.calls:,}: {retries}, {progress.throttled:,} answered 429")
     latencies = (("p50", progress.p50), ("p95", progress.p95), ("p99", progress.p99))
     facts.add_row("latency", ", ".join(f"{name} {latency(value)}" for name, value in latencies))
     facts.add_row("limited by", printable(progress.limited_by))

@@ -17,6 +17,7 @@ from callmill.jobs import Outcome
 BAD_LINE = "bad_line"
 _ID = re.compile(rb'\{"id":"[^"]*?-(line-)?(-?\d+)"')
 _LONGEST_ID = 128
+_NO_ERROR = b'"error":null}\n'
 
 _encode = msgspec.json.Encoder().encode
 
@@ -59,6 +60,11 @@ def read_id(line: bytes) -> tuple[bool, int] | None:
     """Tell whose line this is: whether a bad line's, and its index or number; None when it is no line of ours."""
     match = _ID.match(line, 0, _LONGEST_ID)
     return None if match is None else (match[1] is not None, int(match[2]))
+
+
+def is_failure(line: bytes) -> bool:
+    """Say whether a line of ours reports an error."""
+    return not line.endswith(_NO_ERROR)
 
 
 def json_or_text(body: bytes) -> Raw | str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 from rich.table import Table
 
+from callmill.cli.cause_words import CauseInWords, in_a_line
+from callmill.cli.figures import counted
 from callmill.overview.progress import Progress
 
 
@@ -18,9 +22,10 @@ class RunReport(Struct, frozen=True, kw_only=True):
         bad_lines: Lines of the input that were no jobs.
         retries: Calls repeated after a failure.
         throttled: Calls that the API answered with 429.
-        elapsed_s: From the batch's submission to its end.
+        elapsed_s: From the batch's submission, or from when its failed jobs ran again, to its end.
         rate_per_s: Outcomes per second over all of that time.
         p50_s: Latency of its calls, as are the others; None without calls.
+        causes: Why jobs failed: the three most frequent causes.
         cpu_us_per_call: CPU time of the local workers per call in microseconds; None where they were not ours.
     """
 
@@ -39,9 +44,17 @@ class RunReport(Struct, frozen=True, kw_only=True):
     p95_s: float | None
     p99_s: float | None
     cpu_us_per_call: float | None = None
+    causes: Sequence[CauseInWords] = ()
 
     @classmethod
-    def of(cls, progress: Progress, *, bad_lines: int = 0, cpu_us_per_call: float | None = None) -> RunReport:
+    def of(
+        cls,
+        progress: Progress,
+        *,
+        bad_lines: int = 0,
+        cpu_us_per_call: float | None = None,
+        causes: Sequence[CauseInWords] = (),
+    ) -> RunReport:
         """Make the report of a batch that is over."""
         return cls(
             batch_id=progress.id,
@@ -54,11 +67,12 @@ class RunReport(Struct, frozen=True, kw_only=True):
             retries=progress.retries,
             throttled=progress.throttled,
             elapsed_s=progress.elapsed,
-            rate_per_s=progress.done / progress.elapsed if progress.elapsed else 0.0,
+            rate_per_s=progress.mean_rate,
             p50_s=progress.p50,
             p95_s=progress.p95,
             p99_s=progress.p99,
             cpu_us_per_call=cpu_us_per_call,
+            causes=causes,
         )
 
     @property
@@ -79,12 +93,15 @@ def render_report(report: RunReport) -> Table:
 
 def _rows(report: RunReport) -> list[tuple[str, str]]:
     outcome = f"{report.succeeded:,} succeeded, {report.failed:,} failed"
+    retries = counted(report.retries, "retry", "retries")
     rows = [
         ("batch", report.batch_id if report.state == "done" else f"{report.batch_id} ({report.state})"),
         ("jobs", f"{report.jobs:,}: {outcome}"),
-        ("calls", f"{report.calls:,}: {report.retries:,} retries, {report.throttled:,} answered 429"),
+        ("calls", f"{report.calls:,}: {retries}, {report.throttled:,} answered 429"),
         ("time", f"{seconds(report.elapsed_s)}, {report.rate_per_s:,.1f} jobs/s"),
     ]
+    if report.causes:
+        rows.insert(2, ("failed", f"{in_a_line(report.causes)}; --retry-failed runs these jobs again"))
     if report.bad_lines:
         rows.insert(2, ("bad lines", f"{report.bad_lines:,}"))
     if report.p50_s is not None:

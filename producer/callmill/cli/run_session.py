@@ -10,28 +10,40 @@ from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 
 from callmill.cli import console
+from callmill.cli.cause_words import CauseInWords, top_causes
+from callmill.cli.client_session import with_client
 from callmill.cli.default_api import default_api
 from callmill.cli.embedded_session import EmbeddedSession, up_is_running
+from callmill.cli.figures import counted
 from callmill.cli.file_run import FileRun
 from callmill.cli.fleet_cpu import FleetCpu
 from callmill.cli.input_file import InputIdentity
 from callmill.cli.local_fleet import LocalFleet, workers
 from callmill.cli.progress_view import ProgressView
+from callmill.cli.run_binding import check_apis, continue_bound
 from callmill.cli.run_files import RunFiles
 from callmill.cli.run_report import RunReport
 from callmill.cli.run_state import RunState
 from callmill.cli.worker_setup import checked_profiles, cores
+from callmill.config.api_profile import ApiProfile
 from callmill.config.cancelling import end_tasks
+from callmill.config.embedded_server import limiter_url
+from callmill.config.profiles import find_profiles
+from callmill.config.redis_connections import connect
 from callmill.config.settings import Settings
 from callmill.errors import (
+    ApiHeldError,
     BatchNotFoundError,
     BatchStateError,
     CallmillError,
     ConfigurationError,
     RedisUnavailableError,
+    UsageError,
 )
 from callmill.jobs.traffic import NORMAL, TrafficClass
 from callmill.ledger.fleet import WorkerStatus
+from callmill.ledger.session import LedgerSession
+from callmill.overview.standstill import StandstillWatch
 from callmill.producer import AsyncClient, Progress
 
 _SHOW_EVERY_S = 0.5
@@ -71,8 +83,13 @@ class RunSession:
         self._fleet: LocalFleet | None = None
         self._server: EmbeddedSession | None = None
         self._signal: signal.Signals | None = None
+        self._own_workers, self._batch_id = False, ""
+        self._retry_failed = self._began = False
+        self._failed_up_to_ms = 0
 
-    def run(self, identity: InputIdentity, *, fresh: bool, workers: int | None) -> RunReport:
+    def run(
+        self, identity: InputIdentity, *, fresh: bool, workers: int | None, retry_failed: bool = False
+    ) -> RunReport:
         """Run to the end and return the report.
 
         Raises:
@@ -80,12 +97,18 @@ class RunSession:
             CallmillError: What FileRun raises, or a wrong configuration.
         """
         console.say_warnings(self._view.say)
+        self._retry_failed = retry_failed
         number = self._local_workers(workers)
         if number:
             checked_profiles(self._settings)
+        self._own_workers = number > 0
+        state = self._files.state
+        self._batch_id = secrets.token_hex(6) if state is None or fresh else state.batch_id
         with ExitStack() as stack:
             if self._settings.redis_url is None:
                 self._server = stack.enter_context(EmbeddedSession(self._settings))
+            if retry_failed:
+                self._failed_up_to_ms = with_client(_now_ms)  # before its workers can fail a job
             if number:
                 self._fleet = self._start_fleet(number)
                 stack.callback(self._fleet.stop)
@@ -99,7 +122,11 @@ class RunSession:
 
     def _start_fleet(self, number: int) -> LocalFleet:
         fleet = LocalFleet(
-            workers(number), grace_s=self._settings.shutdown_grace_s, say=self._view.say, log_level="warning"
+            workers(number),
+            grace_s=self._settings.shutdown_grace_s,
+            say=self._view.say,
+            log_level="warning",
+            settings={"CALLMILL_ONLY_BATCH": self._batch_id},
         )
         fleet.start()
         return fleet
@@ -123,12 +150,15 @@ class RunSession:
             raise SystemExit(128 + self._signal) from None
 
     async def _run(self, identity: InputIdentity, *, fresh: bool) -> RunReport:
-        async with AsyncClient() as client:
+        async with AsyncClient(own_workers=self._own_workers) as client:
             beside = [asyncio.create_task(self._keep_server())]
             try:
                 await self._await_workers(client)
                 await self._find_batch(client, identity, fresh=fresh)
                 return await self._execute(client, beside)
+            except BaseException:
+                await self._undo_start(client)
+                raise
             finally:
                 await end_tasks(beside)
 
@@ -140,6 +170,8 @@ class RunSession:
             state_file=self._files.state_file,
             output=self._files.output,
             errors=self._files.errors,
+            retry_failed=self._retry_failed,
+            failed_up_to_ms=self._failed_up_to_ms,
         )
         work = asyncio.ensure_future(run.execute())
         watch = asyncio.create_task(self._watch(client, run))
@@ -149,20 +181,43 @@ class RunSession:
             if watch.done():
                 watch.result()
             progress = await work
-        except BaseException:
-            await self._give_up(work, run)
+        except BaseException as error:
+            await self._give_up(work, run, error)
             raise
         await self._note_cpu(client)
-        report = RunReport.of(progress, bad_lines=run.bad_lines, cpu_us_per_call=self._cpu.us_per_call)
+        causes: list[CauseInWords] = []
+        with suppress(RedisUnavailableError):  # everything is on disk: no reason to fail now
+            causes = await top_causes(client, progress.id, await self._profile(client, progress.id))
+        report = RunReport.of(progress, bad_lines=run.bad_lines, cpu_us_per_call=self._cpu.us_per_call, causes=causes)
         await run.finish(report)
         self._view.show(progress, last=True)
         return report
 
     @staticmethod
-    async def _give_up(work: asyncio.Future[Progress], run: FileRun) -> None:
+    async def _give_up(work: asyncio.Future[Progress], run: FileRun, error: BaseException) -> None:
         await end_tasks([work])
         with suppress(CallmillError):
-            await run.commit()
+            await run.settle()
+            if isinstance(error, UsageError):
+                run.end_retry()
+
+    async def _undo_start(self, client: AsyncClient) -> None:
+        """Remove every trace of a run that has just begun and has neither a job nor a line."""
+        state = self._files.state
+        if state is None or not self._began or any(file.length for file in self._files.all):
+            return
+        with suppress(CallmillError):  # else the same command goes on with it
+            batches = client.connection().batches
+            if not await batches.exists(state.batch_id) or not (await batches.record(state.batch_id)).total:
+                await batches.delete(state.batch_id)
+                self._files.forget()
+
+    async def _profile(self, client: AsyncClient, batch_id: str) -> ApiProfile | None:
+        """Return the local profile of the batch's only API, if we run its workers."""
+        apis = (await client.connection().batches.record(batch_id)).apis
+        if self._fleet is None or len(apis) != 1:
+            return None
+        return (find_profiles(self._settings) or {}).get(apis[0])
 
     async def _await_workers(self, client: AsyncClient) -> None:
         """Wait until a local worker has announced its APIs: an API that is new in the profiles is unknown before."""
@@ -175,40 +230,57 @@ class RunSession:
 
     async def _find_batch(self, client: AsyncClient, identity: InputIdentity, *, fresh: bool) -> None:
         state = self._files.state
-        if fresh and state is not None:
-            with suppress(BatchNotFoundError, BatchStateError):
-                former = await client.batch(state.batch_id)
-                await former.cancel()
-        elif state is not None:
+        if state is not None and not fresh:
             try:
                 await client.batch(state.batch_id)
             except BatchNotFoundError as error:
                 if state.output_bytes or state.errors_bytes:
-                    raise BatchNotFoundError(f"{error}; begin anew with --fresh, or name another -o") from error
+                    raise BatchNotFoundError(f"{error}; start over with --fresh, or name another -o") from error
             else:
+                again = self._retry_failed or state.retry_up_to_ms > 0  # a retry that was cut off goes on
+                await continue_bound(client, state.batch_id, own_workers=self._own_workers, calls_again=again)
                 return
         api = await default_api(client, self._api)
-        # On the disk first: killed in between, the next run finds no batch and begins anew.
-        batch_id = secrets.token_hex(6)
-        self._files.begin(
-            RunState(batch_id=batch_id, api=api, input=identity, errors=self._files.errors_path, traffic=self._traffic)
-        )
-        await client.open_submission(
+        await check_apis(client, identity.path, api)
+        submission = await client.open_submission(
             name=self._name,
             start="at once",
-            batch_id=batch_id,
+            batch_id=self._batch_id,
             priority=self._traffic.priority,
             tenant=self._traffic.tenant,
+            own_lines=self._own_workers,
         )
+        if state is not None:  # the configuration has been checked by now
+            with suppress(BatchNotFoundError, BatchStateError):
+                former = await client.batch(state.batch_id)
+                await former.cancel()
+        # On disk first: if killed in between, the next run finds no batch and starts over.
+        self._began = True
+        self._files.begin(
+            RunState(
+                batch_id=self._batch_id, api=api, input=identity, errors=self._files.errors_path, traffic=self._traffic
+            )
+        )
+        await submission.create()
 
     async def _watch(self, client: AsyncClient, run: FileRun) -> None:
-        batch = await client.batch(run.state.batch_id)
-        while True:
-            self._check_fleet()
-            with suppress(RedisUnavailableError):
-                self._view.show(await batch.progress())
-                await self._note_cpu(client)
-            await asyncio.sleep(_SHOW_EVERY_S)
+        batch, session = await client.batch(run.state.batch_id), LedgerSession(client.connection().redis)
+        async with connect(limiter_url(self._settings)) as limiter:
+            standstill = StandstillWatch(session, limiter, batch.id)
+            while True:
+                self._check_fleet()
+                with suppress(RedisUnavailableError):
+                    self._view.show(progress := await batch.progress())
+                    await self._note_cpu(client)
+                    if why := await standstill.look(progress):
+                        raise ApiHeldError(self._held_in_words(why, progress))
+                await asyncio.sleep(_SHOW_EVERY_S)
+
+    def _held_in_words(self, why: str, progress: Progress) -> str:
+        restart = "" if self._fleet is not None else ", restart the workers"
+        left = progress.total - progress.done
+        wait = f"{counted(left, 'job')} {'waits' if left == 1 else 'wait'}"
+        return f"{why}. {wait}: fix this{restart} and run the same command again"
 
     def _check_fleet(self) -> None:
         if self._fleet is not None and (failure := self._fleet.failure) is not None:
@@ -231,3 +303,7 @@ class RunSession:
                     self._view.say("the embedded server was gone; it was started again")
             except RedisUnavailableError as error:
                 self._view.say(f"callmill: {error}")
+
+
+async def _now_ms(client: AsyncClient) -> int:
+    return await client.connection().batches.now_ms()

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from callmill.cli.folder_sync import sync_folder
 from callmill.cli.input_file import InputIdentity
 from callmill.cli.run_report import RunReport
 from callmill.errors import InputFileError
@@ -33,6 +34,9 @@ class RunState(Struct, frozen=True, kw_only=True):
         output_bytes: Length of the output.
         errors_bytes: Length of the errors file.
         report: What came of it; None while it is not over.
+        retry_up_to_ms: Jobs that failed by this Unix time in milliseconds, by Redis's clock, are to run again;
+            0: none are.
+        draft_bytes: Length of the draft that replaces the file with the failures; None: there is none.
     """
 
     version: int = _VERSION
@@ -45,6 +49,8 @@ class RunState(Struct, frozen=True, kw_only=True):
     output_bytes: int = 0
     errors_bytes: int = 0
     report: RunReport | None = None
+    retry_up_to_ms: int = 0
+    draft_bytes: int | None = None
 
 
 def state_path(output: Path) -> Path:
@@ -63,7 +69,7 @@ def load_state(path: Path) -> RunState | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise InputFileError(f"{path}: cannot be read ({error}); begin anew with --fresh") from error
+        raise InputFileError(f"{path}: cannot be read ({error}); start over with --fresh") from error
     if state.version != _VERSION:
         raise InputFileError(f"{path}: was written by another version of Callmill; use that one, or --fresh")
     return state
@@ -77,8 +83,4 @@ def save_state(path: Path, state: RunState) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_folder(path.parent)

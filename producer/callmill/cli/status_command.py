@@ -6,13 +6,17 @@ import asyncio
 from datetime import UTC, datetime
 
 import click
+import msgspec
 
 from callmill.cli import console
-from callmill.cli.client_session import with_client
+from callmill.cli.cause_words import CauseInWords, in_a_line, top_causes
+from callmill.cli.client_session import with_batches
+from callmill.cli.embedded_session import data_of_before
 from callmill.cli.fleet_now import FleetNow, read_fleet
 from callmill.cli.fleet_screen import print_fleet
 from callmill.cli.overview_session import open_overview
 from callmill.cli.progress_view import progress_panel
+from callmill.config.settings import load_settings
 from callmill.producer import AsyncClient, Progress
 
 
@@ -23,17 +27,18 @@ from callmill.producer import AsyncClient, Progress
 def status(*, batch_id: str | None, limit: int, as_json: bool) -> None:
     """Show one batch, or everything: what is wrong, the recent batches, APIs and workers."""
     if batch_id is None:
-        now = asyncio.run(_everything(limit))
+        with data_of_before(load_settings()):
+            now = asyncio.run(_everything(limit))
         if as_json:
             console.print_json(now)
         else:
             print_fleet(now, console.stdout(), datetime.now(UTC))
         return
-    progress = with_client(lambda client: _progress(client, batch_id))
+    progress, causes = with_batches(lambda client: _batch(client, batch_id))
     if as_json:
-        console.print_json(progress)
+        console.print_json({**msgspec.structs.asdict(progress), "causes": causes})
     else:
-        console.stdout().print(progress_panel(progress))
+        console.stdout().print(progress_panel(progress, failed_of=in_a_line(causes)))
 
 
 async def _everything(limit: int) -> FleetNow:
@@ -41,5 +46,5 @@ async def _everything(limit: int) -> FleetNow:
         return await read_fleet(overview, limit)
 
 
-async def _progress(client: AsyncClient, batch_id: str) -> Progress:
-    return await (await client.batch(batch_id)).progress()
+async def _batch(client: AsyncClient, batch_id: str) -> tuple[Progress, list[CauseInWords]]:
+    return await (await client.batch(batch_id)).progress(), await top_causes(client, batch_id)

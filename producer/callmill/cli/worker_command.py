@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import sys
 
 import click
@@ -23,7 +24,7 @@ _HEARTBEAT_EVERY_S = 5
 
 
 @click.command("worker")
-@click.option("--name", help="What Flower calls it, with the host's name behind; callmill-PID when left out.")
+@click.option("--name", help="Name in Flower and in its log, followed by @HOST; callmill-PID by default.")
 def worker(name: str | None) -> None:
     """Run one worker process: it serves every API of the profiles until SIGTERM or Ctrl-C.
 
@@ -34,11 +35,16 @@ def worker(name: str | None) -> None:
     settings = load_settings()
     profiles = checked_profiles(settings)
     refuse_unsafe(redis_url(settings), allow_unsafe=settings.allow_unsafe_redis)
-    node = name or f"callmill-{os.getpid()}"
+    node = host_format(f"{name or _default_name()}@%h")
     set_up_log(node, level=settings.log_level, style=settings.log_format)
     # A receiver, whatever it does, keeps Celery from setting up logging of its own.
     setup_logging.connect(_logging_is_set_up, weak=False)
     raise SystemExit(_run(node, ", ".join(sorted(profiles))))
+
+
+def _default_name() -> str:
+    # In containers every worker may be process 1, and they may share a host name as well.
+    return f"callmill-{secrets.token_hex(3) if os.getpid() == 1 else os.getpid()}"
 
 
 def _run(node: str, serves: str) -> int:
@@ -49,7 +55,7 @@ def _run(node: str, serves: str) -> int:
     setattr(sys, "__stdout__", None)  # noqa: B010 - final for type checkers
     process.engine()  # Celery would wrap what is wrong here into a traceback
     celery_worker = app.Worker(
-        hostname=host_format(f"{node}@%h"),
+        hostname=node,
         quiet=True,
         # Flower needs both: events to show chunks, heartbeats to take a worker for alive.
         task_events=True,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from callmill.config.alert_policy import resolve_webhooks
-from callmill.config.credentials import resolve_headers
+from callmill.config.credentials import resolve_credentials
 from callmill.config.profiles import ApiProfile, find_alerts, find_profiles, profiles_path
 from callmill.config.settings import Settings
 from callmill.errors import ConfigurationError
@@ -24,7 +24,7 @@ def checked_profiles(settings: Settings) -> dict[str, ApiProfile]:
             f"no API profile: write [apis.NAME] tables into {where}, or set CALLMILL_APIS to the file's path"
         )
     for profile in profiles.values():
-        resolve_headers(profile)
+        resolve_credentials(profile)
     if (alerts := find_alerts(settings)) is not None:
         resolve_webhooks(alerts)
     return profiles

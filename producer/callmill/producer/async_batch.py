@@ -13,8 +13,14 @@ from callmill.ledger.failure_filter import FailureFilter
 from callmill.overview.progress import Progress, read_progress
 from callmill.producer.connection import Connection
 from callmill.producer.submission import publish_hints, start_parked
+from callmill.producer.unserved import UnservedWarning, warned_of
 
 _POLL_S = 0.1
+
+
+def in_seconds(timeout: float | timedelta | None) -> float | None:
+    """Return a time limit in seconds; None where there is none."""
+    return timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
 
 
 class AsyncBatch:
@@ -45,30 +51,39 @@ class AsyncBatch:
     async def wait(self, timeout: float | timedelta | None = None) -> Progress:  # noqa: ASYNC109 - the public contract
         """Wait until the batch is over and return its last progress.
 
+        While no worker serves its APIs, the log says so.
+
         Args:
             timeout: Seconds; None waits for ever.
 
         Raises:
             WaitTimeoutError: It was not over in time; it goes on.
         """
-        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        seconds = in_seconds(timeout)
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds), UnservedWarning(self._connection, self.id):
                 while not (await self._batches.record(self.id)).ended:  # noqa: ASYNC110 - the event is in another process
                     await asyncio.sleep(_POLL_S)
         except TimeoutError as error:
-            raise WaitTimeoutError(f"batch {self.id} is not over after {seconds} s; it goes on") from error
+            why = (await self.progress()).limited_by
+            raise WaitTimeoutError(f"batch {self.id} is not over after {seconds} s: {why}; it goes on") from error
         return await self.progress()
 
     async def outcomes(self, after: str | None = None, *, release: bool = False) -> AsyncIterator[Outcome]:
-        """Yield every outcome as it is recorded, until the batch is over.
+        """Yield the newest outcome of every job, as they are recorded, until the batch is over.
+
+        Where failed jobs run again, what they came to before is left out; who had read it already gets the new outcome
+        later, and that one counts.
+
+        While no worker serves its APIs, the log says so.
 
         Args:
             after: ``Outcome.cursor`` of the last outcome that is known; from the beginning when left out.
             release: Drop outcomes from Redis once further ones are asked for: it stays small, and they cannot be read
                 again. What is read last before a crash may be dropped already: keep what you need first.
         """
-        async for bundle in self.bundles(after, release=release):
+        bundles = self.bundles(after, release=release)
+        async for bundle in warned_of(bundles, self._connection, self.id):
             for outcome in bundle:
                 yield outcome
 
@@ -106,7 +121,7 @@ class AsyncBatch:
         return jobs
 
     async def retry_failed(self, where: str = "") -> int:
-        """Run failed jobs again and return how many; each gets a further outcome when it is done.
+        """Run failed jobs again and return how many; each gets a new outcome in place of the old one.
 
         Attempts are counted anew; ``failed_jobs`` keeps what the jobs failed of before. Jobs that a worker holds in one
         chunk with others run when it has given that up, within 30 s.

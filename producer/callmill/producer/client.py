@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from types import TracebackType
@@ -13,6 +12,7 @@ from callmill.overview.progress import Progress
 from callmill.producer.async_batch import AsyncBatch
 from callmill.producer.async_client import AsyncClient, Start, Urgency
 from callmill.producer.event_loop_thread import EventLoopThread
+from callmill.producer.unserved import warned_of
 
 
 class Client:
@@ -27,8 +27,7 @@ class Client:
     """
 
     def __init__(self, redis_url: str | None = None) -> None:
-        self._redis_url = redis_url
-        self.async_client()
+        self._async_client = AsyncClient(redis_url)
 
     def __enter__(self) -> Self:
         return self
@@ -91,19 +90,30 @@ class Client:
         """Return the progress of the newest batches."""
         return EventLoopThread.shared().run(self.async_client().batches(limit))
 
-    def call(self, job: Job, *, priority: Urgency = "normal", tenant: str = "") -> Outcome:
-        """Make one call: submit it, wait, and return its outcome."""
-        return EventLoopThread.shared().run(self.async_client().call(job, priority=priority, tenant=tenant))
+    def call(
+        self,
+        job: Job,
+        *,
+        priority: Urgency = "normal",
+        tenant: str = "",
+        timeout: float | timedelta | None = None,
+    ) -> Outcome:
+        """Make one call: submit it, wait, and return its outcome; see ``AsyncClient.call``.
+
+        Raises:
+            WaitTimeoutError: There was no outcome in time; the message says what the call waited for.
+            BatchStateError: Someone else cancelled it.
+        """
+        call = self.async_client().call(job, priority=priority, tenant=tenant, timeout=timeout)
+        return EventLoopThread.shared().run(call)
 
     def close(self) -> None:
         """Close the connections. The client connects again when used again."""
-        EventLoopThread.shared().run(self.async_client().aclose())
+        if (thread := EventLoopThread.started()) is not None:  # at the end of a process, none can be started
+            thread.run(self.async_client().aclose())
 
     def async_client(self) -> AsyncClient:
-        """Return the client behind this one, of the process that asks."""
-        # Sockets must not be shared over a fork.
-        if getattr(self, "_pid", None) != os.getpid():
-            self._async_client, self._pid = AsyncClient(self._redis_url), os.getpid()
+        """Return the client behind this one."""
         return self._async_client
 
 
@@ -135,8 +145,13 @@ class Batch:
         return EventLoopThread.shared().run(self._batch.wait(timeout))
 
     def outcomes(self, after: str | None = None, *, release: bool = False) -> Iterator[Outcome]:
-        """Yield every outcome as it is recorded, until the batch is over; see ``AsyncBatch.outcomes``."""
-        for bundle in EventLoopThread.shared().iterate(self._batch.bundles(after, release=release)):
+        """Yield the newest outcome of every job as it is recorded, until the batch is over.
+
+        See ``AsyncBatch.outcomes``.
+        """
+        bundles = self._batch.bundles(after, release=release)
+        warned = warned_of(bundles, self._client.async_client().connection, self.id)
+        for bundle in EventLoopThread.shared().iterate(warned):
             yield from bundle
 
     def release(self, cursor: str) -> None:

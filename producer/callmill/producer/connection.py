@@ -11,6 +11,7 @@ from callmill.ledger.batches import Batches
 from callmill.ledger.fleet import Fleet
 from callmill.ledger.hints import HintPublisher
 from callmill.ledger.memory import MemoryGauge
+from callmill.ledger.session import LedgerSession
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,7 @@ class Connection:
 
     loop: asyncio.AbstractEventLoop
     redis: Redis
+    session: LedgerSession
     batches: Batches
     fleet: Fleet
     hints: HintPublisher

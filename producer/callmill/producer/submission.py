@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
+from callmill.config.public_api import ApiAddress
 from callmill.errors import RedisUnavailableError
 from callmill.jobs import Job
 from callmill.jobs.line import Line
@@ -20,6 +21,7 @@ from callmill.ledger.hints import HintPublisher
 from callmill.ledger.keys import ChunkRef
 from callmill.ledger.records import BatchState
 from callmill.producer.connection import Connection
+from callmill.producer.known_apis import KnownApis
 from callmill.producer.memory_wait import MemoryWait, repeated_while_full
 
 log = logging.getLogger(__name__)
@@ -36,13 +38,14 @@ _SIGN_OF_LIFE_EVERY_S = 60.0
 class Submission:
     """Writes jobs into an open batch, chunk by chunk, and seals it.
 
+    A new batch is created when its first jobs are written: a submission that fails earlier leaves nothing behind.
     ``add`` touches no network and may be called from any thread; the rest belongs to one event loop.
     """
 
     def __init__(
         self,
         connection: Connection,
-        packer: JobPacker,
+        apis: KnownApis,
         batch_id: str,
         *,
         name: str,
@@ -50,6 +53,8 @@ class Submission:
         format: int,  # noqa: A002 - the word of the ledger
         start_at_once: bool,
         max_pending: int | None,
+        own_lines: bool = False,
+        create: Callable[[], Awaitable[object]] | None = None,
         written_jobs: int = 0,
         written_chunks: int = 0,
     ) -> None:
@@ -57,15 +62,18 @@ class Submission:
         self._batches = connection.batches
         self._hints = connection.hints
         self._memory = connection.memory
-        self._packer = packer
+        self._apis = apis
+        self._packer = JobPacker(apis.find)
         self._name = name
         self._traffic = traffic
         self._format = format
+        self._own_lines = own_lines
         self._start_at_once = start_at_once or max_pending is not None
         self._max_pending = max_pending
+        self._create, self._is_new = create, create is not None
         self._position = self._written_jobs = written_jobs
         self._written_chunks = written_chunks
-        self._sealed = False
+        self._wrote = self._sealed = False
         self._trace = TraceContext.current()
         self._window_jobs = WINDOW_JOBS if max_pending is None else max(1, min(WINDOW_JOBS, max_pending // 4))
         self._open: dict[str, ChunkBuilder] = {}
@@ -92,6 +100,20 @@ class Submission:
         """Take note of the id of a job that an earlier submission of this batch wrote, so that no other takes it."""
         self._packer.note_id(job_id)
 
+    async def create(self) -> None:
+        """Create the batch now, if it is new and does not exist yet, so that others can attach to it.
+
+        While Redis's memory is full to the watermark, this waits.
+
+        Raises:
+            BatchStateError: A batch with this id already exists.
+            RedisUnavailableError: Redis cannot be reached.
+        """
+        if self._create is not None:
+            await MemoryWait(self._memory).over()
+            await repeated_while_full(self._create)
+            self._create = None
+
     async def flush(self) -> None:
         """Write what was added, in one step, and publish its hints unless it waits for the seal.
 
@@ -103,12 +125,19 @@ class Submission:
         builders = [*self._full, *self._open.values()]
         if not builders:
             return
+        await self.create()
         await self._wait_for_room()
         await MemoryWait(self._memory).over(unless=self._is_cancelled)
         chunks = [builder.chunk(self._trace) for builder in builders]
-        lines = [str(Line(chunk.api, self._traffic, self._format)) for chunk in chunks]
+        bound_to = {chunk.api: to for chunk in chunks if (to := self._apis.bound_to(chunk.api)) is not None}
+        lines = [str(self._line(chunk.api, bound_to)) for chunk in chunks]
         payloads = list(zip(lines, await asyncio.to_thread(_encode, chunks), strict=True))
-        await self._repeat(lambda: self._batches.add(self.batch_id, self._written_chunks, payloads, park=self._parks))
+        self._wrote = True
+        await self._repeat(
+            lambda: self._batches.add(
+                self.batch_id, self._written_chunks, payloads, park=self._parks, bound_to=bound_to
+            )
+        )
         refs = [ChunkRef(self.batch_id, number, line) for number, line in enumerate(lines, self._written_chunks)]
         for ref, chunk in zip(refs, chunks, strict=True):
             labels.note(ref, chunk.indexes, len(chunk.jobs))
@@ -120,6 +149,7 @@ class Submission:
 
     async def seal(self) -> None:
         """Write the rest, close the batch and start what waited for that."""
+        await self.create()
         await self.flush()
         await self._repeat(lambda: self._batches.seal(self.batch_id, self._written_chunks))
         self._sealed = True
@@ -127,15 +157,22 @@ class Submission:
             await start_parked(self._batches, self._hints, self.batch_id, self._name)
 
     async def discard(self) -> None:
-        """Undo the submission of a batch that was not to run before its seal; leave one that started as it is."""
+        """Undo the submission of a batch if nothing of it can have started; otherwise leave it as it is."""
         about = {"batch": self.batch_id, "jobs": self._written_jobs}
-        if self._sealed or not self._parks:
+        if self._create is not None:
+            return
+        nothing_started = self._parks or (self._is_new and not self._wrote)
+        if self._sealed or not nothing_started:
             log.warning("batch left as it is: its submission failed", extra={"action": "submission_failed", **about})
             return
         try:
             await self._batches.delete(self.batch_id)
         except RedisUnavailableError as error:  # why the submission failed is what its caller must see
             log.warning("batch not discarded: %s", error, extra={"action": "discard_failed", **about})
+
+    def _line(self, api: str, bound_to: Mapping[str, ApiAddress]) -> Line:
+        identity = bound_to[api].identity if api in bound_to else ""
+        return Line(api, self._traffic, self._format, identity, self.batch_id if self._own_lines else "")
 
     @property
     def _parks(self) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import resource
 import secrets
 import signal
 import sys
@@ -14,6 +13,7 @@ from contextlib import suppress
 
 import msgspec
 
+from callmill.config import open_files
 from callmill.errors import ConfigurationError
 from callmill.simulator.call_log import CallLog, FileLog, NoLog
 from callmill.simulator.connection import HttpConnection
@@ -72,7 +72,7 @@ def run(options: SimulatorOptions) -> int:
         ConfigurationError: As ``serve``.
         OutsideError: As ``serve``.
     """
-    _raise_file_limit()
+    open_files.raise_soft_limit()  # a connection is a file, and the usual soft limit is 1024
     if options.seed is None:
         options = msgspec.structs.replace(options, seed=secrets.randbits(32))
     with asyncio.Runner(loop_factory=_new_event_loop) as runner:
@@ -108,9 +108,3 @@ async def _listen(options: SimulatorOptions, make: Callable[[], HttpConnection])
 
 def _base_url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
-def _raise_file_limit() -> None:
-    """Allow as many connections as the system lets us: the usual soft limit is 1024 files."""
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -16,6 +16,7 @@ from callmill.ledger.alert_log import AlertState
 from callmill.ledger.fleet import WorkerStatus
 from callmill.ledger.records import BatchRecord, BatchState
 from callmill.overview.progress import what_limits
+from callmill.overview.served import lanes_of, serving
 
 _LONGEST_REST_S = 600.0
 _SOON_S = 3600.0
@@ -121,8 +122,8 @@ def of_apis(workers: Sequence[WorkerStatus]) -> Iterator[Condition]:
         longest = max(own, key=lambda lane: lane.paused_s)
         why = f"{longest.paused_in_words}: {longest.pause_reason or 'no reason given'}"
         yield Condition(kind=Kind.LANE, subject=api, holds=longest.paused_s > 0, reason=why)
-        down = next((lane for lane in own if lane.breaker != "closed"), None)
-        why = (down.breaker_reason or "") if down else ""
+        down = next((lane for lane in own if lane.held or lane.breaker != "closed"), None)
+        why = (down.held or down.breaker_reason or "") if down else ""
         yield Condition(kind=Kind.API, subject=api, holds=down is not None, reason=why)
 
 
@@ -143,8 +144,8 @@ def may_be_stuck(batch: BatchRecord, workers: Sequence[WorkerStatus], memory: st
     """Say whether a batch should have outcomes now, for nothing that is known keeps its calls from being made."""
     if batch.state is not BatchState.RUNNING or batch.full or batch.recorded >= batch.total or memory:
         return False
-    lanes = [lane for worker in workers for lane in worker.lanes if lane.api in batch.apis]
-    held = any(worker.held for worker in workers if set(worker.apis) & set(batch.apis))
+    lanes = lanes_of(batch, workers)
+    held = any(worker.held for worker in serving(batch, workers))
     # A lane that makes calls makes those of others: this batch waits for its turn.
     explained = (
         lane.paused_s > 0 or lane.breaker != "closed" or lane.diverted_to or lane.limited_by or lane.rate > 0

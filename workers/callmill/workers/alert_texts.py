@@ -57,7 +57,7 @@ def _words(event: AlertEvent, condition: Condition, reason: str, lasted: str) ->
 
 def of_end(batch: BatchRecord) -> Alert:
     """Return the alert of a batch that ended."""
-    event, seconds = AlertEvent.BATCH_DONE, (batch.ended_ms - batch.created_ms) / 1000
+    event, seconds = AlertEvent.BATCH_DONE, (batch.ended_ms - batch.began_ms) / 1000
     words = f"is done: {batch.succeeded:,} succeeded, in {_span(seconds)}"
     if batch.state is BatchState.CANCELLED:
         event = AlertEvent.BATCH_CANCELLED

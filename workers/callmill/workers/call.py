@@ -85,9 +85,14 @@ class Call:
         offset: Its place in its owner.
         index: Its position in the batch.
         key: What its idempotency key is made from.
-        url: Where the next attempt goes: the job's URL, or where a redirect pointed to.
+        url: Where the next attempt goes: its own URL, or where a redirect pointed to.
+        own_url: The job's URL; relative to the API's base URL once the call has gone to a fallback.
         deadline_s: Time on the event loop's clock after which it is not started any more; None: none.
         attempts: Attempts spent.
+        spared: Failed attempts that were not counted, because the API seemed to be down.
+        repeated: Whether an earlier call for the same job failed.
+        counted_in: The breaker epoch in which a failure of it counted; -1: none.
+        doubted_in: The row of doubts about the API that a failure of it belongs to; -1: none.
         redirects: Redirects followed since the job's own URL.
         refusals: Attempts refused because of their credential.
         refused_keys: The credentials that these were made with.
@@ -100,17 +105,22 @@ class Call:
 
     __slots__ = (
         "attempts",
+        "counted_in",
         "deadline_s",
+        "doubted_in",
         "index",
         "job",
         "key",
         "latency_us",
         "model",
         "offset",
+        "own_url",
         "owner",
         "redirects",
         "refusals",
         "refused_keys",
+        "repeated",
+        "spared",
         "started_ms",
         "stated",
         "trace",
@@ -123,9 +133,13 @@ class Call:
         self.offset = offset
         self.index = index
         self.key = key
-        self.url = job.url
+        self.url = self.own_url = job.url
         self.deadline_s: float | None = None
         self.attempts = 0
+        self.spared = 0
+        self.repeated = False
+        self.counted_in = -1
+        self.doubted_in = -1
         self.redirects = 0
         self.refusals = 0
         self.refused_keys: frozenset[int] = frozenset()

@@ -59,9 +59,9 @@ class CallCosts:
         self._reported_absurd = False
         self._follow(rules())
 
-    async def share(self, redis: Redis) -> None:
-        """Begin with what the fleet knows, and stay in step with it."""
-        self._sharing = CostSharing(redis, self._api, self._book)
+    async def share(self, redis: Redis, name: str) -> None:
+        """Start with what the fleet knows under this name, and stay in sync with it."""
+        self._sharing = CostSharing(redis, name, self._book)
         await self._sharing.start()
 
     async def aclose(self) -> None:

@@ -220,6 +220,7 @@ class ChunkRun:
             index = chunk.index(offset)
             call = calls[offset] = Call(job, self, offset, index, assigned_id(batch_id, index))
             call.attempts = self.claim.attempts.get(offset, 0)
+            call.spared = self.claim.spared.get(offset, 0)
             call.trace = chunk.trace
             deadlines_ms = [ms for ms in (job.deadline_ms, self.claim.deadline_ms) if ms is not None]
             if deadlines_ms:
@@ -262,9 +263,8 @@ class ChunkRun:
         else:
             self._lane.add_first(call)
 
-    def _watch_deadlines(self) -> None:
-        """Have the next deadline looked after, also where the lane cannot start calls and so never looks at them."""
-        now_s = self._loop.time()
+    def _watch_deadlines(self, now_s: float) -> None:
+        """Check again at the next deadline after ``now_s``; a lane that starts no calls checks none."""
         ahead = [
             call.deadline_s
             for call in self._unrecorded.values()
@@ -286,7 +286,9 @@ class ChunkRun:
                 self._lane.will_retry(call, wanted=False)
             self._due_s.pop(offset, None)
             self.refuse(call, outcome_too_late(call))
-        self._watch_deadlines()
+        self._watch_deadlines(
+            now_s
+        )  # as of the look above: a deadline between two readings of the clock would be missed
 
     def _attempt_ended(self, call: Call) -> None:
         self._in_flight.discard(call.offset)
@@ -305,8 +307,9 @@ class ChunkRun:
             self,
             Finish(
                 delay_ms=int(max(0.0, next_s - self._loop.time()) * 1000),
-                attempts={offset: call.attempts for offset, call in self._unrecorded.items() if call.attempts},
+                attempts={offset: spent for offset, call in self._unrecorded.items() if (spent := _spent(call))},
                 not_before_ms={offset: self._redis_ms(due_s) for offset, due_s in self._due_s.items()},
+                spared={offset: call.spared for offset, call in self._unrecorded.items() if call.spared},
                 deaths=0 if regular and self._tried else self.claim.deaths,
             ),
         )
@@ -323,3 +326,11 @@ class ChunkRun:
     def _redis_ms(self, time_s: float) -> int:
         """Return the time on the clock of Redis for one on the event loop's."""
         return self.claim.now_ms + int((time_s - self._began_s) * 1000)
+
+
+def _spent(call: Call) -> int:
+    """Return the attempts that a call has spent when it is given back.
+
+    Redirects that it followed count as one: it starts again from its own URL, and must not do so forever.
+    """
+    return call.attempts + (call.redirects > 0)

@@ -39,6 +39,7 @@ from callmill.workers.redis_watch import RedisWatch
 from callmill.workers.reporter import Reporter
 from callmill.workers.rhythm import Rhythm
 from callmill.workers.room import Room
+from callmill.workers.served_lines import ServedLines
 from callmill.workers.vitals import Vitals, rss_bytes
 from callmill.workers.worker_options import WorkerOptions
 
@@ -71,9 +72,10 @@ class Engine:
         self.worker = worker
         self._options = options
         self._alerts = alerts
-        self._profiles = host.profiles
+        self._apis = list(host.apis.values())
         self._lanes = host.lanes
         self._switch = switch
+        self._served = ServedLines(host.profiles, only_batch=options.only_batch)
         self._started_ms = int(time.time() * 1000)
         self._thread = host.thread
         self._hints = HintPublisher(options.broker_url)
@@ -112,7 +114,7 @@ class Engine:
         self._fleet = Fleet(session)
         self._lines = Lines(session)
         self._batches = Batches(session)
-        self._room = Room(self._lanes, self._switch, threads=options.chunks_at_once)
+        self._room = Room(self._lanes, self._switch, self._served, threads=options.chunks_at_once)
         self._reporter, self._vitals = Reporter(self._fleet, self._lanes), Vitals()
         self._sender = HintSender(self._hints)
         self._committer = Committer(self._chunks, self._sender.send, self._set_recording, self._reporter.recorded)
@@ -183,8 +185,8 @@ class Engine:
             line = Line.parse(ref.line)
         except ValueError as error:
             return f"left to others: {error}"
-        if line.api not in self._lanes:
-            return f"not served here: {line.api}"
+        if not self._served.serves(line):
+            return f"not served here: {ref.line}"
         async with self._room.enter(line, ref, first=first) as entered:
             if entered:
                 return await self._execute(ref, line)
@@ -211,7 +213,7 @@ class Engine:
             line = Line.parse(ref.line)
         except ValueError:  # of a newer version, which looks after it
             return
-        lane = self._lanes.get(line.api)
+        lane = self._lanes.get(line.api) if self._served.serves(line) else None
         if lane is None or self._draining or self._held or len(self._rescues) >= _RESCUES_AT_ONCE:
             return
         if lane.paced and not lane.has_room(line.traffic):
@@ -326,7 +328,10 @@ class Engine:
         while True:
             try:
                 if not announced:
-                    await self._fleet.announce_apis(profile.public_facts() for profile in self._profiles.values())
+                    await self._fleet.announce_apis(
+                        self._apis,
+                        only_batch=bool(self._served.only_batch),
+                    )
                     announced = True
                 await self._reporter.send(self._status())
                 await self._chunks.touch(list(self._room.waiting))
@@ -356,6 +361,8 @@ class Engine:
             cpu_us_per_call=self._vitals.cpu_us_per_call(calls),
             calls_per_s=self._vitals.calls_per_s,
             chunks_at_once=self._options.chunks_at_once,
+            serves_at=self._served.at,
+            only_batch=self._served.only_batch,
         )
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:

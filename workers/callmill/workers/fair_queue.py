@@ -17,6 +17,8 @@ from callmill.jobs.traffic import TrafficClass
 from callmill.workers.call import Call, CallOwner
 from callmill.workers.pace import Pace
 
+_LOOKED_AT = 1000
+
 
 class ClassLine:
     """The calls of one class that wait in one lane.
@@ -139,6 +141,23 @@ class FairQueue:
         if not line.calls:
             del self._active[line]
         return call
+
+    def take_best(
+        self, rank_line: Callable[[ClassLine], tuple[float, ...]], rank_call: Callable[[Call], tuple[float, ...]]
+    ) -> Call | None:
+        """Take the lowest-ranked of the first thousand calls of the lowest-ranked line; None: nothing waits."""
+        if not self._active:
+            return None
+        line = min(self._active, key=rank_line)
+        call = min(islice(line.calls, _LOOKED_AT), key=rank_call)
+        line.calls.remove(call)
+        line.calls.appendleft(call)
+        return self.take_from(line)
+
+    def sort(self, rank: Callable[[Call], tuple[float, ...]]) -> None:
+        """Sort the calls of each line by rank, lowest first; the sort is stable."""
+        for line in self._active:
+            line.calls = deque(sorted(line.calls, key=rank))
 
     def share(self, line: ClassLine) -> float:
         """Return the part of what there is that a line gets if it wants it, while the others want theirs."""

@@ -1,7 +1,8 @@
 """KeyRefusals: calls that the API refused because of their credential, one of several, and whose fault that was.
 
 401 tells that the API does not know the credential. 403 may be about the credential or about the call: the credential
-is at fault where another one may do the same call, and the call is where none may.
+is at fault where another one may do the same call, and the call is where none may. The refusals of a credential that
+has never worked are counted by HoldGate, and a 401 of it is treated as a 403.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from http import HTTPStatus
 
 from callmill.limits import Limiter, Slot
 from callmill.workers.call import Call, Postponed
+from callmill.workers.hold_gate import HoldGate
 from callmill.workers.verdict import Failed, KeyRefused
 
 log = logging.getLogger(__name__)
@@ -29,9 +31,10 @@ _MOST_KEYS, _MOST_REFUSALS = 3, 12
 class KeyRefusals:
     """Decides for one API which credentials to set aside and which calls to give up."""
 
-    def __init__(self, api: str, limiter: Limiter) -> None:
+    def __init__(self, api: str, limiter: Limiter, holds: HoldGate) -> None:
         self._api = api
         self._limiter = limiter
+        self._holds = holds
         self._made_by_others: Counter[int] = Counter()
 
     def accepted(self, call: Call, slot: Slot) -> None:
@@ -47,20 +50,24 @@ class KeyRefusals:
         failed = Failed(f"http_{verdict.status}", verdict.message)
         call.refusals += 1
         call.refused_keys |= {slot.key}
-        if verdict.status == HTTPStatus.UNAUTHORIZED:
+        if verdict.status == HTTPStatus.UNAUTHORIZED and self._holds.has_worked(slot.key):
             self._set_aside(slot.key, verdict.message)
         elif self._is_forbidden(call):
             return failed
         return Postponed(failed.code, failed.message, spends_attempt=False)
 
     def _is_forbidden(self, call: Call) -> bool:
-        untried = self._limiter.usable_keys - call.refused_keys
+        usable = {key for key in self._limiter.usable_keys if not self._holds.holds(key)}
+        untried = usable - call.refused_keys
         return not untried or len(call.refused_keys) >= _MOST_KEYS or call.refusals >= _MOST_REFUSALS
 
     def _blame(self, slot: Slot, key: int) -> None:
         self._made_by_others[key] += 1
         if self._made_by_others[key] >= _CALLS_THAT_OTHERS_MADE and key in self._limiter.usable_keys:
-            self._set_aside(key, f"403 Forbidden, and not so with {self._limiter.key_names[slot.key]}")
+            if self._holds.has_worked(key):
+                self._set_aside(key, f"403 Forbidden, but not with {self._limiter.key_names[slot.key]}")
+            else:
+                self._holds.blame(key)
 
     def _set_aside(self, key: int, reason: str) -> None:
         name = self._limiter.key_names[key]

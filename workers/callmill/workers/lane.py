@@ -13,12 +13,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from callmill.breaker import BreakerStore
 from callmill.config.profiles import ApiProfile
+from callmill.config.redaction import without_secrets
 from callmill.errors import InternalError
+from callmill.holds import HoldStore
 from callmill.jobs.traffic import TrafficClass
 from callmill.jobs.wire import WireOutcome
 from callmill.ledger.fleet import LaneStatus
@@ -31,10 +33,12 @@ from callmill.workers.call_cost import REFUNDED, CallCosts
 from callmill.workers.endings import Endings, outcome_too_late, outcome_without_answer
 from callmill.workers.fair_queue import ClassLine, FairQueue
 from callmill.workers.header_reader import HeaderReader
+from callmill.workers.hold_gate import HoldGate
 from callmill.workers.intake import Intake
 from callmill.workers.lane_report import lane_report
 from callmill.workers.pace import Pace
 from callmill.workers.parking import is_parked
+from callmill.workers.probe_choice import ProbeChoice
 from callmill.workers.request_builder import ForbiddenUrlError, RequestBuilder
 from callmill.workers.tally import BUG, CUT_OFF, Tally
 from callmill.workers.transports.port import FaultKind, Response, Transport, TransportFault
@@ -65,6 +69,7 @@ class Lane:
         *,
         costs: CallCosts,
         max_in_flight: int,
+        open_holds: Callable[[], Awaitable[Sequence[HoldStore]]],
     ) -> None:
         self.api = profile.name
         self.in_flight = 0
@@ -76,9 +81,25 @@ class Lane:
         self._costs = costs
         self._max_in_flight = max_in_flight
         self._rules = AnswerRules(profile)
-        self._breaker = BreakerGate(profile.name, breaker, on_news=self._look, has_work=self._has_work)
-        self._endings = Endings(profile, requests, limiter, self._breaker)
         self._queue = FairQueue(lambda traffic: traffic.priority.weight * profile.tenants.get(traffic.tenant, 1.0))
+        self._probes = ProbeChoice(self._queue)
+        self._breaker = BreakerGate(
+            profile.name,
+            breaker,
+            self._probes,
+            on_news=self._look,
+            has_work=self._has_work,
+            may_probe=lambda: self._holds.can_start,
+        )
+        self._holds = HoldGate(
+            profile,
+            limiter,
+            open_holds,
+            on_news=self._look,
+            has_work=self._has_work,
+            in_flight=lambda: self.in_flight,
+        )
+        self._endings = Endings(profile, requests, limiter, self._breaker, self._holds)
         self._runners: set[asyncio.Task[None]] = set()
         self._asking = Asking(self._queue)
         self._asking_for_any = 0
@@ -93,8 +114,9 @@ class Lane:
         limiter.expect(self._about_to_ask)
 
     async def start(self) -> None:
-        """Learn whether the API is up, and follow it."""
+        """Read whether the API is up or held, and keep following both."""
         await self._breaker.start()
+        await self._holds.start()
 
     def fall_back_to(self, lane: Lane) -> None:
         """Send calls through another lane while this one's API is down or paused for long."""
@@ -102,7 +124,7 @@ class Lane:
 
     def nearest_up(self) -> Lane | None:
         """Return this lane, or the first of its fallbacks, that is neither down nor paused for long."""
-        if not self._parked and self._breaker.closed:
+        if not self._parked and self._up:
             return self
         return None if self._fallback is None else self._fallback.nearest_up()
 
@@ -112,16 +134,21 @@ class Lane:
         return len(self._queue) + self._runners_asking
 
     @property
+    def held(self) -> str:
+        """Why no call starts until someone acts; empty if calls may start, here or at the fallback."""
+        return self._holds.line if self._serves is self else ""
+
+    @property
     def paced(self) -> bool:
-        """Whether limits decide when calls start, or none may start as the API is down."""
-        return self._serves.paced if self._serves is not self else self._intake.paced or not self._breaker.closed
+        """Whether limits decide when calls start, or none may start because the API is down or held."""
+        return self._serves.paced if self._serves is not self else self._intake.paced or not self._up
 
     def has_room(self, traffic: TrafficClass) -> bool:
-        """Say whether more work of a class should be taken in; while the API is down, what a probe needs."""
+        """Say whether to take in more work of a class; while the API is down or held, only what a probe needs."""
         if self._serves is not self:
             return self._serves.has_room(traffic)
         line = self._queue.line(traffic)
-        return self._intake.has_room(line) if self._breaker.closed else not line.waiting
+        return self._intake.has_room(line) if self._up else self._probes.has_room(line)
 
     def share(self, traffic: TrafficClass) -> float:
         """Return the part of this lane that a class gets while the classes that wait here want theirs."""
@@ -132,20 +159,20 @@ class Lane:
         if first:
             self._queue.add(owner, calls[:first], first=True)
         self._queue.add(owner, calls[first:])
-        self._breaker.woken()
+        self._woken()
         self.kick()
         self._make_heard()
 
     def add_first(self, call: Call) -> None:
         """Take a call in before the others of its class: it has waited already.
 
-        While the API fails, others go first: they show whether it is down, or the call itself is at fault.
+        While the API fails or is down, others go first: they show whether it is down or the call itself is at fault.
         """
-        if self._breaker.failing:
+        if self._breaker.failing or not self._breaker.closed:
             self._queue.add(call.owner, [call])
         else:
             self._queue.add_first(call)
-        self._breaker.woken()
+        self._woken()
         self.kick()
 
     def will_retry(self, call: Call, *, wanted: bool) -> None:
@@ -195,6 +222,7 @@ class Lane:
             asking=self._runners_asking,
             served_by=self._serves.api,
             most_in_flight=self._max_in_flight,
+            held=self._holds.line,
         )
 
     async def cancel(self) -> None:
@@ -208,6 +236,7 @@ class Lane:
         """Start nothing any more, cancel what is left and close the connections."""
         self.gate_open = False
         await self._breaker.aclose()
+        await self._holds.aclose()
         await self.cancel()
         await self._transport.aclose()
         await self._costs.aclose()
@@ -216,9 +245,18 @@ class Lane:
     @property
     def _startable(self) -> float:
         """Calls that may start now, as far as it is not for the limits to say."""
-        if not self.gate_open or (self._serves is not self and self._breaker.closed):
+        if not self.gate_open or (self._serves is not self and self._up):
             return 0
-        return self._breaker.startable
+        startable, holds = self._breaker.startable, self._holds
+        return min(startable, holds.startable) if holds.watching else startable
+
+    @property
+    def _up(self) -> bool:
+        return self._breaker.closed and not self._holds.line
+
+    def _woken(self) -> None:
+        self._breaker.woken()
+        self._holds.woken()
 
     def _has_work(self) -> bool:
         return self.waiting > 0 or self._now() - self._diverted_s < _DIVERTED_LATELY_S
@@ -239,10 +277,12 @@ class Lane:
         """Hand waiting calls to another lane, but for those that try whether the API is up."""
         kept = self._startable
         while len(self._queue) > kept and (call := self._queue.take()) is not None:
-            call.url = self._requests.relative(call.url)
-            call.refusals, call.refused_keys = 0, frozenset()
+            # From its own URL: where this API redirected it is this API's affair, and may hold a secret.
+            call.url = call.own_url = self._requests.relative(call.own_url)
+            call.redirects, call.refusals, call.refused_keys = 0, 0, frozenset()
             self._diverted_s = self._now()
             lane._queue.add(call.owner, [call])
+        lane._woken()
         lane.kick()
 
     def _about_to_ask(self, traffic: TrafficClass, model: str) -> int:
@@ -271,7 +311,9 @@ class Lane:
         self.kick()
 
     async def _run(self) -> None:
-        while not self._intake.slot_first and (call := self._next(self._queue.take_to_ask)) is not None:
+        while not self._intake.slot_first and (
+            (call := self._next(self._queue.take_to_ask if self._breaker.closed else self._probes.take)) is not None
+        ):
             line, cost = self._queue.line(call.owner.traffic), self._costs.estimate(call)
             slot = self._limiter.try_acquire(
                 cost.tokens,
@@ -309,7 +351,7 @@ class Lane:
                 finally:
                     self._asking_for_any -= 1
                     self.kick()
-            call = self._next(self._queue.take)
+            call = self._next(self._queue.take if self._breaker.closed else self._probes.take)
             if call is None:
                 self._limiter.settle(slot, 0)
                 return
@@ -350,6 +392,7 @@ class Lane:
     async def _attempt(self, call: Call, slot: Slot, asked_s: float) -> None:
         call.owner.started(call)
         ticket = self._breaker.started()
+        watched = self._holds.started(slot.key) if self._holds.watching else None
         self.in_flight += 1
         self.tally.started(asked_s)
         self._queue.line(call.owner.traffic).started += 1
@@ -362,10 +405,12 @@ class Lane:
         except Exception as error:  # the boundary of a job: a bug of ours must not take its neighbours along
             log.exception("a call met a bug", extra={"action": "call_bug", "api": self.api})
             self.tally.broken_off(BUG)
-            ending = outcome_without_answer(call, "internal", f"{InternalError.__doc__} ({error!r})")
+            ending = outcome_without_answer(call, "internal", without_secrets(f"{InternalError.__doc__} ({error!r})"))
         finally:
             self.in_flight -= 1
             self._breaker.over(ticket)
+            if watched is not None:
+                self._holds.over(watched, slot.key)
         if isinstance(ending, Postponed):
             self.tally.again(spends_attempt=ending.spends_attempt, throttled=ending.throttled)
             call.owner.postpone(call, ending)
@@ -376,23 +421,27 @@ class Lane:
         started_ms, began_s = int(time.time() * 1000), time.perf_counter()
         answer: Response | None = None
         feedback: Feedback | None = None
+        met: TransportFault | None = None
         sent = True
         try:
             answer = await self._transport.send(*self._requests.build(call, slot.key))
+            answer = self._requests.masks[slot.key].answer(answer)
             feedback = self._headers.read(answer)
             verdict = classify_response(call.job.method, answer, feedback, self._rules)
         except TransportFault as fault:
-            verdict, sent = classify_fault(fault), fault.sent
+            verdict, sent, met = classify_fault(call.job.method, fault, self._rules), fault.sent, fault
         except ForbiddenUrlError as error:
             verdict, sent = Failed(FaultKind.FORBIDDEN_ADDRESS.value, str(error)), False
         call.started_ms = started_ms
         call.latency_us = int((time.perf_counter() - began_s) * 1e6)
-        self._breaker.judged(ticket, call, verdict, answer, sent=sent)
+        held = self._holds.concerns(answer) and self._holds.judged(call, slot.key, verdict, answer, met)
+        unknown_host = self._breaker.closed and self._holds.is_first_contact(met)
+        spared = not unknown_host and self._breaker.judged(ticket, call, verdict, answer, sent=sent)
         used = self._costs.used(call, answer) if sent else REFUNDED
         self.tally.tokens += slot.tokens if used is None else used[0]
         self._limiter.settle(slot, *(used or (None, None)))
         if feedback is not None and feedback.observations:
             self._limiter.feed(slot, feedback.observations)
-        ending = self._endings.of(call, slot, verdict, answer, ticket)
+        ending = self._holds.put_back(verdict) if held else self._endings.of(call, slot, verdict, answer, spared=spared)
         self.tally.ended(verdict, answer, call.latency_us)
         return ending

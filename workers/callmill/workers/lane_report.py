@@ -17,8 +17,21 @@ def lane_report(
     asking: int,
     served_by: str,
     most_in_flight: int,
+    held: str,
 ) -> LaneStatus:
-    """Return what a lane does now; ``asking``: calls that wait for the limiter, ``served_by``: who makes its calls."""
+    """Return what a lane is doing now.
+
+    Args:
+        api: The API.
+        limiter: What its limiter does.
+        breaker: Its breaker.
+        in_flight: Calls under way.
+        waiting: Calls that wait.
+        asking: Those that wait for the limiter.
+        served_by: Who makes its calls.
+        most_in_flight: The maximum of calls under way.
+        held: Why it is held; empty if it is not.
+    """
     return LaneStatus(
         api=api,
         in_flight=in_flight,
@@ -43,4 +56,5 @@ def lane_report(
         retries_held=breaker.retries.wanted,
         diverted_to=None if served_by == api else served_by,
         most_in_flight=most_in_flight,
+        held=held,
     )

@@ -7,26 +7,38 @@ from collections.abc import Mapping
 from redis.asyncio import Redis
 
 from callmill.breaker import BreakerRules, BreakerStore
-from callmill.config.credentials import resolve_headers
+from callmill.config.credentials import resolve_credentials
 from callmill.config.profiles import ApiProfile
+from callmill.config.public_api import PublicApi
 from callmill.limits import KeyRules, Limiter, LimitRules
 from callmill.workers.call_cost import CallCosts
+from callmill.workers.hold_subjects import open_hold_stores
 from callmill.workers.lane import Lane
 from callmill.workers.request_builder import RequestBuilder
 from callmill.workers.transports.factory import make_transport
 from callmill.workers.transports.port import TransportOptions
 
+_CONNECTING = 0.9
+"""The share of a call's time that connecting may take."""
+
 
 async def open_lanes(
-    profiles: Mapping[str, ApiProfile], limiter_redis: Redis, *, worker: str, calls_in_flight: int
+    profiles: Mapping[str, ApiProfile],
+    apis: Mapping[str, PublicApi],
+    limiter_redis: Redis,
+    *,
+    worker: str,
+    calls_in_flight: int,
 ) -> dict[str, Lane]:
-    """Return a lane for each profile, its limiter started.
+    """Return a lane for each profile, its limiter started; ``apis`` are their public facts.
 
     Raises:
         ConfigurationError: A credential is missing, or a session factory or hook cannot be loaded.
     """
     lanes = {
-        name: await _open_lane(profile, limiter_redis, worker, min(profile.max_connections, calls_in_flight))
+        name: await _open_lane(
+            profile, apis[name].limiter, limiter_redis, worker, min(profile.max_connections, calls_in_flight)
+        )
         for name, profile in profiles.items()
     }
     for name, profile in profiles.items():
@@ -35,14 +47,18 @@ async def open_lanes(
     return lanes
 
 
-async def _open_lane(profile: ApiProfile, limiter_redis: Redis, worker: str, max_in_flight: int) -> Lane:
+async def _open_lane(
+    profile: ApiProfile, limited_as: str, limiter_redis: Redis, worker: str, max_in_flight: int
+) -> Lane:
     options = TransportOptions(
         max_connections=max_in_flight,
         max_response_bytes=profile.max_response_bytes,
         allow_private_addresses=profile.allow_private_addresses,
-        connect_timeout_s=profile.connect_timeout,
+        # Less than the whole call may take, so that a call without a connection is known not to have been sent.
+        connect_timeout_s=min(profile.connect_timeout, _CONNECTING * profile.timeout),
         ca_file=profile.ca_file,
         session_factory=profile.session_factory,
+        reuse_connections=profile.reuse_connections,
     )
     rules = LimitRules(
         limits=profile.limit_specs,
@@ -53,15 +69,27 @@ async def _open_lane(profile: ApiProfile, limiter_redis: Redis, worker: str, max
         models=profile.model_limit_specs,
         tenant_weights=profile.tenants,
     )
-    limiter = Limiter(limiter_redis, profile.name, rules, worker=worker)
-    requests = RequestBuilder(profile, resolve_headers(profile))
+    limiter = Limiter(limiter_redis, limited_as, rules, worker=worker)
+    credentials = resolve_credentials(profile)
+    requests = RequestBuilder(profile, credentials)
     costs = CallCosts(profile, lambda: limiter.rules)
     transport = make_transport(profile.transport, options)
     await transport.warm_up(profile.base_url)
     await limiter.start()
-    await costs.share(limiter_redis)
-    store = BreakerStore(limiter_redis, profile.name, breaker_rules(profile), worker=worker)
-    lane = Lane(profile, requests, transport, limiter, store, costs=costs, max_in_flight=max_in_flight)
+    await costs.share(limiter_redis, limited_as)
+    store = BreakerStore(limiter_redis, limited_as, breaker_rules(profile), worker=worker)
+    lane = Lane(
+        profile,
+        requests,
+        transport,
+        limiter,
+        store,
+        costs=costs,
+        max_in_flight=max_in_flight,
+        open_holds=lambda: open_hold_stores(
+            limiter_redis, profile, limiter.key_names, credentials, name=limited_as, worker=worker
+        ),
+    )
     await lane.start()
     return lane
 
@@ -70,12 +98,13 @@ def breaker_rules(profile: ApiProfile) -> BreakerRules:
     """Return when an API's breaker opens, by its profile."""
     policy = profile.breaker
     if policy is None:
-        return BreakerRules(errors=2.0, streak=0, retry_share=profile.retry.budget)
+        return BreakerRules(errors=2.0, streak=0, jobs=0, retry_share=profile.retry.budget)
     return BreakerRules(
         errors=policy.errors,
         calls=policy.calls,
         window_s=policy.window,
         streak=policy.streak,
+        jobs=policy.jobs,
         probe_s=policy.probe,
         cap_s=policy.cap,
         retry_share=profile.retry.budget,

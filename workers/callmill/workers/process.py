@@ -7,14 +7,18 @@ lane host alone.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import secrets
 import socket
 import threading
+from collections.abc import Mapping
 
-from callmill.config import log_format
-from callmill.config.profiles import find_alerts, find_profiles, profiles_path
-from callmill.config.settings import load_settings
+from celery.worker import state
+
+from callmill.config import log_format, open_files
+from callmill.config.profiles import ApiProfile, find_alerts, find_profiles, profiles_path
+from callmill.config.settings import Settings, load_settings
 from callmill.errors import ConfigurationError
 from callmill.workers import file_descriptors
 from callmill.workers.alert_sender import AlertTargets
@@ -22,6 +26,8 @@ from callmill.workers.engine import Engine
 from callmill.workers.lane_host import LaneHost
 from callmill.workers.lane_switch import switch
 from callmill.workers.worker_options import WorkerOptions
+
+log = logging.getLogger(__name__)
 
 
 class _Process:
@@ -51,11 +57,9 @@ def host() -> LaneHost:
                 raise ConfigurationError(
                     f"no API profile: write [apis.NAME] tables into {where}, or set CALLMILL_APIS to the file's path"
                 )
-            file_descriptors.raise_limit(
-                sum(min(profile.max_connections, settings.calls_in_flight) for profile in profiles.values())
-            )
             log_format.of_this_process["worker"] = _this.worker
-            _this.host = LaneHost(_this.worker, WorkerOptions.of(settings), profiles)
+            options = WorkerOptions.of(settings, calls_in_flight=_calls_in_flight(settings, profiles))
+            _this.host = LaneHost(_this.worker, options, profiles, while_waiting=state.maybe_shutdown)
             atexit.register(stop)
         return _this.host
 
@@ -66,7 +70,8 @@ def engine() -> Engine:
         if _this.engine is None:
             settings = load_settings()
             alerts = AlertTargets.of(find_alerts(settings))
-            _this.engine = Engine(_this.worker, WorkerOptions.of(settings), host(), switch, alerts)
+            options = WorkerOptions.of(settings)
+            _this.engine = Engine(_this.worker, options, host(), switch, alerts)
         return _this.engine
 
 
@@ -85,6 +90,19 @@ def stop() -> None:
         if _this.host is not None:
             _this.host.stop()
             _this.host = None
+
+
+def _calls_in_flight(settings: Settings, profiles: Mapping[str, ApiProfile]) -> int:
+    wanted = [min(profile.max_connections, settings.calls_in_flight) for profile in profiles.values()]
+    limit = open_files.raise_soft_limit()
+    calls = file_descriptors.calls_at_once(wanted, limit)
+    if calls.possible < calls.wanted:
+        log.warning(
+            "this process may open %d files but needs %d: at most %d calls of one API at once instead of %d; %s",
+            *(limit, calls.files, calls.possible, calls.wanted, file_descriptors.REMEDY),
+            extra={"action": "few_files"},
+        )
+    return calls.possible
 
 
 def _forget_after_fork() -> None:

@@ -1,8 +1,8 @@
 """Reconciler: puts back what nobody works on, and publishes hints that were lost.
 
 Every worker runs it behind a short lock, so that one at a time does. It heals a worker that was killed, a message that
-the broker lost, a producer that died while it started its batch, and a retry whose time has come; nothing else is
-needed for any of them.
+the broker lost, a producer that died while it started its batch, a move to another API that was cut off, and a retry
+whose time has come; nothing else is needed for any of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 from redis.asyncio import Redis
@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from callmill.config.celery import lane_queue_key
 from callmill.errors import RedisUnavailableError, UnknownFormatError
 from callmill.ledger import Batches, ChunkRef, Chunks, LedgerSession, Lines
+from callmill.ledger.api_bindings import ApiBindings
 from callmill.ledger.fleet import Fleet
 from callmill.ledger.keys import RECONCILER_LOCK
 from callmill.ledger.lines import FORGOTTEN_AFTER_S
@@ -84,6 +85,7 @@ class Reconciler:
         self._redis = session.redis
         self._broker = broker
         self._batches = Batches(session)
+        self._bindings = ApiBindings(session)
         self._chunks = chunks
         self._fleet = Fleet(session)
         self._lines = Lines(session)
@@ -131,23 +133,32 @@ class Reconciler:
             self._publish(due, first=True)
         for ref in requeued.not_taken:  # nobody has a thread to spare
             self._take(ref)
-        refs: list[ChunkRef] = []
-        for batch_id in await self._batches.resumed():
-            try:
-                refs += await self._batches.unpark(batch_id)
-            except UnknownFormatError as error:
-                self._newer.met(batch_id, error)
+        refs = await self._of_each(await self._batches.resumed(), self._batches.unpark)
+        # Whoever moved these batches may have died before all their chunks had followed.
+        moved = await self._of_each(await self._bindings.moving(), self._bindings.follow)
         stranded = await self._chunks.stranded(await self._without_hints(), _STRANDED_AFTER_MS)
         self._done["put_back"] += len(requeued.put_back)
         self._done["published_again"] += len(requeued.not_taken) + len(stranded)
         self._done["unparked"] += len(refs)
-        refs += stranded
+        refs += moved + stranded
         await self._prune()
         await self._keeper.look()
         if refs:
             self._publish(refs)
         if chunks := len(due) + len(refs):
             log.info("%d chunks put back", chunks, extra={"action": "reconciled", "chunks": chunks})
+
+    async def _of_each(
+        self, batch_ids: Iterable[str], queue: Callable[[str], Awaitable[list[ChunkRef]]]
+    ) -> list[ChunkRef]:
+        """Queue chunks of each batch; return those that need a hint. Batches of a newer Callmill are left alone."""
+        refs: list[ChunkRef] = []
+        for batch_id in batch_ids:
+            try:
+                refs += await queue(batch_id)
+            except UnknownFormatError as error:
+                self._newer.met(batch_id, error)
+        return refs
 
     async def _prune(self) -> None:
         if time.monotonic() >= self._next_prune_s:

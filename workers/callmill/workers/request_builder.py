@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from urllib.parse import urlsplit
+from collections.abc import Mapping, Sequence
+from urllib.parse import urldefrag, urljoin, urlsplit
 
+from callmill.config.credentials import ResolvedCredential
+from callmill.config.idempotency import IDEMPOTENT_METHODS
 from callmill.config.profiles import ApiProfile
 from callmill.errors import UsageError
+from callmill.workers.answer_mask import AnswerMask
 from callmill.workers.call import Call
-
-_NOT_IDEMPOTENT = frozenset({"POST", "PATCH"})
+from callmill.workers.query_credential import QueryCredential
 
 _KNOWN_URLS = 1024
 """Many APIs have few URLs: so many are remembered with their absolute form."""
@@ -27,12 +29,18 @@ class RequestBuilder:
 
     Args:
         profile: The API.
-        credentials: One set of headers per credential.
+        credentials: The API's credentials, in order; none: calls carry none.
+
+    Attributes:
+        masks: For each credential, what masks it in stored answers.
     """
 
-    def __init__(self, profile: ApiProfile, credentials: list[dict[str, str]]) -> None:
+    def __init__(self, profile: ApiProfile, credentials: Sequence[ResolvedCredential] = ()) -> None:
+        credentials = credentials or [ResolvedCredential()]
+        self.masks = [AnswerMask(credential.secrets) for credential in credentials]
         self._profile = profile
-        self._credentials = credentials or [{}]
+        self._headers = [credential.headers for credential in credentials]
+        self._queries = [QueryCredential(credential.query) if credential.query else None for credential in credentials]
         self._idempotency_header = profile.idempotency_header
         self._timeout_s = profile.timeout
         self._known_urls: dict[str, str] = {}
@@ -45,10 +53,12 @@ class RequestBuilder:
         """
         job = call.job
         url = self.absolute(call.url)
-        headers = dict(self._credentials[key])
+        if (query := self._queries[key]) is not None:
+            url = query.add_to(url)
+        headers = dict(self._headers[key])
         if job.content_type is not None:
             headers["content-type"] = job.content_type
-        if self._idempotency_header is not None and (job.idempotency_key or job.method in _NOT_IDEMPOTENT):
+        if self._idempotency_header is not None and (job.idempotency_key or job.method not in IDEMPOTENT_METHODS):
             headers[self._idempotency_header] = job.idempotency_key or call.key
         if call.trace is not None:
             call.trace.add_to(headers, job.headers)
@@ -73,10 +83,21 @@ class RequestBuilder:
             self._known_urls[url] = absolute
         return absolute
 
+    def redirected(self, url: str, location: str) -> str:
+        """Return the target of a redirect of this URL, without the API's credentials in its query."""
+        try:
+            target = urldefrag(urljoin(self.absolute(url), location)).url
+        except ValueError:
+            return location  # not a URL, so not under the base URL
+        return self._without_credentials(target)
+
     def relative(self, url: str) -> str:
-        """Return a job's URL as the path under the base URL; one that is not the API's as it is."""
-        if url.startswith("/") or not self.covers(url):
+        """Return a job's URL as a path under the base URL, without credentials; a URL elsewhere unchanged."""
+        if url.startswith("/"):
+            return self._without_credentials(url)
+        if not self.covers(url):
             return url
+        url = self._without_credentials(url)
         base, target = urlsplit(self._profile.base_url), urlsplit(url)
         path = target.path.removeprefix(base.path) or "/"
         return f"{path}?{target.query}" if target.query else path
@@ -84,6 +105,11 @@ class RequestBuilder:
     def covers(self, url: str) -> bool:
         """Say whether calls of this API may go to the URL."""
         return self._profile.covers(url)
+
+    def _without_credentials(self, url: str) -> str:
+        for query in self._queries:
+            url = url if query is None else query.remove_from(url)
+        return url
 
 
 def _override(headers: dict[str, str], own: Mapping[str, str]) -> None:

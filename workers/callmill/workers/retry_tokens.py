@@ -45,11 +45,11 @@ class RetryTokens:
         self._announced.discard(call)
         return True
 
-    def granted(self, tokens: int, over_s: float) -> None:
-        """Take tokens that were granted over so many seconds; those that no call wants any more are void."""
+    def granted(self, tokens: int, asked: int, over_s: float) -> None:
+        """Take the tokens granted of those asked for, over ``over_s`` seconds; what no call wants is void."""
         self._per_s = 0.7 * self._per_s + 0.3 * tokens / max(over_s, 0.01)
         self._tokens = min(self._tokens + tokens, len(self._announced))
-        self._short = self.wanted > 0
+        self._short = tokens < asked  # calls announced since then have not been asked for yet
 
     def wait_s(self) -> float:
         """Return seconds after which a call that got no token should come again: about when its turn is."""

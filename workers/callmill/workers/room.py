@@ -18,6 +18,7 @@ from callmill.jobs.line import Line
 from callmill.ledger import ChunkRef
 from callmill.workers.lane import Lane
 from callmill.workers.lane_switch import LaneSwitch
+from callmill.workers.served_lines import ServedLines
 
 _POLL_S = 0.005
 
@@ -29,11 +30,13 @@ class Room:
         waiting: Chunks whose hints are here and wait for room.
     """
 
-    def __init__(self, lanes: Mapping[str, Lane], switch: LaneSwitch, *, threads: int) -> None:
+    def __init__(self, lanes: Mapping[str, Lane], switch: LaneSwitch, served: ServedLines, *, threads: int) -> None:
         self.waiting: set[ChunkRef] = set()
         self._lanes = lanes
         self._switch = switch
-        self._lines = {api: Line(api) for api in lanes}
+        self._served = served
+        self._lines = dict(served.own)
+        switch.serve(self._lines)
         kept_for_each = max(1, threads // (2 * len(lanes))) if lanes else 0
         self._shared_by_lane = max(kept_for_each, threads - (len(lanes) - 1) * kept_for_each) - 1
         self._shared_by_all = threads - len(lanes)
@@ -46,10 +49,10 @@ class Room:
 
     def serve(self, used: Iterable[Line]) -> None:
         """Serve these lines beside the APIs' own; forget those that were served before and are not used any more."""
-        lines = {api: Line(api) for api in self._lanes} | {str(line): line for line in used if line.api in self._lanes}
+        lines = self._served.of(used)
         if lines.keys() == self._lines.keys():
             return
-        classes = {(line.api, line.traffic) for line in lines.values()}  # lines of two formats may share one
+        classes = {(line.api, line.traffic) for line in lines.values()}  # several lines may share a class
         for name in self._lines.keys() - lines.keys():
             gone = self._lines[name]
             if (gone.api, gone.traffic) not in classes:

@@ -10,7 +10,7 @@ from kombu.entity import Queue
 
 from callmill.config.alert_policy import resolve_webhooks
 from callmill.config.celery import CALLS_QUEUE, app, lane_queue
-from callmill.config.credentials import resolve_headers
+from callmill.config.credentials import resolve_credentials
 from callmill.config.embedded_server import broker_url, redis_url
 from callmill.config.log_format import adopt_log
 from callmill.config.profiles import find_alerts, find_profiles
@@ -18,6 +18,7 @@ from callmill.config.redis_safety import refuse_unsafe
 from callmill.config.settings import load_settings
 from callmill.errors import CallmillError
 from callmill.workers.lane_switch import LaneSwitchStep
+from callmill.workers.served_lines import ServedLines
 
 SUPERUSER = ".*superuser privileges"
 """What Celery warns of for the sake of pickle, which we do not accept."""
@@ -36,7 +37,7 @@ def prepare(conf: Any, sender: Any = None, **_: Any) -> None:
         refuse_unsafe(redis_url(settings), allow_unsafe=settings.allow_unsafe_redis)
         profiles = find_profiles(settings) or {}
         for profile in profiles.values():
-            resolve_headers(profile)
+            resolve_credentials(profile)
         if (alerts := find_alerts(settings)) is not None:
             resolve_webhooks(alerts)
     except CallmillError as error:
@@ -48,5 +49,7 @@ def prepare(conf: Any, sender: Any = None, **_: Any) -> None:
     warnings.filterwarnings("ignore", message=SUPERUSER)
     after_setup_logger.connect(adopt, weak=False)
     after_setup_task_logger.connect(adopt, weak=False)
-    names = [CALLS_QUEUE, *map(lane_queue, profiles)]
-    conf.task_queues = [Queue(name) for name in names]  # type: ignore[no-untyped-call] # kombu is not annotated
+    # The switch adds the queues of other lines. A worker that executes only one batch takes no plain tasks either.
+    lines = ServedLines(profiles, only_batch=settings.only_batch or "").own
+    names = [*map(lane_queue, lines)] if settings.only_batch else [CALLS_QUEUE, *map(lane_queue, profiles)]
+    conf.task_queues = [Queue(name, no_declare="@" in name) for name in names]  # type: ignore[no-untyped-call] # kombu is not annotated

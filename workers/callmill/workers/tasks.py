@@ -21,6 +21,10 @@ from callmill.workers.single_call import CallNotDoneError
 CALL = "callmill.call"
 """Name of the plain task."""
 
+_MOST_LEVELS = 200
+"""Maximum nesting of a body that is returned parsed: serialisers of results give up earlier than the parser, and the
+answer would be lost."""
+
 
 @app.task(name=RUN_CHUNK, bind=True, ignore_result=True)  # type: ignore[untyped-decorator] # celery ships no types
 def run_chunk(self: Any, batch_id: str, number: int, line: str) -> str:
@@ -52,14 +56,15 @@ def call(self: Any, job: dict[str, Any]) -> dict[str, Any]:
         job: The fields of ``Job``.
 
     Returns:
-        The fields of ``Outcome``; ``body`` is parsed where it is JSON, else text.
+        The fields of ``Outcome``; ``body`` is parsed if it is JSON of at most 200 levels, otherwise text.
     """
     try:
         wanted = Job.from_dict(job)
     except ValueError as error:
         raise UsageError(f"callmill.call: {error}") from error
     trace = TraceContext.current() or TraceContext.read(self.request)
-    return _as_dict(process.host().call(wanted, self.request.id, trace), self.request.retries + 1)
+    retries = self.request.retries
+    return _as_dict(process.host().call(wanted, self.request.id, trace, repeated=retries > 0), retries + 1)
 
 
 @before_task_publish.connect(sender=CALL)  # type: ignore[untyped-decorator] # celery ships no types
@@ -71,18 +76,37 @@ def send_trace_along(headers: dict[str, Any], **_: Any) -> None:
 
 
 def _as_dict(outcome: Outcome, attempts: int) -> dict[str, Any]:
-    try:
-        body = outcome.json()
-    except ValueError:
-        body = outcome.text()
     return {
         "id": outcome.id,
         "ok": outcome.ok,
         "status": outcome.status,
-        "body": body,
+        "body": _json_or_text(outcome),
         "headers": outcome.headers,
         "error": None if outcome.error is None else {"code": outcome.error.code, "message": outcome.error.message},
         "attempts": attempts,
         "started_at": outcome.started_at,
         "latency": outcome.latency,
     }
+
+
+def _json_or_text(outcome: Outcome) -> Any:
+    try:
+        body = outcome.json()
+    except ValueError:
+        return outcome.text()
+    brackets = outcome.body.count(b"[") + outcome.body.count(b"{")
+    return outcome.text() if brackets > _MOST_LEVELS and _is_deeper(body, _MOST_LEVELS) else body
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    layer = [value]
+    for _ in range(levels):
+        containers = [inner.values() if isinstance(inner, dict) else inner for inner in layer if _holds(inner)]
+        layer = [inner for container in containers for inner in container]
+        if not layer:
+            return False
+    return any(map(_holds, layer))
+
+
+def _holds(value: Any) -> bool:
+    return isinstance(value, dict | list)

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from callmill.config.api_profile import ThrottlePolicy
 from callmill.config.limit_spec import Unit
+from callmill.config.redaction import without_secrets
 from callmill.jobs.json_pointers import JsonPointers
 from callmill.limits.feedback import Feedback, Observation
 from callmill.limits.headers import ABSURD_RETRY_AFTER_S, LONGEST_RETRY_AFTER_S
@@ -153,7 +154,7 @@ def _throttled(
         kind = ThrottleKind.CONCURRENCY
     details = [detail for detail in ("" if found is None else found[1], told) if detail]
     reason = ": ".join([status_line(status), ", ".join(details)] if details else [status_line(status)])
-    return Throttled(after_s, reason, kind, f"http_{status}")
+    return Throttled(after_s, without_secrets(reason), kind, f"http_{status}")
 
 
 def _wait(spent: Observation | None, feedback: Feedback | None) -> tuple[float | None, str]:

@@ -20,6 +20,7 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
         wait_replicas: Replicas that must have an outcome before it is recorded.
         allow_unsafe_redis: Work on a Redis that would lose jobs.
         open_batch_s: How long a batch that is not sealed is kept without a word from its producer.
+        only_batch: The only batch that it executes; empty: every batch.
     """
 
     redis_url: str
@@ -33,10 +34,15 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     wait_replicas: int
     allow_unsafe_redis: bool
     open_batch_s: float
+    only_batch: str = ""
 
     @classmethod
-    def of(cls, settings: Settings) -> WorkerOptions:
-        """Take the options from the settings.
+    def of(cls, settings: Settings, *, calls_in_flight: int | None = None) -> WorkerOptions:
+        """Take the options from the settings, within what this machine can do.
+
+        Args:
+            settings: As the environment has them.
+            calls_in_flight: Calls of one API at once, if the machine allows fewer than the settings.
 
         Raises:
             ServerNotFoundError: No Redis is configured and no embedded server runs.
@@ -46,11 +52,12 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
             broker_url=broker_url(settings),
             limiter_url=limiter_url(settings),
             chunks_at_once=settings.chunks_per_process,
-            calls_in_flight=settings.calls_in_flight,
+            calls_in_flight=settings.calls_in_flight if calls_in_flight is None else calls_in_flight,
             shutdown_grace_s=settings.shutdown_grace_s,
             lease_ms=int(settings.lease_s * 1000),
             memory_watermark=settings.memory_watermark,
             wait_replicas=settings.wait_replicas,
             allow_unsafe_redis=settings.allow_unsafe_redis,
             open_batch_s=settings.open_batch_hours * 3600,
+            only_batch=settings.only_batch or "",
         )

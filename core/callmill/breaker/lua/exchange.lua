@@ -1,43 +1,55 @@
 -- Take what happened to an API's calls in one process; tell it whether calls may start, and how many retries may.
 --
 -- KEYS  1 hash of the state   2 hash of counts: letter .. number of a bucket of time -> calls
--- ARGV  1 worker   2 epoch that 3 to 7 belong to   3 calls answered   4 calls failed   5 failures since the last answer
---       6 ms since the first of those   7 what the last one was
---       8 calls started   9 calls that may be repeated   10 retries wanted
---       11 probes answered   12 probes failed   13 whether probes are under way here   14 whether a call waits here
---       15 random number from 0 to 1
---       16 share of failures that opens   17 calls that tell something   18 ms of the window   19 streak that opens, 0: none
---       20 ms that a streak must last   21 ms until the first probe   22 ms until any probe at most
---       23 share of retries, 1: any   24 retries in 10 s at least   25 ms of a prober's lease
--- Returns {state 0 closed 1 open 2 half-open, epoch, calls answered in the window, failed, streak, its age in ms,
---          ms until the next probe, calls that this worker may try now, retries granted, reason}.
+-- ARGV  names and values in turns; `Report` and `BreakerRules` (records.py) explain those named after attributes.
+--       worker, epoch (the one that ok to settled belong to)
+--       ok, bad, streak, streak_ms, witnesses, doubts, settled, why
+--       calls, failed, retries_wanted
+--       probes_good, probes_bad, probes_doubtful, probing 0 or 1, would_probe 0 or 1,
+--       probe_is_new 0 or 1
+--       random, from 0 to 1
+--       rule_errors, rule_calls, rule_window_ms: what share of how many calls within which time opens
+--       rule_streak (0: none opens), rule_streak_ms, rule_witnesses: the least that a streak must be
+--       rule_jobs (0: none opens): more doubts open; rule_doubts_ms: when doubts that nobody added to are forgotten
+--       rule_probe_ms, rule_cap_ms: the wait for the first probe, and the longest
+--       rule_retry_share (1: any), rule_retries, rule_retries_overloaded: the budget, and what it has in 10 s at least
+--       rule_lease_ms: how long a prober that says nothing keeps the others from probing
+-- Returns names and values in turns: state 0 closed 1 open 2 half-open, epoch, ok and bad within the window, streak,
+--         streak_ms, witnesses, doubts, probe_in_ms, probes that this worker may make now, retries granted, reason.
 --
--- Invariants: what belongs to another epoch counts nothing. One worker at most probes at a time; one that does not come back
--- within its lease is forgotten. While more than a twentieth of the calls fail, retries granted within 10 s stay below their
--- share of the calls started and the constant.
+-- Invariants: reports from another epoch do not count. One answered call ends a streak and all doubts. One worker at
+-- most probes at a time; one that does not come back within its lease is forgotten; one whose probe failed lets others
+-- go first. While more than a twentieth of the calls fail, retries granted within 10 s stay below their share of the
+-- calls started and the constant. A call that has nothing in common with those that failed may be a probe within a
+-- second; if it fails, the wait for the next probe is unchanged.
+-- Versions: workers of several versions share the keys. Fields are read by name and may be missing; an older version
+-- leaves unknown fields alone.
 -- Time is Redis's; where it is set back, no wait gets longer than the longest there is.
 local STATE, COUNTS = KEYS[1], KEYS[2]
-local n = {}
-for i = 2, #ARGV do n[i] = tonumber(ARGV[i]) end
-local me, why, random, window = ARGV[1], ARGV[7], n[15], n[18]
-local longest, lease = n[22] * 1.2, n[25]
+local told, text = {}, {}
+for i = 1, #ARGV, 2 do told[ARGV[i]], text[ARGV[i]] = tonumber(ARGV[i + 1]), ARGV[i + 1] end
+local me, why = text.worker, text.why
+local window, lease, longest = told.rule_window_ms, told.rule_lease_ms, told.rule_cap_ms * 1.2
 local CLOSED, OPEN, HALF = 0, 1, 2
 local PROBES = 3 -- one by itself, then the others at once
+local ASKED_LATELY_MS = 1000 -- workers with a call to try ask twice as often at least
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local bucket, second = math.floor(now * 10 / window), math.floor(now / 1000)
 
--- o answered, b failed, within the window; c started, f failed, r retries, within 10 s
+-- o answered, b could not be served, within the window; c started, f failed, r retries, within 10 s
 local sum = { o = 0, b = 0, c = 0, f = 0, r = 0 }
 local counts = redis.call('HGETALL', COUNTS)
 for i = 1, #counts, 2 do
   local kind, at = counts[i]:sub(1, 1), tonumber(counts[i]:sub(2))
-  local latest = (kind == 'o' or kind == 'b') and bucket or second
-  if at > latest or at <= latest - 10 then
-    redis.call('HDEL', COUNTS, counts[i])
-  else
-    sum[kind] = sum[kind] + tonumber(counts[i + 1])
+  if sum[kind] then
+    local latest = (kind == 'o' or kind == 'b') and bucket or second
+    if at > latest or at <= latest - 10 then
+      redis.call('HDEL', COUNTS, counts[i])
+    else
+      sum[kind] = sum[kind] + tonumber(counts[i + 1])
+    end
   end
 end
 local function count(kind, at, calls)
@@ -46,22 +58,33 @@ local function count(kind, at, calls)
     redis.call('HINCRBY', COUNTS, kind .. at, calls)
   end
 end
-count('c', second, n[8])
-count('f', second, n[9])
+count('c', second, told.calls)
+count('f', second, told.failed)
 
-local h = redis.call('HMGET', STATE, 'state', 'epoch', 'streak', 'since', 'waits', 'probe_at', 'prober', 'lease', 'good',
-  'closed_at', 'reason')
-local state, epoch, streak, since = tonumber(h[1] or CLOSED), tonumber(h[2] or 0), tonumber(h[3] or 0), tonumber(h[4] or now)
-local waits, prober, good, closed_at, reason = tonumber(h[5] or 0), h[7], tonumber(h[9] or 0), tonumber(h[10] or 0), h[11] or ''
-local probe_at, leased_until = math.min(tonumber(h[6] or 0), now + longest), math.min(tonumber(h[8] or 0), now + lease)
-since = math.min(since, now)
+local s = { state = CLOSED, epoch = 0, streak = 0, since = now, witnesses = 0, doubts = 0, doubts_at = now, waits = 0,
+  probe_at = 0, lease = 0, good = 0, closed_at = 0, asked_at = 0, tried_at = 0,
+  extra = 0, asker = '', prober = '', loser = '', reason = '' }
+local stored = redis.call('HGETALL', STATE)
+for i = 1, #stored, 2 do
+  local field, value = stored[i], stored[i + 1]
+  if type(s[field]) == 'number' then s[field] = tonumber(value) or 0 elseif s[field] then s[field] = value end
+end
+s.probe_at, s.lease = math.min(s.probe_at, now + longest), math.min(s.lease, now + lease)
+for _, field in ipairs({ 'since', 'asked_at', 'tried_at', 'doubts_at' }) do s[field] = math.min(s[field], now) end
+if s.streak == 0 then s.witnesses = 0 end
+if now - s.doubts_at > told.rule_doubts_ms then s.doubts = 0 end
 
-local function open(text)
-  state, epoch, streak, good, prober, reason = OPEN, epoch + 1, 0, 0, '', text
-  probe_at = now + math.min(n[22], n[21] * 2 ^ (waits - 1)) * (0.8 + 0.4 * random)
+local function begin_epoch(state, reason)
+  s.state, s.reason, s.epoch = state, reason, s.epoch + 1
+  s.streak, s.witnesses, s.doubts, s.good, s.prober = 0, 0, 0, 0, ''
+end
+local function open(reason)
+  begin_epoch(OPEN, reason)
+  s.probe_at = now + math.min(told.rule_cap_ms, told.rule_probe_ms * 2 ^ (s.waits - 1)) * (0.8 + 0.4 * told.random)
 end
 local function close()
-  state, epoch, streak, good, prober, reason, closed_at = CLOSED, epoch + 1, 0, 0, '', '', now
+  begin_epoch(CLOSED, '')
+  s.closed_at, s.loser = now, ''
   for _, field in ipairs(redis.call('HKEYS', COUNTS)) do
     local kind = field:sub(1, 1)
     if kind == 'o' or kind == 'b' then redis.call('HDEL', COUNTS, field) end
@@ -69,59 +92,81 @@ local function close()
   sum.o, sum.b = 0, 0
 end
 
-if state == CLOSED and n[2] == epoch then
-  count('o', bucket, n[3])
-  count('b', bucket, n[4])
-  if n[3] > 0 then streak = 0 end
-  if n[5] > 0 then
-    if streak == 0 then since = now - n[6] end
-    streak = streak + n[5]
+if s.state == CLOSED and told.epoch == s.epoch then
+  count('o', bucket, told.ok)
+  count('b', bucket, told.bad)
+  if told.ok > 0 then s.streak, s.witnesses, s.doubts = 0, 0, 0 end
+  if told.streak > 0 then
+    if s.streak == 0 then s.since = now - told.streak_ms end
+    s.streak, s.witnesses = s.streak + told.streak, s.witnesses + told.witnesses
   end
-  local all = sum.o + sum.b
-  local share = sum.b > 0 and all >= n[17] and sum.b >= n[16] * all
-  if n[4] > 0 and (share or (n[19] > 0 and streak >= n[19] and now - since >= n[20])) then
+  if told.doubts > 0 then s.doubts, s.doubts_at = s.doubts + told.doubts, now end
+  s.doubts = math.max(0, s.doubts - told.settled)
+  local all, reason = sum.o + sum.b, nil
+  if told.bad > 0 and all >= told.rule_calls and sum.b >= told.rule_errors * all then
+    reason = sum.b .. ' of ' .. all .. ' calls failed'
+  elseif told.streak > 0 and told.rule_streak > 0 and s.streak >= told.rule_streak
+    and now - s.since >= told.rule_streak_ms and s.witnesses >= told.rule_witnesses then
+    reason = s.streak .. ' calls in a row failed'
+  elseif told.doubts > 0 and told.rule_jobs > 0 and s.doubts > told.rule_jobs then
+    reason = s.doubts .. ' jobs in a row failed'
+  end
+  if reason then
     -- One that closed just now and did not hold begins with the wait that it ended with.
-    waits = now - closed_at < window and math.max(waits, 1) or 1
-    open(share and sum.b .. ' of ' .. all .. ' calls failed, the last: ' .. why
-      or streak .. ' calls in a row failed, the last: ' .. why)
+    s.waits = now - s.closed_at < window and math.max(s.waits, 1) or 1
+    open(reason .. ', the last: ' .. why)
   end
-elseif state == HALF and prober == me then
-  good = good + n[11]
-  if n[12] > 0 then
-    waits = waits + 1
+elseif s.state == HALF and s.prober == me then
+  s.good = s.good + told.probes_good
+  -- If one was answered the API is up, and another's failure is its job's own, which must not block the others.
+  if told.probes_bad > 0 or (told.probes_doubtful > 0 and s.good == 0) then
+    local next_at = s.extra == 1 and s.probe_at > now and s.probe_at
+    s.waits, s.loser = s.waits + (next_at and 0 or 1), me
     open('the probe failed: ' .. why)
-  elseif good >= PROBES or (good > 0 and n[13] == 0 and n[14] == 0) then
+    s.probe_at = next_at or s.probe_at
+  elseif s.good >= PROBES or (s.good > 0 and told.probing == 0 and (told.would_probe == 0 or told.probes_doubtful > 0)) then
     close()
-  elseif n[13] == 0 and n[11] == 0 and n[14] == 0 then -- its call is gone
-    state, prober = OPEN, ''
+  elseif told.probing == 0 and told.probes_good == 0 and told.would_probe == 0 then -- its call is gone
+    s.state, s.prober = OPEN, ''
   else
-    leased_until = now + lease
+    s.lease = now + lease
   end
 end
 
 local probes = 0
-if n[14] == 1 and state ~= CLOSED and n[13] == 0 then
-  if state == HALF and prober == me then
-    probes = good > 0 and PROBES - good or 1
-  elseif (state == OPEN and now >= probe_at) or (state == HALF and now > leased_until) then
-    state, prober, good, probes, leased_until = HALF, me, 0, 1, now + lease
+if told.would_probe == 1 and s.state ~= CLOSED and told.probing == 0 then
+  local grace = math.min(told.rule_probe_ms, ASKED_LATELY_MS)
+  local new = told.probe_is_new == 1 and now - s.tried_at >= grace
+  local others = s.asker ~= me and now - s.asked_at <= ASKED_LATELY_MS
+  local first = s.loser ~= me or not others or now >= s.probe_at + grace
+  if s.state == HALF and s.prober == me then
+    probes = s.good > 0 and PROBES - s.good or 1
+  elseif (s.state == OPEN and (new or (now >= s.probe_at and first))) or (s.state == HALF and now > s.lease) then
+    s.state, s.prober, s.good, probes, s.lease, s.tried_at = HALF, me, 0, 1, now + lease, now
+    s.extra = now < s.probe_at and 1 or 0
   end
+  if s.loser ~= me then s.asker, s.asked_at = me, now end
 end
 
-local granted, allowed = 0, n[10]
-if n[23] < 1 and sum.f > 0.05 * sum.c then
-  allowed = math.max(0, math.floor(n[23] * sum.c + n[24]) - sum.r)
+local allowed = told.retries_wanted
+if told.rule_retry_share < 1 and sum.f > 0.05 * sum.c then
+  local least = sum.b > 0.05 * (sum.o + sum.b) and told.rule_retries_overloaded or told.rule_retries
+  allowed = math.max(0, math.floor(told.rule_retry_share * sum.c + least) - sum.r)
 end
-granted = math.min(n[10], allowed)
+local granted = math.min(told.retries_wanted, allowed)
 count('r', second, granted)
 
 redis.call('PEXPIRE', COUNTS, math.max(window, 10000) + 1000)
-if h[1] or state ~= CLOSED or streak > 0 then
-  redis.call('HSET', STATE, 'state', state, 'epoch', epoch, 'streak', streak, 'since', string.format('%.0f', since),
-    'waits', waits, 'probe_at', string.format('%.0f', probe_at), 'prober', prober or '',
-    'lease', string.format('%.0f', leased_until), 'good', good, 'closed_at', string.format('%.0f', closed_at),
-    'reason', reason)
+if #stored > 0 or s.state ~= CLOSED or s.streak > 0 or s.doubts > 0 then
+  local fields = {}
+  for field, value in pairs(s) do
+    fields[#fields + 1] = field
+    fields[#fields + 1] = type(value) == 'number' and string.format('%.0f', value) or value
+  end
+  redis.call('HSET', STATE, unpack(fields))
   redis.call('PEXPIRE', STATE, 3600000)
 end
-local left = state == OPEN and math.max(0, probe_at - now) or 0
-return { state, epoch, sum.o, sum.b, streak, math.floor(now - since), math.ceil(left), probes, granted, reason }
+local left = s.state == OPEN and math.max(0, s.probe_at - now) or 0
+return { 'state', s.state, 'epoch', s.epoch, 'ok', sum.o, 'bad', sum.b, 'streak', s.streak,
+  'streak_ms', math.floor(now - s.since), 'witnesses', s.witnesses, 'doubts', s.doubts, 'probe_in_ms', math.ceil(left),
+  'probes', probes, 'retries', granted, 'reason', s.reason }

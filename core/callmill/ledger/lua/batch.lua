@@ -1,12 +1,14 @@
 -- Shared by every script of the ledger: the keys of one batch, the clock, a chunk's state, the end of a batch.
--- KEYS of every script begin with SHARED, as keys.shared() has it: those of BatchKeys.all(), then DUE, LINES, RESUMED,
--- CONTROLS, OPEN, ACTIVE, ENDED. From OWN on come those that the script names. FORMAT is the newest ledger format known.
+-- line.lua stands before it. KEYS of every script begin with SHARED, as keys.shared() has it: those of BatchKeys.all(),
+-- then DUE, LINES, RESUMED, CONTROLS, OPEN, ACTIVE, ENDED. From OWN on come those that the script names. FORMAT is the
+-- newest ledger format known.
 -- Returns an error NEWERFORMAT for a batch of a newer format, before anything else is read or written.
 local META, CHUNKS, STATE, DONE, FAILED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local REST, PARKED, OUT, LATENCY, RATE = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
-local FAILURES, SUSPECTS, HISTORY, ERRORS, SLOWEST, BATCH_KEYS = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15], 15
-local DUE, LINES, RESUMED, CONTROLS, OPEN = KEYS[16], KEYS[17], KEYS[18], KEYS[19], KEYS[20]
-local ACTIVE, ENDED, OWN = KEYS[21], KEYS[22], 23
+local FAILURES, SUSPECTS, HISTORY, ERRORS, SLOWEST = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
+local SUPERSEDED, BATCH_KEYS = KEYS[16], 16
+local DUE, LINES, RESUMED, CONTROLS, OPEN = KEYS[17], KEYS[18], KEYS[19], KEYS[20], KEYS[21]
+local ACTIVE, ENDED, OWN = KEYS[22], KEYS[23], 24
 
 -- Where this stands, META and its field, is the same in every format.
 local format = tonumber(redis.call('HGET', META, 'format') or 1)
@@ -57,14 +59,57 @@ local function note_death(number, s)
   if fence and tonumber(fence) == s.fence then write_suspect(number, s.fence, alone, deaths + 1) end
 end
 
--- The line of a chunk, from its member.
-local function line_of(member) return string.match(member, '([^/]*)$') end
-
 -- Queues a chunk, and tells workers of its line: they know of an API's own line only.
 local function enqueue(queued, member)
   redis.call('ZADD', queued, int(now_ms), member)
   local line = line_of(member)
   if string.find(line, '@', 1, true) then redis.call('ZADD', LINES, int(now_ms), line) end
+end
+
+-- A chunk's member in the line of an API of its name; `own`: that which the batch has to itself.
+local function member_in(member, identity, own)
+  local head, api, format, _, _, class = parts_of(member)
+  return head .. api .. format .. (identity ~= '' and '@i' .. identity or '')
+    .. (own and '@b=' .. string.match(head, '^[^/]*') or '') .. class
+end
+
+-- The member by which a chunk waits from now on: since it was queued, its batch may have been bound to another API of that
+-- name, or been given lines of its own. META's field api:NAME is what the batch is bound to, 'identity address', or 1: to
+-- any API of that name.
+local function bound_member(member)
+  local _, api = parts_of(member)
+  local m = redis.call('HMGET', META, 'api:' .. api, 'own_lines')
+  return m[1] and member_in(member, bound_identity(m[1]), m[2]) or member
+end
+
+-- The queued key of another member's line; `queued` is that of `member`.
+local function queued_of(other, queued, member)
+  return string.sub(queued, 1, #queued - #line_of(member)) .. line_of(other)
+end
+
+-- The other members by which a chunk may be queued, due or leased: that of the line which it is bound to, and those of
+-- META's field was:NAME, the lines of former bindings as bind.lua notes them.
+local function other_members(member)
+  local _, api = parts_of(member)
+  local was = redis.call('HGET', META, 'was:' .. api)
+  if not was then return {} end
+  local others = {bound_member(member)}
+  for left in string.gmatch(was, '%S+') do
+    others[#others + 1] = member_in(member, string.match(left, '^%x*'), string.find(left, '/own', 1, true))
+  end
+  for i = #others, 1, -1 do
+    if others[i] == member then table.remove(others, i) end
+  end
+  return others
+end
+
+-- Takes a chunk out of every line but that of `member`.
+local function leave_other_lines(member, queued)
+  for _, other in ipairs(other_members(member)) do
+    redis.call('ZREM', queued_of(other, queued, member), other)
+    redis.call('ZREM', DUE, other)
+    redis.call('ZREM', PARKED, other)
+  end
 end
 
 -- A Redis that is full refuses a script its first write if that could take memory, and none that follow. What frees
@@ -124,24 +169,6 @@ local function close_chunk(number, s, member)
   end
 end
 
--- Forgets the attempts that jobs have spent, and their waits: `dropped` has their offsets as keys.
-local function forget_attempts(number, dropped)
-  local rest = redis.call('HGET', REST, number)
-  if not rest then return end
-  local packed = {string.char(0x92)}  -- two maps; cmsgpack takes tables with keys from 1 on for arrays
-  for _, map in ipairs(cmsgpack.unpack(rest)) do
-    local n, items = 0, {}
-    for offset, value in pairs(map) do
-      if not dropped[offset] then
-        n = n + 1
-        items[n] = cmsgpack.pack(offset) .. cmsgpack.pack(value)
-      end
-    end
-    packed[#packed + 1] = struct.pack('>BI2', 0xde, n) .. table.concat(items)
-  end
-  redis.call('HSET', REST, number, table.concat(packed))
-end
-
 -- How what is kept of a failure begins: the lengths of its head and of the answer, and the time.
 local FAILURE_PREFIX = '>I4I2d'
 
@@ -152,37 +179,107 @@ local function error_field(cause)
   return OTHER
 end
 
--- What a job failed of last, as failure.py has it; nil where nothing is kept of it.
-local function cause_of(number, offset)
-  local data = redis.call('HGET', FAILURES, number .. '/' .. int(offset))
-  if not data then return nil end
-  local at, head = 1, nil
-  while at <= #data do
-    local length, answer, _, start = struct.unpack(FAILURE_PREFIX, data, at)
-    head = string.sub(data, start, start + length - 1)
-    at = start + length + answer
-  end
-  local _, _, _, code, _, status = unpack(cmsgpack.unpack(head), 1, 6)
-  return (not status or code == 'http_' .. status) and code or code .. '/' .. status
-end
-
--- Takes jobs that run again out of what ERRORS counts; those that an older version recorded are not in it.
-local function forget_errors(number, dropped)
-  local counts = {}
-  for offset in pairs(dropped) do
-    local cause = cause_of(number, offset)
-    if cause then counts[cause] = (counts[cause] or 0) + 1 end
-  end
-  for cause, jobs in pairs(counts) do
-    local field = error_field(cause)
-    local counted = tonumber(redis.call('HGET', ERRORS, field) or 0)
-    if counted > 0 then redis.call('HINCRBY', ERRORS, field, -math.min(jobs, counted)) end
-  end
-end
-
--- Makes failed jobs of a chunk that nobody holds unrecorded again, those of the bitmap `chosen`; returns how many. Its
--- caller writes the state.
+-- Makes failed jobs of a chunk that nobody holds unrecorded again, those of the bitmap `chosen`; returns how many. Their
+-- outcomes so far are superseded. Its caller writes the state. Its helpers are inside it, because every script
+-- creates the functions out here anew each time it runs.
 local function open_failed(number, s, chosen)
+  -- Forgets the spent and spared attempts (the latter at -1 - offset) and waits of jobs; `dropped` has their offsets as
+  -- keys.
+  local function forget_attempts(number, dropped)
+    local rest = redis.call('HGET', REST, number)
+    if not rest then return end
+    local packed = {string.char(0x92)}  -- two maps; cmsgpack takes tables with keys from 1 on for arrays
+    for _, map in ipairs(cmsgpack.unpack(rest)) do
+      local n, items = 0, {}
+      for offset, value in pairs(map) do
+        if not dropped[offset] and not dropped[-1 - offset] then
+          n = n + 1
+          items[n] = cmsgpack.pack(offset) .. cmsgpack.pack(value)
+        end
+      end
+      packed[#packed + 1] = struct.pack('>BI2', 0xde, n) .. table.concat(items)
+    end
+    redis.call('HSET', REST, number, table.concat(packed))
+  end
+
+  -- The last cause of a job's failure, as in failure.py, and its position in the batch; nil if nothing is kept of it.
+  local function last_failure(number, offset)
+    local data = redis.call('HGET', FAILURES, number .. '/' .. int(offset))
+    if not data then return nil end
+    local at, head = 1, nil
+    while at <= #data do
+      local length, answer, _, start = struct.unpack(FAILURE_PREFIX, data, at)
+      head = string.sub(data, start, start + length - 1)
+      at = start + length + answer
+    end
+    local index, _, _, code, _, status = unpack(cmsgpack.unpack(head), 1, 6)
+    return (not status or code == 'http_' .. status) and code or code .. '/' .. status, index
+  end
+
+  -- Takes jobs that run again out of what ERRORS counts; returns their positions in the batch. Those that an older
+  -- version recorded are in neither.
+  local function forget_errors(number, dropped)
+    local counts, indexes = {}, {}
+    for offset in pairs(dropped) do
+      local cause, index = last_failure(number, offset)
+      if cause then
+        counts[cause] = (counts[cause] or 0) + 1
+        indexes[#indexes + 1] = index
+      end
+    end
+    for cause, jobs in pairs(counts) do
+      local field = error_field(cause)
+      local counted = tonumber(redis.call('HGET', ERRORS, field) or 0)
+      if counted > 0 then redis.call('HINCRBY', ERRORS, field, -math.min(jobs, counted)) end
+    end
+    return indexes
+  end
+
+  -- Marks these jobs' outcomes in the stream so far as superseded: readers leave them out. SUPERSEDED has, for each
+  -- block of positions in the batch: the newest entry by then (ms, sequence), the length of a bitmap, the bitmap; the same
+  -- again for later entries. A job is in the bitmap of one entry only, the latest noted for it.
+  local BLOCK, SUPERSEDED_PREFIX = 1024, '>ddI2'
+
+  local function pack_superseded(ms, sequence, bytes, length)
+    local packed, empty = {}, true
+    for i = 1, length do
+      packed[i] = string.char(bytes[i] or 0)
+      empty = empty and (bytes[i] or 0) == 0
+    end
+    return empty and '' or struct.pack(SUPERSEDED_PREFIX, ms, sequence, length) .. table.concat(packed)
+  end
+
+  local function supersede(indexes)
+    local newest = redis.call('XREVRANGE', OUT, '+', '-', 'COUNT', 1)[1]
+    if not newest then return end
+    local ms, sequence = string.match(newest[1], '^(%d+)-(%d+)$')
+    ms, sequence = tonumber(ms), tonumber(sequence)
+    local blocks = {}
+    for _, index in ipairs(indexes) do
+      if index >= 0 then  -- else it is unknown which job it was
+        local block, at = math.floor(index / BLOCK), math.floor(index % BLOCK / 8) + 1
+        blocks[block] = blocks[block] or {}
+        blocks[block][at] = bit.bor(blocks[block][at] or 0, bit.lshift(1, index % 8))
+      end
+    end
+    for block, bytes in pairs(blocks) do
+      local data, kept, at = redis.call('HGET', SUPERSEDED, int(block)) or '', {}, 1
+      while at <= #data do
+        local ms_before, sequence_before, length, start = struct.unpack(SUPERSEDED_PREFIX, data, at)
+        local same, rest = ms_before == ms and sequence_before == sequence, {}
+        for i = 1, length do
+          local byte = string.byte(data, start + i - 1)
+          if same then bytes[i] = bit.bor(bytes[i] or 0, byte) end
+          rest[i] = same and 0 or bit.band(byte, bit.bnot(bytes[i] or 0))
+        end
+        kept[#kept + 1] = pack_superseded(ms_before, sequence_before, rest, length)
+        at = start + length
+      end
+      kept[#kept + 1] = pack_superseded(ms, sequence, bytes, table.maxn(bytes))
+      redis.call('HSET', SUPERSEDED, int(block), table.concat(kept))
+    end
+  end
+
   local failed, done = redis.call('HGET', FAILED, number), redis.call('HGET', DONE, number)
   local again, dropped, still_failed, still_done = 0, {}, {}, {}
   for i = 1, math.ceil(s.count / 8) do
@@ -205,7 +302,7 @@ local function open_failed(number, s, chosen)
     redis.call('HSET', FAILED, number, table.concat(still_failed))
   end
   forget_attempts(number, dropped)
-  forget_errors(number, dropped)
+  supersede(forget_errors(number, dropped))
   s.done, s.failed = s.done - again, s.failed - again
   redis.call('HINCRBY', META, 'failed', -again)
   return again
@@ -223,7 +320,8 @@ local function run_wanted(number, s)
   return open_failed(number, s, wanted)
 end
 
--- Puts a chunk that nobody holds where it belongs now: queued (returns 1: publish its hint), parked, closed, or dropped.
+-- Puts a chunk that nobody holds where it belongs now: queued, parked, closed, or dropped. Returns 1: publish its hint | 0,
+-- and the member by which it waits. The hint of a chunk that went to another line is published later, when it is missed.
 local function put_back(number, s, member, queued)
   run_wanted(number, s)
   if s.done == s.count then
@@ -242,6 +340,11 @@ local function put_back(number, s, member, queued)
   s.status = c == 'paused' and 'P' or 'Q'
   s.worker = ''
   write_state(number, s)
-  if s.status == 'P' then redis.call('ZADD', PARKED, int(now_ms), member) else enqueue(queued, member) end
-  return s.status == 'Q' and 1 or 0
+  local bound = bound_member(member)
+  if s.status == 'P' then
+    redis.call('ZADD', PARKED, int(now_ms), bound)
+  else
+    enqueue(queued_of(bound, queued, member), bound)
+  end
+  return s.status == 'Q' and bound == member and 1 or 0, bound
 end

@@ -170,7 +170,8 @@ if ARGV[12] ~= '' then redis.call('HSET', REST, number, ARGV[12]) end
 if delay_ms > 0 and control() == 'run' then
   s.status, s.worker = 'W', ''
   write_state(number, s)
-  redis.call('ZADD', DUE, int(now_ms + delay_ms), member)
+  redis.call('ZREM', DUE, member)
+  redis.call('ZADD', DUE, int(now_ms + delay_ms), bound_member(member))
   return {'waiting', control(), floor_us}
 end
 local queued = put_back(number, s, member, KEYS[OWN])

@@ -9,6 +9,11 @@ local WATCH_MS = 2000
 local number, member = ARGV[1], ARGV[2]
 local due = tonumber(redis.call('ZSCORE', DUE, member))
 if not due or due > now_ms then return 0 end
+local bound = bound_member(member)
+if bound ~= member and redis.call('ZSCORE', DUE, bound) then  -- claimed, or queued, in another line since then
+  redis.call('ZREM', DUE, member)
+  return 0
+end
 local s = read_state(number)
 local since = s and s.status == 'Q' and tonumber(redis.call('ZSCORE', KEYS[OWN], member))
 if since then
@@ -27,6 +32,6 @@ if s.status == 'L' then
   note_death(number, s)
 end
 local queued = put_back(number, s, member, KEYS[OWN])
-if queued == 1 then redis.call('ZADD', DUE, int(now_ms + WATCH_MS), member) end
+if s.status == 'Q' then redis.call('ZADD', DUE, int(now_ms + WATCH_MS), bound) end
 end_if_over()
 return queued

@@ -11,7 +11,7 @@ local members = {}
 if m[1] == 'run' and not m[4] and (m[2] == 'sealed' or not m[3]) then
   members = redis.call('ZRANGE', PARKED, 0, tonumber(ARGV[2]) - 1)
 end
-for _, member in ipairs(members) do
+for i, member in ipairs(members) do
   local number = string.match(member, '^[^/]*/(%d+)/')
   local s = read_state(number)
   if s then
@@ -19,7 +19,8 @@ for _, member in ipairs(members) do
     write_state(number, s)
   end
   redis.call('ZREM', PARKED, member)
-  enqueue(ARGV[3] .. line_of(member), member)
+  members[i] = bound_member(member)
+  enqueue(ARGV[3] .. line_of(members[i]), members[i])
 end
 if #members == 0 or redis.call('EXISTS', PARKED) == 0 then redis.call('SREM', RESUMED, ARGV[1]) end
 return members

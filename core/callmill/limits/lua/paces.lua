@@ -35,12 +35,16 @@ local function due_aligned(x, t, units)
   return x.aligned + window * x.window + x.blur
 end
 
-local function seeded_log(x) -- nobody knows what started before the log: as much as the pace allows
-  local log = {}
+local function seeded_log(x, newest) -- what started up to `newest` is unknown: assume as much as the pace allows
+  local log, units = {}, math.ceil(x.span / x.emission / LOG_STEPS * 100) / 100 -- rounded up to what text() keeps
   for i = LOG_STEPS - 1, 0, -1 do
-    log[#log + 1] = { x.latest - i * x.span / LOG_STEPS, x.span / x.emission / LOG_STEPS }
+    log[#log + 1] = { newest - i * x.span / LOG_STEPS, units }
   end
   return log
+end
+
+local function paid_log(x) -- the same where the latest start may be heavy: it fits the pace only once it is paid for
+  return seeded_log(x, math.max(x.latest, x.tat - x.emission))
 end
 
 local function due_heavy(x, t, units)
@@ -49,7 +53,7 @@ local function due_heavy(x, t, units)
     local slack = x.slack - (units - 1) * x.window / x.amount
     return math.max(from, x.tat + math.max(0, x.force - math.max(0, slack)) - math.max(0, x.force - x.slack))
   end
-  x.log = x.log or seeded_log(x)
+  x.log = x.log or seeded_log(x, x.latest)
   local held, most, spaced = 0, (x.span + ROUNDING_US) / x.emission - units, x.tat + (units - 1) * x.emission
   for i = #x.log, 1, -1 do
     local entry = x.log[i]
@@ -143,10 +147,21 @@ local function pairs_after(packed, at, after) -- the pairs of numbers whose firs
   return found
 end
 
-function pace.read_lists(x, holes, log, heavy, known) -- known: whether the clock and what was granted are what they were
+function pace.read_lists(x, holes, log, heavy, lost) -- lost: what was granted is unknown
   x.holes, x.heavy_at = pairs_after(holes or '', 2, now), tonumber(heavy or 0)
   x.logged = x.strict and log and log ~= ''
-  if x.logged and known and x.heavy_at > now - 2 * x.span then x.log = pairs_after(log, 1, now - x.span) end
+  if x.logged and x.heavy_at > now - 2 * x.span then x.log = lost and paid_log(x) or pairs_after(log, 1, now - x.span) end
+end
+
+function pace.hear(x, latest, weight) -- a survivor reports its latest and its heaviest start
+  local charge = x.emission * weight
+  local paid = latest + charge
+  x.charge = math.max(x.charge, charge) -- a pause takes back what is to come, and leaves what this start may still owe
+  if paid <= x.tat and latest <= x.latest then return end
+  x.tat, x.latest = math.max(x.tat, paid), math.max(x.latest, latest)
+  if x.strict and (weight > 1 or x.log) then -- these starts are missing from the log
+    x.heavy_at, x.log = math.max(x.heavy_at, x.latest), paid_log(x)
+  end
 end
 
 function pace.write(x)

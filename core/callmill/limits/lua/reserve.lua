@@ -114,9 +114,9 @@ for i = 1, #KEYS - FIRST + 1 do
       x.emission = x.span / (x.amount * x.factor)
     end
     if tonumber(h[18] or 0) > now then x.emission = math.max(x.emission, tonumber(h[17])) end
-    pace.read_lists(x, h[21], h[28], h[29], same_life)
-    x.latest = math.max(tonumber(h[26] or 0), same_life and 0 or now) -- nobody knows what started in a former life
+    x.latest = math.max(tonumber(h[26] or 0), lost and now or 0) -- it is unknown what started before the loss
     pace.refresh(x)
+    pace.read_lists(x, h[21], h[28], h[29], lost)
     x.earliest, x.spend = function(t, units) return pace.due(x, t, units) end, pace.spend
     spacing = math.max(spacing, x.emission * (n > 0 and cost(x, 1) or 1) / (x.owner > 0 and key_count or 1))
   end
@@ -132,8 +132,7 @@ if known_boot ~= '' and known_boot ~= boot then -- a survivor of the former life
   local latest = now + number(4)
   last = math.max(last, latest)
   for _, x in ipairs(paces) do
-    x.tat = math.max(x.tat, latest + x.emission * (x.column == 1 and number(16) or n > 0 and cost(x, 1) or 1))
-    x.latest = math.max(x.latest, latest)
+    pace.hear(x, latest, x.column == 1 and number(16) or n > 0 and cost(x, 1) or 1)
   end
 end
 

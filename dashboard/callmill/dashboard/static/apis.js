@@ -43,6 +43,7 @@ function nextStart(now) {
 
 // One word for the state, and a sentence where there is more to say.
 function state(now) {
+  if (now.held) return ["held", `${now.held}.`];
   if (now.breaker !== "closed") return ["down", now.down || `The breaker is ${now.breaker}.`];
   if (now.paused_s !== 0) {
     const until = now.paused_s == null ? "until resumed" : `for ${format.span(now.paused_s)}`;

@@ -69,7 +69,7 @@ function showFigures(view) {
   const overall = batch.elapsed ? batch.done / batch.elapsed : 0;
   write("rate", format.rate(batch.ended ? overall : batch.rate), batch.ended ? "over its whole time" : `${format.rate(overall)} on average`);
   write("eta", batch.ended ? "over" : format.span(batch.eta), batch.ended ? `since ${format.time(view.ended_at)}` : batch.sealed ? "at this rate" : "still being submitted");
-  write("elapsed", format.span(batch.elapsed), batch.ended ? "in all" : `since ${format.time(view.created_at)}`);
+  write("elapsed", format.span(batch.elapsed), batch.ended ? "in all" : `since ${format.time(view.began_at)}`);
   write("calls", format.compact(batch.calls), `${format.plural(batch.retries, "retry", "retries")} · ${format.count(batch.throttled)} × 429`);
   write("p50", format.latency(batch.p50), "half of the calls");
   write("p95", format.latency(batch.p95), "19 of 20 calls");

@@ -8,12 +8,13 @@ const OVER = ["done", "cancelled"];
 // Returns what shows the buttons that make sense for the batch.
 export function listen(page, changed) {
   const buttons = [...page.querySelectorAll("[data-action]")];
-  const dialog = find("confirm", page);
+  const dialogs = { cancel: find("confirm", page), "retry-failed": find("confirm-retry", page) };
   let busy = false;
 
   async function act(button) {
     if (busy) return;
-    if (button.dataset.what === "cancel" && !(await confirmed(dialog))) return;
+    const dialog = dialogs[button.dataset.what];
+    if (dialog && !(await confirmed(dialog))) return;
     busy = true;
     buttons.forEach((other) => (other.disabled = true));
     button.setAttribute("aria-busy", "true");
@@ -44,6 +45,7 @@ export function listen(page, changed) {
     };
     const left = batch.total - batch.done;
     say(find("confirm-rest", page), `The ${format.plural(left, "job")} without an outcome`);
+    say(find("confirm-failed", page), format.plural(batch.failed, "failed job"));
     for (const button of buttons) {
       if (document.activeElement === button && !makesSense[button.dataset.what]) find("tasks-link", page).focus();
       button.hidden = !makesSense[button.dataset.what];

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from callmill.config.redaction import without_secrets
 from callmill.errors import OutsideError
 
 
@@ -45,9 +46,23 @@ class TransportFault(OutsideError):  # noqa: N818 - a fault is an outcome to cla
     """
 
     def __init__(self, kind: FaultKind, message: str, *, sent: bool) -> None:
-        super().__init__(message)
+        super().__init__(without_secrets(message))  # libraries put URLs into their messages
         self.kind = kind
         self.sent = sent
+
+
+def timed_out(*, sent: bool, connected: bool = True) -> TransportFault:
+    """Return the fault of a call that timed out; ``connected``: if sent, it certainly had a connection."""
+    if sent:
+        phase = "waiting for the answer" if connected else "while connecting or waiting for the answer"
+    else:
+        phase = "while connecting"
+    return TransportFault(FaultKind.TIMEOUT, f"timed out {phase}", sent=sent)
+
+
+def no_connection_free() -> TransportFault:
+    """Return the fault of a call that timed out waiting for one of ``max_connections``."""
+    return TransportFault(FaultKind.TIMEOUT, "no connection became free in time", sent=False)
 
 
 class Response(Struct, frozen=True):
@@ -74,6 +89,8 @@ class TransportOptions(Struct, frozen=True, kw_only=True):
     ca_file: str | None = None
     session_factory: str | None = None
     """``module:callable`` that returns a requests.Session; only for the requests transport."""
+    reuse_connections: bool = True
+    """False: each exchange has a connection of its own."""
 
 
 class Transport(Protocol):

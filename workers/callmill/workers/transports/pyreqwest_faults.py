@@ -18,16 +18,20 @@ from pyreqwest.exceptions import (
     RequestTimeoutError,
 )
 
-from callmill.workers.transports.port import FaultKind, TransportFault
+from callmill.workers.transports.port import FaultKind, TransportFault, timed_out
 
 _CONNECTING = "client error (Connect)"
 _BODY_FROM_CONNECTION = "error reading a body from connection"
-_BROKEN_FRAMING = "invalid chunk"
+_BROKEN_FRAMING = ("invalid chunk", "invalid header")
 _TCP_CAUSES = ("tcp connect error", "os error", "eof", "connection closed")
 
 
-def fault_of(error: BaseException) -> TransportFault | None:
-    """The fault that an exception from pyreqwest stands for; None when it does not stem from an exchange."""
+def fault_of(error: BaseException, *, connects_in_time: bool = True) -> TransportFault | None:
+    """The fault that an exception from pyreqwest stands for; None when it does not stem from an exchange.
+
+    ``connects_in_time``: connecting has its own time-out, which ends before the call's. Without one, it is unknown
+    whether the call was sent.
+    """
     if isinstance(error, BuilderError) or (isinstance(error, ValueError) and not isinstance(error, PyreqwestError)):
         return TransportFault(FaultKind.PROTOCOL, f"the request cannot be made: {_text(error)}", sent=False)
     if not isinstance(error, PyreqwestError):
@@ -35,16 +39,16 @@ def fault_of(error: BaseException) -> TransportFault | None:
     causes = _causes(error)
     connecting = _CONNECTING in causes
     sent = not (connecting or isinstance(error, PoolTimeoutError))
+    if isinstance(error, RequestTimeoutError):
+        return timed_out(sent=sent, connected=connects_in_time)
     return TransportFault(_kind(error, causes, connecting=connecting), _text(error), sent=sent)
 
 
 def _kind(error: PyreqwestError, causes: list[str], *, connecting: bool) -> FaultKind:
-    if isinstance(error, RequestTimeoutError):
-        return FaultKind.TIMEOUT
     if connecting:
         return _connecting_kind(causes)
     if _BODY_FROM_CONNECTION in causes:
-        broken = any(_BROKEN_FRAMING in cause.lower() for cause in causes)
+        broken = any(sign in cause.lower() for cause in causes for sign in _BROKEN_FRAMING)
         return FaultKind.PROTOCOL if broken else FaultKind.RESET
     if "error decoding response body" in causes or isinstance(error, DecodeError):
         return FaultKind.PROTOCOL

@@ -13,7 +13,7 @@ from msgspec import Struct
 from pyreqwest.bytes import Bytes
 from pyreqwest.client import Client, ClientBuilder
 from pyreqwest.request import StreamRequest
-from pyreqwest.response import ResponseBodyReader
+from pyreqwest.response import BaseResponse, ResponseBodyReader
 
 from callmill.workers.transports import exit_guard
 from callmill.workers.transports.abandoned_calls import AbandonedCalls, Cancelled, unhurt
@@ -21,11 +21,17 @@ from callmill.workers.transports.authorities import read_authorities
 from callmill.workers.transports.connection_slots import ConnectionSlots
 from callmill.workers.transports.lazy_headers import LazyHeaders
 from callmill.workers.transports.pinned_clients import Pinned, PinnedClients, Route, close_now
-from callmill.workers.transports.port import FaultKind, Response, TransportFault, TransportOptions
+from callmill.workers.transports.port import (
+    FaultKind,
+    Response,
+    TransportFault,
+    TransportOptions,
+    no_connection_free,
+)
 from callmill.workers.transports.pyreqwest_faults import fault_of
 from callmill.workers.transports.user_agent import USER_AGENT
 
-_BODILESS_STATUSES = frozenset({204, 304})
+_BODILESS_STATUSES = frozenset({101, 204, 304})
 _IDLE_S = 60
 _WARM_UP_S = 5.0
 _PIECE_BYTES = 65536
@@ -116,7 +122,7 @@ class PyreqwestTransport:
             async with asyncio.timeout(timeout_s):
                 await self._slots.take()
         except TimeoutError:
-            raise TransportFault(FaultKind.TIMEOUT, "no connection became free in time", sent=False) from None
+            raise no_connection_free() from None
         return max(timeout_s - (time.monotonic() - started_s), 0.001)
 
     async def _exchange_pinned(self, call: _Call, timeout_s: float) -> Response:
@@ -155,7 +161,7 @@ class PyreqwestTransport:
             raw = await unhurt(request.__aenter__())
             status = raw.status
             if call.method == "HEAD" or status in _BODILESS_STATUSES:
-                return Response(status, LazyHeaders(raw), b"")
+                return _bodiless(status, raw)
             reader = raw.body_reader
             # All up to the cap was read together with the head, so this takes what is there.
             first = await unhurt(reader.read(_PIECE_BYTES))
@@ -165,7 +171,7 @@ class PyreqwestTransport:
                 return Response(status, LazyHeaders(raw), first.to_bytes())
             return Response(status, LazyHeaders(raw), await self._read_rest(request, reader, first))
         except Exception as error:
-            fault = fault_of(error)
+            fault = fault_of(error, connects_in_time=timeout_s > self._options.connect_timeout_s)
             if fault is None:
                 raise
             raise fault from error
@@ -206,10 +212,17 @@ class PyreqwestTransport:
             .user_agent(USER_AGENT)
             .connect_timeout(timedelta(seconds=options.connect_timeout_s))
             .pool_idle_timeout(timedelta(seconds=_IDLE_S))
-            .pool_max_idle_per_host(options.max_connections)
+            .pool_max_idle_per_host(options.max_connections if options.reuse_connections else 0)
         )
         if self._roots is not None:
             builder = builder.add_root_certificate_pem(self._roots)
         if host is not None and address is not None and host.strip("[]") != address:
             builder = builder.resolve(host, address, 0)
         return builder.build()
+
+
+def _bodiless(status: int, raw: BaseResponse) -> Response:
+    if status == 101:
+        message = "101 Switching Protocols, which the request did not ask for"
+        raise TransportFault(FaultKind.PROTOCOL, message, sent=True)
+    return Response(status, LazyHeaders(raw), b"")

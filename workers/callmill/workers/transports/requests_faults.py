@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import requests.exceptions as rx
 import urllib3.exceptions as ux
 
-from callmill.workers.transports.port import FaultKind, TransportFault
+from callmill.workers.transports.port import FaultKind, TransportFault, timed_out
 
 _OUTSIDE = (rx.RequestException, ux.HTTPError, OSError, http.client.HTTPException)
 _UNMAKEABLE = (
@@ -42,11 +42,15 @@ def fault_of(error: BaseException, *, sent: bool) -> TransportFault | None:
     if isinstance(error, TransportFault):
         return error
     if isinstance(error, _UNMAKEABLE) or (isinstance(error, ValueError) and not isinstance(error, _OUTSIDE)):
-        return TransportFault(FaultKind.PROTOCOL, f"the request cannot be made: {error}", sent=False)
+        # The same classes cover requests that cannot be written and answers that cannot be read.
+        what = "the answer is malformed" if sent else "the request cannot be made"
+        return TransportFault(FaultKind.PROTOCOL, f"{what}: {error}", sent=sent)
     if not isinstance(error, _OUTSIDE):
         return None
     chain = list(_chain(error))
     kind = _kind(chain)
+    if kind is FaultKind.TIMEOUT:
+        return timed_out(sent=sent)
     if kind is FaultKind.RESET and not sent:
         kind = FaultKind.CONNECT
     return TransportFault(kind, f"{type(chain[-1]).__name__}: {chain[-1]}", sent=sent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
+from functools import partial
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
@@ -11,6 +12,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 from requests.utils import default_user_agent
+from urllib3.poolmanager import PoolManager, ProxyManager
 
 from callmill.errors import ConfigurationError
 from callmill.workers.transports.authorities import read_authorities
@@ -91,11 +93,26 @@ def _users(path: str) -> SessionFactory:
 
 
 def _obey(session: requests.Session, options: TransportOptions) -> None:
+    # Even when told not to follow redirects, requests reads a redirect's body, whatever its size, and fails when the
+    # target is not a URL. Without a target it leaves the answer alone.
+    session.get_redirect_target = _no_target  # type: ignore[method-assign]
     for prefix, adapter in session.adapters.items():
         if isinstance(adapter, HTTPAdapter):
             adapter.poolmanager.pool_classes_by_scheme = POOL_CLASSES
+            adapter.proxy_manager_for = partial(_obedient_proxies, adapter.proxy_manager_for)  # type: ignore[method-assign]
         elif not options.allow_private_addresses:
             raise ConfigurationError(
                 f"session_factory = {options.session_factory!r}: the adapter for {prefix} is no requests HTTPAdapter, "
                 "so the addresses it connects to cannot be checked; set allow_private_addresses = true to use it"
             )
+
+
+def _obedient_proxies(make: Callable[..., PoolManager], proxy: str, **settings: Any) -> PoolManager:
+    manager = make(proxy, **settings)
+    if type(manager) is ProxyManager:  # The one for SOCKS has its own kind of pools.
+        manager.pool_classes_by_scheme = POOL_CLASSES
+    return manager
+
+
+def _no_target(resp: requests.Response) -> None:  # noqa: ARG001 - requests defines the name
+    return None

@@ -13,8 +13,15 @@ from urllib.parse import urlsplit
 import requests
 from urllib3.response import BaseHTTPResponse
 
-from callmill.workers.transports.checked_connections import CallInThread
-from callmill.workers.transports.port import FaultKind, Response, TransportFault, TransportOptions
+from callmill.workers.transports.checked_connections import OBEDIENT, CallInThread
+from callmill.workers.transports.port import (
+    FaultKind,
+    Response,
+    TransportFault,
+    TransportOptions,
+    no_connection_free,
+    timed_out,
+)
 from callmill.workers.transports.requests_faults import fault_of
 from callmill.workers.transports.requests_sessions import session_factory
 
@@ -56,7 +63,10 @@ class RequestsTransport:
             async with asyncio.timeout(timeout_s):
                 return await asyncio.wrap_future(running)
         except TimeoutError:
-            raise TransportFault(FaultKind.TIMEOUT, "the call's time was over", sent=call.sent) from None
+            if running.cancelled():
+                raise no_connection_free() from None
+            call.break_off()  # before it is asked whether it was sent: from here on, it no longer can be
+            raise timed_out(sent=call.sent) from None
         finally:
             self._calls.discard(call)
             # The thread cannot be stopped, but what it waits for can: it ends, and its slot is free again.
@@ -98,6 +108,7 @@ class RequestsTransport:
         as_prepared = session.auth is not None or session.params
         call.target = _exact_target((request.url or url) if as_prepared else url)
         settings = session.merge_environment_settings(request.url, {}, None, None, None)
+        call.in_foreign_hands = self._options.session_factory is not None
         connect_s = min(self._options.connect_timeout_s, call.remaining_s())
         answer = session.send(
             request,
@@ -108,18 +119,28 @@ class RequestsTransport:
             cert=settings["cert"],
             proxies=settings["proxies"],
         )
+        connection = getattr(answer.raw, "connection", None)
         try:
-            content = self._read(answer.raw)
+            content = self._read(answer)
         except BaseException:
             answer.close()
             raise
         answer.raw.release_conn()
+        # On the connection of a user's own adapter we cannot see whether more will come.
+        keep = self._options.reuse_connections and isinstance(connection, OBEDIENT)
+        if connection is not None and not keep:
+            connection.close()
         return Response(answer.status_code, _joined(answer.raw), content)
 
-    def _read(self, raw: BaseHTTPResponse) -> bytes:
+    def _read(self, answer: requests.Response) -> bytes:
+        if answer.status_code < 200:
+            message = f"only an interim answer, {answer.status_code}"
+            raise TransportFault(FaultKind.PROTOCOL, message, sent=True)
+        raw: BaseHTTPResponse = answer.raw
         chunks: list[bytes] = []
         total = 0
-        for chunk in raw.stream(_CHUNK_BYTES, decode_content=True):
+        # Not stream(), in which urllib3 parses chunks itself, too leniently.
+        while chunk := raw.read(_CHUNK_BYTES, decode_content=True):
             total += len(chunk)
             if total > self._options.max_response_bytes:
                 message = f"the answer is larger than {self._options.max_response_bytes} bytes"

@@ -1,0 +1,98 @@
+"""ProbeChoice: which waiting call tests whether an API that was down is up again.
+
+A job may fail for reasons of its own, and so may a path, a batch or a traffic class. So the next probe is the call that
+has least in common with failed probes, and has failed least itself.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from itertools import islice
+
+from callmill.workers.call import Call
+from callmill.workers.fair_queue import ClassLine, FairQueue
+
+_WITH_DIGIT = re.compile(r"[^/]*\d[^/]*")
+_MOST_REMEMBERED = 10_000
+_LOOKED_AT = 128
+
+
+class ProbeChoice:
+    """Chooses among the calls waiting in a queue, based on those that failed since the API was last up."""
+
+    def __init__(self, queue: FairQueue) -> None:
+        self._queue = queue
+        self._failed: dict[object, int] = {}
+
+    def take(self) -> Call | None:
+        """Take the next probe from the queue; None: nothing waits."""
+        return self._queue.take_best(self._rank_line, self._rank_call)
+
+    def has_new(self) -> bool:
+        """Say whether a call waits whose class or batch has not failed yet."""
+        return any(map(self.is_new, self._queue.lines()))
+
+    def met(self, call: Call) -> None:
+        """Record that a call failed while the API seemed to be up."""
+        self._bound()
+        for kind in _kinds_of(call):
+            self._failed.setdefault(kind, 1)
+
+    def failed(self, call: Call) -> None:
+        """Record that a call failed as a probe."""
+        self._bound()
+        for kind in _kinds_of(call):
+            self._failed[kind] = self._failed.get(kind, 0) + 1
+
+    def forget(self) -> None:
+        """Record that a call was answered: earlier failures prove nothing any more."""
+        self._failed.clear()
+
+    def api_is_up(self) -> None:
+        """Move calls similar to failed ones behind all others, as they may fail again, and forget the failures."""
+        if self._failed:
+            self._queue.sort(self._kinship)
+            self._failed.clear()
+
+    def is_new(self, line: ClassLine) -> bool:
+        """Say the same for one line."""
+        if not line.calls:
+            return False
+        failed = self._failed
+        return line.traffic not in failed or any(
+            _batch_of(call) not in failed for call in islice(line.calls, _LOOKED_AT)
+        )
+
+    def has_room(self, line: ClassLine) -> bool:
+        """Say whether to take in more work of a class: what a probe needs, plus some to find new calls."""
+        return not line.waiting or (line.waiting < _LOOKED_AT and not self.is_new(line))
+
+    def _bound(self) -> None:
+        if len(self._failed) > _MOST_REMEMBERED:
+            self._failed.clear()
+
+    def _rank_line(self, line: ClassLine) -> tuple[float, ...]:
+        return self._failed.get(line.traffic, 0), line.virtual_time
+
+    def _rank_call(self, call: Call) -> tuple[float, ...]:
+        return *self._kinship(call), random.random()  # noqa: S311 - variety, not secrecy
+
+    def _kinship(self, call: Call) -> tuple[float, ...]:
+        """Return how much a call has in common with failed ones, and how often it failed itself."""
+        kin = self._failed.get(_batch_of(call), 0) + self._failed.get(_path_of(call), 0)
+        return kin, call.attempts + call.spared
+
+
+def _kinds_of(call: Call) -> tuple[object, ...]:
+    return call.owner.traffic, _batch_of(call), _path_of(call)
+
+
+def _batch_of(call: Call) -> str:
+    """Return the part that the keys of a batch's jobs share."""
+    return "batch " + call.key.rpartition("-")[0]
+
+
+def _path_of(call: Call) -> str:
+    """Return a call's path without its variable parts: ``/users/17`` and ``/users/18`` are the same."""
+    return "path " + _WITH_DIGIT.sub("*", call.url.partition("?")[0])
