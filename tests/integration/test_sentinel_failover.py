@@ -61,7 +61,8 @@ class Scene:
         progress = batch.progress()
         assert (progress.succeeded, progress.failed, progress.total) == (count, 0, count)
         assert self.api.broken == []
-        assert [worker.status for worker in self.workers] == ["running"] * len(self.workers)
+        for worker in self.workers:
+            assert worker.status == "running", f"{worker.name} ended:\n{worker.logs()}"
 
     def repeated(self) -> int:
         """Return how many calls were made beyond one for each job."""

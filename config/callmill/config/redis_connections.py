@@ -57,7 +57,7 @@ def _client(url: str) -> redis.asyncio.Redis:
     address = SentinelUrl.parse(url)
     sentinels = async_sentinels(address, sentinel_options(address) | {"retry": AsyncRetry(NoBackoff(), 0)})
     options |= _of_primary(address)
-    pool = AsyncFailoverPool(address.service, sentinels, **options)  # type: ignore[no-untyped-call] # redis-py's is not annotated
+    pool = AsyncFailoverPool(address.service, sentinels, **options)
     return redis.asyncio.Redis.from_pool(pool)
 
 
@@ -75,7 +75,7 @@ def connect_blocking(url: str, *, socket_timeout_s: float = SOCKET_TIMEOUT_S) ->
     address = SentinelUrl.parse(url)
     sentinels = blocking_sentinels(address, sentinel_options(address))
     options |= _of_primary(address)
-    pool = FailoverPool(address.service, sentinels, **options)  # type: ignore[no-untyped-call] # as above
+    pool = FailoverPool(address.service, sentinels, **options)  # type: ignore[no-untyped-call] # redis-py's is not annotated
     return redis.Redis.from_pool(pool)
 
 

@@ -13,6 +13,8 @@ from typing import Any
 from redis.asyncio.sentinel import MasterNotFoundError as AsyncNotFoundError
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.asyncio.sentinel import SentinelConnectionPool as AsyncSentinelConnectionPool
+from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 
@@ -24,10 +26,39 @@ _UNKNOWN = "no Sentinel that answers knows a primary for {!r} now"
 """redis-py would describe each client that it asked."""
 
 
+_CUT = "the connection was closed, because another server is the primary now"
+
+
+class _FollowingConnection(SentinelManagedConnection):
+    """A connection that its pool may close at any moment, whatever its user is doing with it."""
+
+    async def connect_to(self, address: tuple[str, int]) -> None:
+        """Connect, unless the primary changes meanwhile: the pool cannot close what is not open yet."""
+        await super().connect_to(address)  # type: ignore[no-untyped-call] # redis-py's is not annotated
+        if address != self.connection_pool.master_address:
+            await self.disconnect(nowait=True)
+            raise RedisConnectionError(_CUT)
+
+    async def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's signature
+        """Send a command."""
+        try:
+            await super().send_packed_command(command, check_health)
+        # What redis-py raises when there is no writer any more, and uvloop when the writer's socket is closed.
+        except (AttributeError, RuntimeError) as error:
+            raise RedisConnectionError(_CUT) from error
+
+
+class _FollowingSSLConnection(_FollowingConnection, SentinelManagedSSLConnection):
+    """The same over TLS."""
+
+
 class AsyncFailoverPool(AsyncSentinelConnectionPool):
     """Connections to the primary, for one event loop; closes those to the Sentinels with its own."""
 
-    _asked_s = float("-inf")
+    def __init__(self, service: str, sentinels: AsyncSentinel, *, ssl: bool = False, **options: Any) -> None:
+        connection = _FollowingSSLConnection if ssl else _FollowingConnection
+        super().__init__(service, sentinels, connection_class=connection, **options)  # type: ignore[no-untyped-call] # as above
+        self._asked_s = float("-inf")
 
     async def get_connection(self, command_name: Any = None, *keys: Any, **options: Any) -> Any:  # noqa: ARG002 - redis-py's signature
         """Return a connection to who is the primary now, as far as the Sentinels knew a second ago."""
@@ -38,11 +69,14 @@ class AsyncFailoverPool(AsyncSentinelConnectionPool):
         return await super().get_connection()  # type: ignore[no-untyped-call] # redis-py's is not annotated
 
     async def get_master_address(self) -> Any:
-        """Ask for the primary; when it is another one, cut every connection to the former."""
-        before, address = self.master_address, await super().get_master_address()  # type: ignore[no-untyped-call] # as above
-        if before not in {None, address}:
-            # Who waits for an answer would get it from a server whose word counts no more, or not at all.
-            await self.disconnect()
+        """Ask for the primary; when it is another one, close every connection to the former."""
+        address = await super().get_master_address()  # type: ignore[no-untyped-call] # as above
+        in_use: list[Any] = list(self._in_use_connections)
+        for connection in in_use:
+            # Who waits for an answer would get it from a server whose word counts no more, or not at all. A connection
+            # to the new primary, which another task may have opened meanwhile, stays.
+            if (connection.host, connection.port) != self.master_address:
+                await connection.disconnect(nowait=True)
         return address
 
     async def aclose(self) -> None:
