@@ -33,13 +33,21 @@ class Shown:
         self.overview = Overview(session, self.redis)
 
     async def begin(self, jobs: int = MANY, name: str = "") -> None:
-        """Submit a batch and claim its chunk."""
+        """Submit a batch, in a millisecond of its own, which is what batches are ordered by, and claim its chunk."""
+        before_ms = await self.now_ms()
+        while await self.now_ms() == before_ms:
+            pass
         self.id = await self.batches.create(name, retention_ms=60_000)
         self.names = BatchKeys(self.id)
         payload = encode_chunk(Chunk("api", 0, [WireJob("GET", "/")] * jobs))
         await self.batches.add(self.id, 0, [("api", payload)], park=False)
         await self.batches.seal(self.id)
         await self.claim()
+
+    async def now_ms(self) -> int:
+        """Return Redis's time."""
+        seconds, microseconds = await self.redis.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
 
     async def claim(self) -> None:
         """Claim the chunk."""
@@ -255,7 +263,8 @@ def test_a_batch_that_ran_again_is_timed_from_then(redis_url):
             await look.batches.retry_failed(look.id, FailureFilter(""))
             await look.claim()
             await look.record([good(1), good(7)])
-            running = (await look.overview.batch(look.id)).progress
+            while not (running := (await look.overview.batch(look.id)).progress).elapsed:
+                pass  # less than a millisecond has passed: there is no rate yet
             await look.record([good(8), bad(9)], Finish())
             after = (await look.overview.batch(look.id)).progress
             assert (running.ended, after.ended, after.succeeded) == (False, True, 9)

@@ -32,15 +32,24 @@ _CUT = "the connection was closed, because another server is the primary now"
 class _FollowingConnection(SentinelManagedConnection):
     """A connection that its pool may close at any moment, whatever its user is doing with it."""
 
+    _connecting = False
+
     async def connect_to(self, address: tuple[str, int]) -> None:
         """Connect, unless the primary changes meanwhile: the pool cannot close what is not open yet."""
-        await super().connect_to(address)  # type: ignore[no-untyped-call] # redis-py's is not annotated
+        self._connecting = True
+        try:
+            await super().connect_to(address)  # type: ignore[no-untyped-call] # redis-py's is not annotated
+        finally:
+            self._connecting = False
         if address != self.connection_pool.master_address:
             await self.disconnect(nowait=True)
             raise RedisConnectionError(_CUT)
 
     async def send_packed_command(self, command: Any, check_health: bool = True) -> None:  # noqa: FBT001, FBT002 - redis-py's signature
         """Send a command."""
+        if self._connecting and not self.is_connected:
+            # redis-py would connect anew in the middle of its handshake, and wait for answers to its first half.
+            raise RedisConnectionError(_CUT)
         try:
             await super().send_packed_command(command, check_health)
         # What redis-py raises when there is no writer any more, and uvloop when the writer's socket is closed.
@@ -70,14 +79,15 @@ class AsyncFailoverPool(AsyncSentinelConnectionPool):
 
     async def get_master_address(self) -> Any:
         """Ask for the primary; when it is another one, close every connection to the former."""
-        address = await super().get_master_address()  # type: ignore[no-untyped-call] # as above
-        in_use: list[Any] = list(self._in_use_connections)
-        for connection in in_use:
+        self.master_address = await self.sentinel_manager.discover_master(self.service_name)
+        connections: list[Any] = [*self._available_connections, *self._in_use_connections]
+        for connection in connections:
             # Who waits for an answer would get it from a server whose word counts no more, or not at all. A connection
             # to the new primary, which another task may have opened meanwhile, stays.
             if (connection.host, connection.port) != self.master_address:
+                # At once: redis-py may wait for the end, and forget then what another task has opened in its place.
                 await connection.disconnect(nowait=True)
-        return address
+        return self.master_address
 
     async def aclose(self) -> None:
         """Close every connection."""
