@@ -69,8 +69,9 @@ def test_programs_change_while_it_runs(fleet):
     assert running.names == ["other"]
     assert await_line(lines, "as asked") == f"child (process {first}) ended with exit code 0, as asked"
     running.run([Program("child", ("simulate", "--port", "0"))])
-    seen = {lines.get(timeout=20).split()[0] for _ in range(2)}  # in either order
-    assert seen == {"other", "Simulator"}
+    missing = {"other", "Simulator"}  # in either order, with what else the simulator says
+    while missing:
+        missing.discard(lines.get(timeout=20).split()[0])
     assert first not in running.pids
 
 
