@@ -25,7 +25,6 @@ ASK_EVERY_S = 1.0
 _UNKNOWN = "no Sentinel that answers knows a primary for {!r} now"
 """redis-py would describe each client that it asked."""
 
-
 _CUT = "the connection was closed, because another server is the primary now"
 
 
@@ -33,10 +32,17 @@ class _FollowingConnection(SentinelManagedConnection):
     """A connection that its pool may close at any moment, whatever its user is doing with it."""
 
     _connecting = False
+    _closed_by_pool = False
+
+    async def close_now(self) -> None:
+        """Close, so that whoever uses the connection learns that it was cut off."""
+        self._closed_by_pool = True
+        # Without waiting: redis-py would forget then what another task has opened in the meantime.
+        await self.disconnect(nowait=True)
 
     async def connect_to(self, address: tuple[str, int]) -> None:
         """Connect, unless the primary changes meanwhile: the pool cannot close what is not open yet."""
-        self._connecting = True
+        self._connecting, self._closed_by_pool = True, False
         try:
             await super().connect_to(address)  # type: ignore[no-untyped-call] # redis-py's is not annotated
         finally:
@@ -54,6 +60,8 @@ class _FollowingConnection(SentinelManagedConnection):
             await super().send_packed_command(command, check_health)
         # What redis-py raises when there is no writer any more, and uvloop when the writer's socket is closed.
         except (AttributeError, RuntimeError) as error:
+            if not self._closed_by_pool:
+                raise
             raise RedisConnectionError(_CUT) from error
 
 
@@ -85,8 +93,7 @@ class AsyncFailoverPool(AsyncSentinelConnectionPool):
             # Who waits for an answer would get it from a server whose word counts no more, or not at all. A connection
             # to the new primary, which another task may have opened meanwhile, stays.
             if (connection.host, connection.port) != self.master_address:
-                # At once: redis-py may wait for the end, and forget then what another task has opened in its place.
-                await connection.disconnect(nowait=True)
+                await connection.close_now()
         return self.master_address
 
     async def aclose(self) -> None:
