@@ -107,7 +107,6 @@ def test_fork_while_outcomes_are_read(redis_url):
     waiting.cancel()
     reader.join()
 
-    pages = waiting.failed_jobs(include_retried=True)
     begun = waiting.outcomes()
     def child():
         try:
