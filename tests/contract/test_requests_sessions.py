@@ -88,7 +88,7 @@ class Factories:
         """Make a session with a proxy."""
         session = requests.Session()
         session.trust_env = False
-        session.proxies = {"http": Factories.proxy}
+        session.proxies = {"http": Factories.proxy, "https": Factories.proxy}
         return session
 
     @staticmethod
@@ -312,6 +312,15 @@ def test_request_that_met_nobody_does_not_count_as_sent(factory: str | None) -> 
         with pytest.raises(TransportFault) as raised:
             get(url, session_factory=factory and f"{ME}:Factories.{factory}")
     assert (raised.value.kind, raised.value.sent) == (FaultKind.CONNECT, False)
+
+
+def test_proxy_that_makes_no_tunnel_was_sent_nothing_of_the_request(server: FaultyServer) -> None:
+    """What a proxy got before there was a tunnel is none of the request: the API cannot have executed it."""
+    Factories.proxy = server.url("").rstrip("/")
+    with pytest.raises(TransportFault) as raised:
+        get("https://api.test/x", 0.5, session_factory=f"{ME}:Factories.proxied")
+    assert not raised.value.sent
+    assert [request.target for request in server.requests] == ["api.test:443"]
 
 
 def test_debugging_of_http_client(server: FaultyServer, monkeypatch: pytest.MonkeyPatch) -> None:

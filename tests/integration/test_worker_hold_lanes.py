@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from callmill.holds import current_holds, release_holds
 from callmill.holds.keys import Keys
+from callmill.jobs.wire import WireJob
 from callmill.limits.control import LimitControl
 from callmill.workers.call import Call
 from callmill.workers.single_call import CallNotDoneError, SingleCall
@@ -227,6 +228,29 @@ def test_no_job_fails_of_a_host_with_a_forbidden_address(redis_url):
             assert "has a private address" in lane.held
             assert not batch.outcomes
             assert len(api.calls) <= 8
+
+    asyncio.run(scene())
+
+
+def test_call_that_may_have_been_executed_is_not_made_again_by_a_hold(redis_url):
+    """A POST whose connection failed after it was sent ends with the reason, also when its host is held by then."""
+
+    class Broken(Api):
+        async def send(self, *_request: object) -> Response:
+            self.calls.append("")
+            raise TransportFault(FaultKind.TLS, "certificate required", sent=True)
+
+    async def scene() -> None:
+        api = Broken(only_good)
+        async with open_lane(redis_url, api, ["good"], worker="w") as lane:
+            batch = Batch(lane)
+            batch.submit(30, WireJob("POST", "/x"))
+            await until(lambda: lane.held and not lane.in_flight, "held")
+            before = len(api.calls)
+            await until(lambda: len(api.calls) > before and not lane.in_flight, "tried again with another call")
+            assert len(batch.outcomes) == len(api.calls)
+            assert all("may have executed" in (outcome.error_message or "") for outcome in batch.outcomes)
+            assert not batch.postponed
 
     asyncio.run(scene())
 

@@ -14,6 +14,10 @@ from callmill.workers.probe_choice import ProbeChoice
 BULK = TrafficClass(priority=Priority.BULK)
 
 
+LONG = 1_000_000
+"""Characters of a path segment, for which the square of its length would take hours."""
+
+
 class Play:
     """A queue and what chooses from it."""
 
@@ -106,3 +110,14 @@ def test_once_the_api_is_up_others_go_before_what_is_like_the_failed():
     play.choice.api_is_up()
     bad.remove(failed)
     assert [play.queue.take() for _ in range(6)] == [*good, *bad, failed]
+
+
+def test_a_long_path_costs_no_more_than_its_length():
+    """A path segment of any length is looked at once, whether or not a digit is in it."""
+    play = Play()
+    for segment in ("x" * LONG, "x" * LONG + "1"):
+        failed, other = play.wait(f"/{segment}"), play.wait("/y")
+        play.choice.met(failed)
+        assert play.choice.take() is other
+        assert play.choice.take() is failed
+        play.choice.forget()

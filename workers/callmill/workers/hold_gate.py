@@ -31,7 +31,8 @@ from callmill.workers.verdict import Failed, Retryable, Verdict
 log = logging.getLogger(__name__)
 
 POOLED_REFUSALS = 3
-"""Refusals that hold a pool credential that has never worked: their jobs continue with another one."""
+"""Refusals that hold a pool credential that has never worked: refused with 401 or 403, their jobs
+continue with another one."""
 
 _HOST = -1
 _EVERY_S = 0.25

@@ -42,7 +42,7 @@ from callmill.workers.probe_choice import ProbeChoice
 from callmill.workers.request_builder import ForbiddenUrlError, RequestBuilder
 from callmill.workers.tally import BUG, CUT_OFF, Tally
 from callmill.workers.transports.port import FaultKind, Response, Transport, TransportFault
-from callmill.workers.verdict import AnswerRules, Failed, classify_fault, classify_response
+from callmill.workers.verdict import AnswerRules, Failed, Retryable, classify_fault, classify_response
 
 log = logging.getLogger(__name__)
 
@@ -442,6 +442,9 @@ class Lane:
         self._limiter.settle(slot, *(used or (None, None)))
         if feedback is not None and feedback.observations:
             self._limiter.feed(slot, feedback.observations)
-        ending = self._holds.put_back(verdict) if held else self._endings.of(call, slot, verdict, answer, spared=spared)
+        if held and not (isinstance(verdict, Retryable) and verdict.not_repeated):
+            ending: Postponed | WireOutcome = self._holds.put_back(verdict)
+        else:
+            ending = self._endings.of(call, slot, verdict, answer, spared=spared)
         self.tally.ended(verdict, answer, call.latency_us)
         return ending

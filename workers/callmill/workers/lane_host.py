@@ -55,9 +55,13 @@ class LaneHost:
     ) -> None:
         self.profiles = profiles
         self.thread = LoopThread()
-        self.thread.run(self._connect(options))
-        self.apis = self._named_apis(while_waiting)
-        self.lanes: dict[str, Lane] = self.thread.run(self._open(worker, options))
+        try:
+            self.thread.run(self._connect(options))
+            self.apis = self._named_apis(while_waiting)
+            self.lanes: dict[str, Lane] = self.thread.run(self._open(worker, options))
+        except BaseException:
+            self.thread.stop()  # and with it what the lanes began
+            raise
 
     def call(self, job: Job, key: str, trace: TraceContext | None = None, *, repeated: bool = False) -> Outcome:
         """Make one call under the API's limits and return its outcome.

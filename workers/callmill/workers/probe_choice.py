@@ -13,7 +13,9 @@ from itertools import islice
 from callmill.workers.call import Call
 from callmill.workers.fair_queue import ClassLine, FairQueue
 
-_WITH_DIGIT = re.compile(r"[^/]*\d[^/]*")
+_WITH_DIGIT = re.compile(r"(?<![^/])[^/\d]*\d[^/]*")
+"""From the start of a segment only: tried at each character, a long segment would take its length squared."""
+
 _MOST_REMEMBERED = 10_000
 _LOOKED_AT = 128
 

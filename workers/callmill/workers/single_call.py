@@ -100,6 +100,8 @@ class SingleCall:
 
     def _look(self) -> None:
         """Fail the call if its API is held, which may last for days."""
+        if self.outcome.done():  # its deadline passed in the same turn of the loop
+            return
         if self._lane.held and not self._in_flight:
             self.outcome.set_exception(CallNotDoneError(held_in_words(self._lane.api, self._lane.held)))
         else:

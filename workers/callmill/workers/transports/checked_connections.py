@@ -107,9 +107,14 @@ class _Obedient(HTTPConnection):
     """Nothing was answered yet: until then, TLS may have session tickets to read, which are not an answer."""
     _head_sent = False
     _early = False
+    _connecting = False
 
     def connect(self) -> None:
-        super().connect()
+        self._connecting = True
+        try:
+            super().connect()
+        finally:
+            self._connecting = False
         self._fresh = True
         self._head_sent = False
 
@@ -150,7 +155,8 @@ class _Obedient(HTTPConnection):
         call = _call()
         if call is not None:
             call.uses(self.sock)
-            call.sends()
+            if not self._connecting:  # a proxy's CONNECT is none of the request
+                call.sends()
         super().send(data)
         self._head_sent = True
 
