@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 
 from msgspec import Struct
 
 from callmill.config.public_api import ApiAddress
-from callmill.errors import ApiMismatchError
+from callmill.errors import ApiMismatchError, UnknownFormatError
 from callmill.jobs.formats import FORMAT
 from callmill.ledger import keys
 from callmill.ledger.keys import BatchKeys, ChunkRef
@@ -80,7 +81,11 @@ class ApiBindings:
             if bound.api == api and bound.to is not None and bound.to.identity != to.identity:
                 for batch_id in bound.batches:
                     await self.bind(batch_id, api, to)
-        return [ref for batch_id in await self.moving() for ref in await self.follow(batch_id)]
+        refs: list[ChunkRef] = []
+        for batch_id in await self.moving():
+            with suppress(UnknownFormatError):  # a newer Callmill moves its own
+                refs += await self.follow(batch_id)
+        return refs
 
     async def bind(self, batch_id: str, api: str, to: ApiAddress, *, own_lines: bool = False) -> None:
         """Bind a batch to another API of a name it uses; ``follow`` moves its chunks. Safe to repeat.

@@ -122,7 +122,8 @@ def pause(*, name: str, seconds: float | None, why: str, key: str | None, as_jso
 def resume(*, name: str, key: str | None, as_json: bool) -> None:
     """End a pause, whether a person or an answer of the API began it, and release an API that is held.
 
-    An API is held when its key has never worked or its host was never reached. Releasing it lets calls try again.
+    An API is held when its key was never accepted or no longer is, or its host was never reached. Releasing it lets
+    calls try again.
     """
 
     async def work(client: AsyncClient, redis: Redis) -> _Paused:

@@ -24,7 +24,10 @@ _HEARTBEAT_EVERY_S = 5
 
 
 @click.command("worker")
-@click.option("--name", help="Name in Flower and in its log, followed by @HOST; callmill-PID by default.")
+@click.option(
+    "--name",
+    help="Name in Flower and in its log, followed by @HOST; by default callmill-PID, in a container callmill-RANDOM.",
+)
 def worker(name: str | None) -> None:
     """Run one worker process: it serves every API of the profiles until SIGTERM or Ctrl-C.
 

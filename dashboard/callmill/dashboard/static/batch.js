@@ -66,7 +66,7 @@ function showFigures(view) {
     say(page.querySelector(`[data-metric="${name}"]`), value);
     say(page.querySelector(`[data-note="${name}"]`), note || "\u00a0");
   };
-  const overall = batch.elapsed ? batch.done / batch.elapsed : 0;
+  const overall = batch.mean_rate;
   write("rate", format.rate(batch.ended ? overall : batch.rate), batch.ended ? "over its whole time" : `${format.rate(overall)} on average`);
   write("eta", batch.ended ? "over" : format.span(batch.eta), batch.ended ? `since ${format.time(view.ended_at)}` : batch.sealed ? "at this rate" : "still being submitted");
   write("elapsed", format.span(batch.elapsed), batch.ended ? "in all" : `since ${format.time(view.began_at)}`);

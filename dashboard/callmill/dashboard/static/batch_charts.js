@@ -51,7 +51,7 @@ export function showCharts(view) {
   const column = (position) => rows.map((row) => row[position]);
   charts.progress.set([[0, ...column(0)], [0, ...column(1)], [0, ...column(2)]], `Progress: ${format.count(batch.done)} of ${format.count(batch.total)} jobs done, ${format.count(batch.failed)} failed`);
   // The last step is not over while the batch runs: its rates would be too low.
-  const whole = history.filter((point) => batch.ended || point.t_s <= batch.elapsed || history.length === 1);
+  const whole = history.filter((point) => batch.ended || point.t_s <= view.age_s || history.length === 1);
   const per = (value) => whole.map((point) => Math.max(0, value(point)) / step);
   const at = whole.map((point) => point.t_s);
   charts.throughput.set([at, per((p) => p.succeeded + p.failed), per((p) => p.calls), per((p) => p.retries), per((p) => p.throttled)], `Throughput: ${format.rate(batch.rate)} jobs per second now, over ${format.span(last)}`);
