@@ -54,7 +54,7 @@ class LimitSpec(Struct, frozen=True):
     """One limit of an API.
 
     Attributes:
-        amount: How many of ``unit`` the window takes, or how many calls may be in flight; 0: not known, to be found.
+        amount: How many of ``unit`` the window takes, or how many calls may be in flight; 0: see AUTO, NONE, LEARNED.
         unit: What is counted.
         window_s: Length of the window in seconds; 0 for ``concurrent``.
         scope: What it holds for.
@@ -66,8 +66,8 @@ class LimitSpec(Struct, frozen=True):
     scope: Scope = Scope.API
 
     def __str__(self) -> str:
-        if self == AUTO:
-            return "auto"
+        if not self.amount:
+            return "none" if self.unit is Unit.CONCURRENT else "auto" if self.window_s else "learned"
         suffix = "" if self.scope is Scope.API else f" per {self.scope.value}"
         if self.unit is Unit.CONCURRENT:
             return f"{self.amount} concurrent{suffix}"
@@ -79,6 +79,14 @@ class LimitSpec(Struct, frozen=True):
 AUTO = LimitSpec(0, Unit.REQUESTS, 1)
 """Nobody knows the limit: the rate is found by trying."""
 
+NONE = LimitSpec(0, Unit.CONCURRENT, 0)
+"""There is no limit: none is learned either."""
+
+LEARNED = LimitSpec(0, Unit.REQUESTS, 0)
+"""A rate that nobody wrote down and the API's refusals showed; nobody writes this."""
+
+LEARNED_OF_KEY = LimitSpec(0, Unit.REQUESTS, 0, Scope.KEY)
+
 
 def parse_limit(text: str) -> LimitSpec:
     """Read one limit.
@@ -87,8 +95,8 @@ def parse_limit(text: str) -> LimitSpec:
         ValueError: The text is no limit; the message shows the forms that are.
     """
     lowered = text.lower()
-    if lowered.strip() == "auto":
-        return AUTO
+    if (word := lowered.strip()) in {"auto", "none"}:
+        return AUTO if word == "auto" else NONE
     if match := _CONCURRENT.match(lowered):
         return LimitSpec(_positive(text, match["amount"]), Unit.CONCURRENT, 0, Scope(match["scope"] or "api"))
     match = _RATE.match(lowered)
@@ -96,7 +104,7 @@ def parse_limit(text: str) -> LimitSpec:
     if match is None or window not in _WINDOWS_S:
         raise ValueError(
             f"{text!r} is no limit; write '500/minute', '10/second', '200000 tokens/minute', '10000/day', "
-            "'30000 input tokens/minute', '60/minute per key', '100/minute per model', '64 concurrent' or 'auto'"
+            "'30000 input tokens/minute', '60/minute per key', '100/minute per model', '64 concurrent', 'auto' or 'none'"
         )
     return LimitSpec(
         _positive(text, match["amount"]), _unit(match["unit"] or ""), _WINDOWS_S[window], Scope(match["scope"] or "api")

@@ -6,7 +6,7 @@ import math
 
 from msgspec import Struct
 
-from callmill.config.limit_spec import AUTO, Enforcer, LimitSpec, Unit
+from callmill.config.limit_spec import Enforcer, LimitSpec, Unit
 from callmill.limits.rules import Clock, LimitRules, clocks, validity_s
 
 WORTH_A_WORD = 0.99
@@ -67,7 +67,7 @@ def measured(rules: LimitRules, total_s: float, lateness_s: float, way_s: float)
 
 
 def _bound(spec: LimitSpec, rules: LimitRules, guard: Guard, quantum_s: float | None, *, phase_known: bool) -> Bound:
-    if spec == AUTO:
+    if not spec.amount and spec.unit is not Unit.CONCURRENT:
         return Bound(spec, None, None, "not known yet: found by trying, from the answers")
     if spec.unit is Unit.CONCURRENT:
         return Bound(spec, None, 1.0)

@@ -39,6 +39,23 @@ class Pause(Struct, frozen=True):
     by: str | None
 
 
+class InForce(Struct, frozen=True):
+    """What holds for one API beside its profile or instead of it, as workers follow it.
+
+    Attributes:
+        generation: Another number after every change by people, also of pauses: a worker that finds it changed may have
+            missed a message, and looks for pauses.
+        limits: Limits that hold instead of the profile's; None: the profile's hold.
+        learned_pace: Whether a pace that nobody wrote down is in force.
+        learned_in_flight: Whether a number of calls in flight that nobody wrote down is, beside a pace that somebody did.
+    """
+
+    generation: int = 0
+    limits: tuple[LimitSpec, ...] | None = None
+    learned_pace: bool = False
+    learned_in_flight: bool = False
+
+
 class ControlState(Struct, frozen=True):
     """What people have set for one API.
 
@@ -194,18 +211,19 @@ def _state(noted: Mapping[str, str], state: Mapping[str, str], now_us: float) ->
     return ControlState(generation, limits, whole, {name: pause for name, pause in keys.items() if pause})
 
 
-async def load_override(redis: Redis, api: str) -> tuple[int, tuple[LimitSpec, ...] | None]:
-    """The generation, and the limits that hold instead of the profile's, if any; one HMGET.
-
-    The generation is another one after every change, also of pauses: a worker that finds it changed may have missed a
-    message, and compares its limits and looks for pauses.
+async def load_in_force(redis: Redis, api: str) -> InForce:
+    """What holds now beside the profile or instead of it; one round trip.
 
     Raises:
         RedisUnavailableError: Redis cannot be reached or refused.
         UnknownFormatError: A newer Callmill wrote the limits.
     """
-    generation, limits = await answer(redis.hmget(Keys(api).control, ["generation", "limits"]))
-    return _override(generation, limits)
+    keys = Keys(api)
+    pipeline = redis.pipeline(transaction=False)
+    pipeline.hmget(keys.control, ["generation", "limits"])
+    pipeline.hmget(keys.meta, ["learned_pace", "learned_in_flight"])
+    (generation, limits), (pace, in_flight) = await answer(pipeline.execute())
+    return InForce(*_override(generation, limits), bool(pace), bool(in_flight))
 
 
 def checked(limits: Iterable[str]) -> tuple[LimitSpec, ...]:

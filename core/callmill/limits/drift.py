@@ -68,14 +68,14 @@ def _found(layout: Layout, observations: Iterable[Observation]) -> Iterator[Fact
         if seen.unit is AUTO.unit and seen.limit and seen.window_s and seen.window_s < SHORTEST_QUOTA_S
     ]
     for node in layout.nodes if rates else ():
-        if node.clock.spec == AUTO:
+        if not node.clock.spec.amount:
             yield Fact(node, "most", min(rates) / FIRST_GUESS_PER_S)
 
 
 def _meant(layout: Layout, key: int, seen: Observation) -> Iterator[Node]:
     """The limit that an observation is about, where that is certain."""
     own = [node for node in layout.nodes if node.owner <= OF_API or node.owner == key]
-    alike = [node for node in own if node.clock.spec.unit is seen.unit and node.clock.spec != AUTO]
+    alike = [node for node in own if node.clock.spec.unit is seen.unit and node.clock.spec.amount]
     if seen.limit is not None:
         alike = [node for node in alike if node.clock.spec.amount == seen.limit] or alike
     if seen.window_s is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from callmill.config.limit_spec import AUTO, LimitSpec, Scope
+from callmill.config.limit_spec import LimitSpec, Scope
 
 OWNERS = "callmill:limit:owners"
 """HASH: API name -> identity of the API whose state has the plain name."""
@@ -30,7 +30,7 @@ class Keys:
 
     def limit(self, spec: LimitSpec, owner: str = "") -> str:
         """The hash of a limit; ``owner``: the key or model that it holds for."""
-        kind = "auto" if spec == AUTO else spec.unit.value.replace(" ", "-")
+        kind = spec.unit.value.replace(" ", "-") if spec.amount else str(spec)
         if spec.scope is Scope.API:
             return f"{self._prefix}:limit:{kind}:{spec.window_s}"
         return f"{self._prefix}:limit:{spec.scope.value}:{owner}:{kind}:{spec.window_s}"

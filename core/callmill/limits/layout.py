@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from callmill.config.limit_spec import LEARNED, LEARNED_OF_KEY
 from callmill.jobs.traffic import TrafficClass
 from callmill.limits.keys import Keys
-from callmill.limits.rules import COLUMNS, Clock, LimitRules, clocks
+from callmill.limits.rules import COLUMNS, Clock, LimitRules, clocks, learned_clock
 
 OF_API, OF_MODEL = 0, -1
 """Who a limit belongs to that holds whichever credential is used."""
@@ -69,6 +70,14 @@ class Layout(Struct, frozen=True):
         return frozenset(tokens | {COLUMNS[node.clock.spec.unit] for node in self.quotas})
 
 
+def learned_nodes(rules: LimitRules, keys: Keys) -> list[Node]:
+    """The paces that are learned where nobody wrote one down: of the API, or of each of its credentials."""
+    if len(rules.keys) == 1:
+        return [Node(learned_clock(LEARNED, rules), keys.limit(LEARNED), OF_API)]
+    clock = learned_clock(LEARNED_OF_KEY, rules)
+    return [Node(clock, keys.limit(LEARNED_OF_KEY, key.name), number) for number, key in enumerate(rules.keys, 1)]
+
+
 def layout(rules: LimitRules, keys: Keys, model: str, traffic: TrafficClass) -> Layout:
     """The limits that hold for the calls of one model and class."""
     shared = [Node(clock, keys.limit(clock.spec), OF_API) for clock in clocks(rules)]
@@ -82,6 +91,6 @@ def layout(rules: LimitRules, keys: Keys, model: str, traffic: TrafficClass) -> 
         model=model,
         traffic=traffic,
         weight=traffic.priority.weight * rules.tenant_weights.get(traffic.tenant, 1.0),
-        nodes=(*shared, *owned),
+        nodes=(*shared, *owned, *(learned_nodes(rules, keys) if rules.learned_pace else ())),
         scopes=(model and f"model:{model}", *(f"key:{key.name}" for key in rules.keys)),
     )

@@ -3,58 +3,98 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from time import monotonic
-from typing import Any
+from typing import Any, Literal
 
 from msgspec.structs import replace
 
 from callmill.config.cancelling import end_tasks
 from callmill.errors import RedisUnavailableError
 from callmill.limits.group import Group, tell_if_died
+from callmill.limits.layout import OF_API, learned_nodes
 from callmill.limits.pauses import WHOLE_API, Pauses
+from callmill.limits.permit_leases import PermitLeases
+from callmill.limits.permits import UNLIMITED, Permits
+from callmill.limits.rules import LimitRules
 from callmill.limits.slots import Slot
-from callmill.limits.store import Fact, LimitStore
+from callmill.limits.store import Fact, LimitStore, Refusal
+from callmill.limits.taken_lately import TakenLately
 
 FIRST_PAUSE_S, LONGEST_GUESS_S = 0.25, 60.0
 """Pauses after refusals that do not say how long: doubled with each one in a row."""
 
+FORGOTTEN_S = 600.0
+"""Refusals that are further apart are in no row."""
+
 TELL_EVERY_S = 0.250
+_WAVE_S = 0.020
+"""Refusals that come so soon after the first one are told with it."""
+
+Cause = Literal["", "rate", "concurrency", "quota"]
+"""What an API says there was too much of; empty: it does not say."""
 
 
 class Learning:
     """Passes on what answers teach, each refusal at once and everything else a few times a second."""
 
-    def __init__(self, store: LimitStore, pauses: Pauses) -> None:
+    def __init__(
+        self, store: LimitStore, pauses: Pauses, leases: PermitLeases, rules: Callable[[], LimitRules]
+    ) -> None:
         self._store = store
         self._pauses = pauses
+        self._leases = leases
+        self._rules = rules
         self._tasks: set[asyncio.Task[None]] = set()
         self._facts: dict[tuple[str, str], tuple[float, Fact]] = {}
         self._refused_at = 0.0
-        self._in_a_row = 0
+        self._in_a_row, self._row_at = 0, 0.0
+        self._paused = False
+        self._in_flight = 0
+        self._taken = TakenLately()
 
-    def refused(self, group: Group, slot: Slot, after_s: float | None, reason: str, *, learn: bool) -> None:
-        """The API refused a call because of its limits; ``learn``: because they come too fast.
+    def refused(self, group: Group, slot: Slot, after_s: float | None, reason: str, *, cause: Cause) -> None:
+        """The API refused a call because of its limits.
 
-        Refusals of calls that started before the last pause are one event with it.
+        Refusals of calls that started before the last one are one event with it.
         """
-        now = monotonic()
-        if slot.start > self._refused_at:
-            self._in_a_row = self._in_a_row + 1 if slot.start - self._refused_at < LONGEST_GUESS_S else 1
+        now, permits = monotonic(), self._leases.learner(slot.key)
+        first = slot.start > self._refused_at
+        others = permits.used - 1
+        in_flight = self._in_flight = others if first else min(self._in_flight, others)
+        if first:
+            self.in_a_row(self._in_a_row + 1 if slot.start - self._row_at < FORGOTTEN_S else 1)
             self._refused_at = now
-            if learn and group.layout.nodes:
-                self.in_background(self._store.throttled(group.layout, slot.key + 1, now - slot.start))
-        if after_s is None:
-            after_s = min(FIRST_PAUSE_S * 2.0 ** (self._in_a_row - 1), LONGEST_GUESS_S)
-        if after_s > 0:
-            self._pauses.hold(after_s, reason, _whom(group, slot))  # now: the next call may start before any task runs
-            self.in_background(self._pauses.tell())
+            if cause != "quota" and self._rules().learns:
+                self.in_background(self._tell_refusal(group, slot, cause, now, permits))
+            self.in_background(self._store.publish(f"row {self._in_a_row}"))
+        permits.refused()
+        guess_s = min(FIRST_PAUSE_S * 2.0 ** (self._in_a_row - 1), LONGEST_GUESS_S)
+        if not after_s and self._in_a_row == 1 and permits.learns and in_flight:
+            self._paused = False
+            return  # others take its place as they end, and Redis says how many there may be
+        self._paused = True
+        pause_s = max(after_s or 0.0, guess_s if not after_s or self._in_a_row > 1 else 0.0)
+        self._pauses.hold(pause_s, reason, _whom(group, slot))  # now: the next call may start before any task runs
+        self.in_background(self._pauses.tell())
 
     def accepted(self, slot: Slot) -> None:
         """The API took a call: refusals before it are over."""
-        if slot.start > self._refused_at:
-            self._in_a_row = 0
+        now, permits = monotonic(), self._leases.learner(slot.key)
+        self._taken.add(now)
+        if permits.learns and slot.level == permits.answers.level:
+            permits.answered(now - slot.start)
+        if self._in_a_row and slot.start > self._refused_at:
+            self.in_a_row(0)
+            self.in_background(self._store.publish("row 0"))
+
+    def in_a_row(self, refusals: int) -> None:
+        """So many waves of refusals came one after the other, here or elsewhere; 0: the API takes calls again."""
+        self._in_a_row, self._row_at = refusals, monotonic()
+        if not refusals and self._paused:
+            self._paused = False
+            self._leases.try_with_all()
 
     def take(self, facts: list[Fact]) -> None:
         """Pass on facts about limits soon; of two about the same the later one counts."""
@@ -75,6 +115,34 @@ class Learning:
         """Stop."""
         for task in list(self._tasks):
             await end_tasks([task])
+
+    async def _tell_refusal(self, group: Group, slot: Slot, cause: Cause, refused_at: float, permits: Permits) -> None:
+        held, workers, in_a_row = permits.granted if permits.learns else 0, permits.workers, self._in_a_row
+        await asyncio.sleep(_WAVE_S)
+        now, rules, key = monotonic(), self._rules(), slot.key + 1
+        begins = None
+        if not rules.has_pace:
+            nodes = learned_nodes(rules, self._store.keys)
+            begins = next(node for node in nodes if node.owner in {OF_API, key})
+        refusal = Refusal(
+            layout=group.layout,
+            key=key,
+            scope=permits.scope,
+            started_s=now - slot.start,
+            refused_s=now - refused_at,
+            in_flight=self._in_flight,
+            permits=held,
+            workers=workers,
+            taken_per_s=self._taken.per_s(now, self._in_flight),
+            what=cause,
+            in_a_row=in_a_row,
+            begins=begins,
+        )
+        try:
+            await self._store.refused(refusal)
+        finally:
+            permits.try_with(1 if self._paused and self._in_a_row else UNLIMITED)
+            self._leases.sync()
 
     async def _tell_facts(self) -> None:
         await asyncio.sleep(TELL_EVERY_S)

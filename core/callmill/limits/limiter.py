@@ -12,18 +12,18 @@ from redis.asyncio import Redis
 
 from callmill.config.cancelling import end_tasks
 from callmill.config.forks import in_child
-from callmill.config.limit_spec import LimitSpec
 from callmill.errors import RedisUnavailableError, UsageError
 from callmill.jobs.traffic import NORMAL, TrafficClass
 from callmill.limits.channel import Channel
 from callmill.limits.clock import RedisClock
+from callmill.limits.control import InForce
 from callmill.limits.cost import ONE_REQUEST, Cost
 from callmill.limits.drift import facts
 from callmill.limits.feedback import Observation
 from callmill.limits.group import Group
 from callmill.limits.key_ring import KeyRing
 from callmill.limits.layout import layout
-from callmill.limits.learning import Learning
+from callmill.limits.learning import Cause, Learning
 from callmill.limits.overrides import Overrides
 from callmill.limits.pauses import WHOLE_API, Pauses
 from callmill.limits.permit_leases import PermitLeases
@@ -56,7 +56,7 @@ class Limiter:
         self._groups: dict[tuple[str, TrafficClass], Group] = {}
         self._pauses = Pauses(self._store, self._ring, self._groups.values)
         self._leases = PermitLeases(self._store, rules, waiting=self._waiting, on_change=self._permits_changed)
-        self._learning = Learning(self._store, self._pauses)
+        self._learning = Learning(self._store, self._pauses, self._leases, lambda: self._rules)
         self._backlog: Callable[[TrafficClass, str], int] | None = None
         self._channel = Channel(redis, self._store.keys.channel, on_message=self._on_message, on_subscribed=self._sync)
         self._overrides = Overrides(redis, name, on_change=self._override, on_news=self._sync, waiting=self._waiting)
@@ -208,17 +208,17 @@ class Limiter:
         """Let no call start here for ``seconds``, from this moment on; the part of ``pause`` that waits for nobody."""
         self._pauses.hold(seconds, reason, scope)
 
-    def refused(self, slot: Slot, after_s: float | None, reason: str, *, learn: bool = True) -> None:
-        """The API refused a call because of its limits: pause the fleet, and learn from it.
+    def refused(self, slot: Slot, after_s: float | None, reason: str, *, cause: Cause = "") -> None:
+        """The API refused a call because of its limits: pause the fleet, and learn from it. Settle it after this.
 
         Args:
             slot: The call's.
             after_s: When the API wants to be asked again; None where it does not say.
             reason: What people are told.
-            learn: Whether it says that calls come too fast.
+            cause: What there was too much of; empty where it does not say.
         """
         if (group := self._group_of(slot)) is not None:
-            self._learning.refused(group, slot, after_s, reason, learn=learn)
+            self._learning.refused(group, slot, after_s, reason, cause=cause)
 
     def feed(self, slot: Slot, observations: Sequence[Observation]) -> None:
         """Take what the headers of a call's answer say of the limits."""
@@ -371,8 +371,13 @@ class Limiter:
             group.refill.demand()
         self._leases.demand()
 
-    def _override(self, limits: tuple[LimitSpec, ...] | None) -> None:
-        self.reconfigure(self._configured if limits is None else replace(self._configured, limits=limits))
+    def _override(self, state: InForce) -> None:
+        limits = self._configured.limits if state.limits is None else state.limits
+        rules = replace(self._configured, limits=limits)
+        learned_pace = state.learned_pace and rules.learns and not rules.has_pace
+        self.reconfigure(
+            replace(rules, learned_pace=learned_pace, learned_in_flight=state.learned_in_flight and rules.learns)
+        )
 
     def _sync(self) -> None:
         for group in self._groups.values():
@@ -383,7 +388,9 @@ class Limiter:
         kind, _, rest = message.partition(" ")
         if kind == "boot":
             self._sync()
-        elif kind == "rules":
+        elif kind == "row":
+            self._learning.in_a_row(int(rest))
+        elif kind in {"rules", "learned"}:
             self._overrides.look()
         elif kind == "pause":
             left_us, scope, reason = rest.split(" ", 2)

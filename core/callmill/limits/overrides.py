@@ -1,4 +1,4 @@
-"""Overrides: follows what people change about an API's limits while it runs."""
+"""Overrides: follows what people change about an API's limits while it runs, and what its refusals teach."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 
+from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from callmill.config.beat import until_beat_s
-from callmill.config.limit_spec import LimitSpec
 from callmill.errors import RedisUnavailableError, UnknownFormatError
-from callmill.limits.control import load_override
+from callmill.limits.control import InForce, load_in_force
 
 LOOK_EVERY_S = 1.0
 """Messages tell at once; looking heals those that were lost."""
@@ -26,8 +26,7 @@ log = logging.getLogger(__name__)
 class Overrides:
     """Tells of every change: ``on_change`` of limits, ``on_news`` of whatever else, such as a pause that was ended.
 
-    ``on_change`` gets the limits that hold instead of the profile's, or None for those. ``waiting`` says how many calls
-    wait for their start.
+    ``waiting`` says how many calls wait for their start.
     """
 
     def __init__(
@@ -35,7 +34,7 @@ class Overrides:
         redis: Redis,
         api: str,
         *,
-        on_change: Callable[[tuple[LimitSpec, ...] | None], None],
+        on_change: Callable[[InForce], None],
         on_news: Callable[[], None],
         waiting: Callable[[], int],
     ) -> None:
@@ -44,10 +43,14 @@ class Overrides:
         self._on_change = on_change
         self._on_news = on_news
         self._waiting = waiting
-        self._limits: tuple[LimitSpec, ...] | None = None
+        self._in_force = InForce()
         self._wake = asyncio.Event()
         self._used, self._rests = True, False
-        self.generation = 0
+
+    @property
+    def generation(self) -> int:
+        """The change by people that is in force here; 0: none was made."""
+        return self._in_force.generation
 
     def look(self) -> None:
         """Something was changed: find out what."""
@@ -72,7 +75,7 @@ class Overrides:
     async def load(self) -> None:
         """Take over what is in force; without Redis, what was in force goes on."""
         try:
-            generation, limits = await load_override(self._redis, self._api)
+            found = await load_in_force(self._redis, self._api)
         except RedisUnavailableError:
             return
         except UnknownFormatError as error:
@@ -82,15 +85,14 @@ class Overrides:
                 extra={"action": "limits_unreadable", "api": self._api},
             )
             return
-        if generation == self.generation:
-            return
-        self.generation = generation
-        if limits != self._limits:
-            self._limits = limits
+        before, self._in_force = self._in_force, found
+        if found.limits != before.limits:
             log.info(
                 "limits are now %s",
-                "those of the profile" if limits is None else ", ".join(map(str, limits)),
+                "those of the profile" if found.limits is None else ", ".join(map(str, found.limits)),
                 extra={"action": "limits_changed", "api": self._api},
             )
-            self._on_change(limits)
-        self._on_news()
+        if replace(found, generation=0) != replace(before, generation=0):
+            self._on_change(found)
+        if found.generation != before.generation:
+            self._on_news()

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from callmill.config.cancelling import end_tasks
 from callmill.errors import RedisUnavailableError
-from callmill.limits.permits import PermitLease, Permits, PermitSet, PermitStore
+from callmill.limits.permits import UNLIMITED, PermitLease, Permits, PermitSet, PermitStore
 from callmill.limits.rules import LimitRules, concurrency
 
 
@@ -25,10 +25,10 @@ class PermitLeases:
         self._leases: dict[str, PermitLease] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._running = False
-        self._api = Permits(concurrency(rules.of_api()))
+        self._api = Permits(None)
         self._models: dict[str, Permits] = {}
-        self._keys = [Permits(concurrency(rules.of_key(key)), f"key:{key.name}") for key in rules.keys]
-        self._adopt_all()
+        self._keys = [Permits(None, f"key:{key.name}") for key in rules.keys]
+        self.adopt(rules)
 
     def of(self, model: str) -> PermitSet:
         """What the calls of a model need permits of."""
@@ -39,7 +39,17 @@ class PermitLeases:
                 self._models[model] = Permits(limit, f"model:{model}")
                 self._keep(self._models[model])
             shared.append(self._models[model])
-        return PermitSet(shared, self._keys if any(keys.limit is not None for keys in self._keys) else ())
+        return PermitSet(shared, self._keys if any(keys.limited for keys in self._keys) else ())
+
+    def learner(self, key: int) -> Permits:
+        """The permits that show how many calls may be in flight with a credential, where nobody wrote it down."""
+        return self._api if len(self._keys) == 1 else self._keys[key]
+
+    def try_with_all(self) -> None:
+        """The API takes calls again: as many may be in flight as the permits say."""
+        for permits in [self._api, *self._keys]:
+            permits.try_with(UNLIMITED)
+        self._on_change()
 
     @property
     def limited(self) -> bool:
@@ -54,7 +64,7 @@ class PermitLeases:
     @property
     def granted(self) -> int | None:
         """Permits of the API held here; None without such a limit."""
-        return None if self._api.limit is None else self._api.granted
+        return self._api.granted if self._api.limited else None
 
     @property
     def round_trips(self) -> int:
@@ -79,7 +89,11 @@ class PermitLeases:
             permits.limit = concurrency(rules.of_key(key))
         for model, permits in self._models.items():
             permits.limit = concurrency(rules.of_model(model))
-        self._adopt_all()
+        for permits in self._keys[1:] and self._keys or [self._api]:
+            permits.learns = rules.learns_in_flight
+        for permits in self._all():
+            if permits.limited:
+                self._keep(permits)
 
     def start(self) -> None:
         """Keep the leases from now on."""
@@ -100,11 +114,6 @@ class PermitLeases:
         yield self._api
         yield from self._keys
         yield from self._models.values()
-
-    def _adopt_all(self) -> None:
-        for permits in self._all():
-            if permits.limit is not None:
-                self._keep(permits)
 
     def _keep(self, permits: Permits) -> None:
         if permits.scope in self._leases:

@@ -28,18 +28,42 @@ class Lease(Struct, frozen=True):
         held: Permits that are this worker's until the lease ends.
         goal: What it should come down to as its calls end, for others lack permits.
         unmet: How many other workers lack permits.
+        limit: How many all workers may hold together.
+        level: Number of the latest change of a limit that is learned.
     """
 
     held: int
     goal: int
     unmet: int
+    limit: int
+    level: int
+
+
+class Answers(Struct):
+    """Calls that were answered since the last renewal, of those that started on one level of a limit that is learned.
+
+    Attributes:
+        level: The level.
+        count: How many.
+        sum_us: The sum of their latencies.
+        squares: The sum of the squares of these.
+    """
+
+    level: int = 0
+    count: int = 0
+    sum_us: float = 0.0
+    squares: float = 0.0
 
 
 class PermitStore(Protocol):
     """Where the leases are kept."""
 
-    async def permits(self, scope: str, *, want: int, used: int, held: int, limit: int, ttl_us: int) -> Lease:
+    async def permits(
+        self, scope: str, *, want: int, used: int, held: int, limit: int, ttl_us: int, answers: Answers | None
+    ) -> Lease:
         """Bring the lease of the API ('') or of one of its models or credentials up to date.
+
+        ``limit``: what is configured, 0 for nothing. ``answers``: what a limit is learned from; None: none is learned.
 
         Raises:
             RedisUnavailableError: The lease may or may not be renewed.
@@ -48,22 +72,57 @@ class PermitStore(Protocol):
 
 
 class Permits:
-    """This worker's permits for an API, a model or a credential; without a limit there are always some."""
+    """This worker's permits for an API, a model or a credential; without a limit there are always some.
 
-    def __init__(self, limit: int | None, scope: str = "") -> None:
+    Attributes:
+        limit: What is configured; None: nothing.
+        learns: Whether a limit that nobody wrote down is learned.
+    """
+
+    def __init__(self, limit: int | None, scope: str = "", *, learns: bool = False) -> None:
         self.limit = limit
+        self.learns = learns
         self.scope = scope
+        self.answers = Answers()
+        self.cap = UNLIMITED
+        self.in_all = 0
         self.granted = 0
         self.goal = 0
         self.used = 0
         self.valid_until = 0.0
 
     @property
+    def limited(self) -> bool:
+        """Whether calls need permits at all."""
+        return self.limit is not None or self.learns
+
+    @property
     def free(self) -> int:
         """Permits with which a call may start now."""
-        if self.limit is None:
+        if self.limit is None and not self.learns:
             return UNLIMITED
-        return min(self.granted, self.goal) - self.used if monotonic() < self.valid_until else 0
+        return min(self.granted, self.goal, self.cap) - self.used if monotonic() < self.valid_until else 0
+
+    def answered(self, latency_s: float) -> None:
+        """A call that started on the present level was answered."""
+        answers, latency_us = self.answers, latency_s * 1e6
+        answers.count += 1
+        answers.sum_us += latency_us
+        answers.squares += latency_us * latency_us
+
+    @property
+    def workers(self) -> float:
+        """How many workers there are, as far as their parts of the permits tell: 1 where permits are not limited."""
+        return max(1.0, self.in_all / self.granted) if self.learns and self.granted else 1.0
+
+    def refused(self) -> None:
+        """The API refused a call that is still in use of a permit: no other takes its place until Redis has been told."""
+        if self.learns:
+            self.cap = min(self.cap, self.used - 1)
+
+    def try_with(self, most: int) -> None:
+        """No more calls in flight here than so many until the API takes one."""
+        self.cap = most
 
 
 class PermitSet:
@@ -77,7 +136,7 @@ class PermitSet:
     def __init__(self, shared: Sequence[Permits], keys: Sequence[Permits] = ()) -> None:
         self._shared = tuple(shared)
         self._keys = tuple(keys)
-        self._limited = tuple(permits for permits in self._shared if permits.limit is not None)
+        self._limited = tuple(permits for permits in self._shared if permits.limited)
 
     @property
     def free(self) -> int:
@@ -89,12 +148,14 @@ class PermitSet:
         """Calls that may start now with one of the credentials, as far as it alone is concerned."""
         return self._keys[key].free if self._keys else UNLIMITED
 
-    def take(self, key: int) -> None:
-        """A call starts with this credential."""
+    def take(self, key: int) -> int:
+        """A call starts with this credential; return the level that is being learned."""
         for permits in self._shared:
             permits.used += 1
         if self._keys:
             self._keys[key].used += 1
+            return self._keys[key].answers.level
+        return self._shared[0].answers.level
 
     def give(self, key: int) -> None:
         """It is over, or never started."""
@@ -119,6 +180,7 @@ class PermitLease:
         self._on_change = on_change
         self._wake = asyncio.Event()
         self._unmet = 0
+        self._grows = False
         self.round_trips = 0
 
     def demand(self) -> None:
@@ -134,14 +196,14 @@ class PermitLease:
     async def run(self) -> None:
         """Keep the lease until cancelled."""
         while True:
+            self._wake.clear()
             try:
                 await self.renew()
-                pause_s = CONTENDED_S if self._unmet or self._lacking() else GAP_S
+                pause_s = CONTENDED_S if (self._unmet or self._lacking()) and not self._grows else GAP_S
             except RedisUnavailableError:
                 pause_s = CONTENDED_S
             await asyncio.sleep(pause_s)  # whatever calls come meanwhile: no storm of renewals
             if not self._unmet and not self._lacking():
-                self._wake.clear()
                 with suppress(TimeoutError):
                     async with asyncio.timeout(HEARTBEAT_S if self._permits.granted else None):
                         await self._wake.wait()
@@ -155,15 +217,23 @@ class PermitLease:
         permits = self._permits
         limit, used, held = permits.limit or 0, permits.used, permits.granted
         asked = monotonic()
-        want = min(limit, used + self._wanting())
-        # Redis may leave us no more than we report as used: until it has answered, use no more.
-        permits.granted = min(held, used)
+        want = used + self._wanting()
+        answers = None
+        if permits.learns:
+            answers, permits.answers = permits.answers, Answers(permits.answers.level)
+        if limit:
+            want = min(limit, want)
+            # Redis may leave us no more than we report as used: until it has answered, use no more.
+            permits.granted = min(held, used)
         lease = await self._store.permits(
-            permits.scope, want=want, used=used, held=held, limit=limit, ttl_us=round(LEASE_S * 1e6)
+            permits.scope, want=want, used=used, held=held, limit=limit, ttl_us=round(LEASE_S * 1e6), answers=answers
         )
         self.round_trips += 1
         self._unmet = lease.unmet
-        permits.granted, permits.goal = lease.held, lease.goal
+        self._grows = lease.level != permits.answers.level
+        if self._grows:
+            permits.answers = Answers(lease.level)
+        permits.granted, permits.goal, permits.in_all = lease.held, lease.goal, lease.limit
         permits.valid_until = asked + LEASE_S - SAFETY_S
         self._on_change()
 
@@ -175,11 +245,17 @@ class PermitLease:
         """
         used, limit = self._permits.used, self._permits.limit or 0
         await self._store.permits(
-            self._permits.scope, want=used, used=used, held=used, limit=limit, ttl_us=round(LEASE_S * 1e6)
+            self._permits.scope,
+            want=used,
+            used=used,
+            held=used,
+            limit=limit,
+            ttl_us=round(LEASE_S * 1e6),
+            answers=Answers(self._permits.answers.level) if self._permits.learns else None,
         )
 
     def _lacking(self) -> bool:
         permits = self._permits
         if self._wanting() <= 0 or permits.free > 0:
             return False
-        return permits.granted < (permits.limit or 0) or monotonic() >= permits.valid_until
+        return permits.learns or permits.granted < (permits.limit or 0) or monotonic() >= permits.valid_until

@@ -15,7 +15,7 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from callmill.config.limit_spec import AUTO, Enforcer, LimitSpec, Scope, Unit
+from callmill.config.limit_spec import AUTO, NONE, Enforcer, LimitSpec, Scope, Unit
 
 SHORT_WINDOW_VALIDITY_S = 0.005
 LONG_WINDOW_VALIDITY_S = 0.050
@@ -56,6 +56,8 @@ class LimitRules(Struct, frozen=True):
         keys: The credentials that a call may use; never empty.
         models: Limits of single models beyond those "per model".
         tenant_weights: Parts of the limits that tenants get while all want more; 1 for those not named.
+        learned_pace: Whether a pace that nobody wrote down is in force.
+        learned_in_flight: Whether a number of calls in flight that nobody wrote down is, beside a pace that somebody did.
     """
 
     limits: tuple[LimitSpec, ...] = ()
@@ -66,6 +68,23 @@ class LimitRules(Struct, frozen=True):
     keys: tuple[KeyRules, ...] = (KeyRules(),)
     models: Mapping[str, tuple[LimitSpec, ...]] = field(default_factory=dict)
     tenant_weights: Mapping[str, float] = field(default_factory=dict)
+    learned_pace: bool = False
+    learned_in_flight: bool = False
+
+    @property
+    def learns(self) -> bool:
+        """Whether limits that nobody wrote down are learned."""
+        return NONE not in self.limits
+
+    @property
+    def learns_in_flight(self) -> bool:
+        """Whether the number of calls in flight is learned now: from the start where no pace is written down."""
+        return self.learns and (self.learned_in_flight or not self.has_pace)
+
+    @property
+    def has_pace(self) -> bool:
+        """Whether some limit that is written down paces calls."""
+        return any(not _is_quota(spec) for spec in _rates(self.all()))
 
     @property
     def limits_models(self) -> bool:
@@ -90,7 +109,8 @@ class LimitRules(Struct, frozen=True):
     def all(self) -> list[LimitSpec]:
         """Every limit that some call may meet."""
         of_keys = (spec for key in self.keys for spec in key.limits)
-        return [*self.limits, *of_keys, *(spec for specs in self.models.values() for spec in specs)]
+        of_models = (spec for specs in self.models.values() for spec in specs)
+        return [*(spec for spec in self.limits if spec != NONE), *of_keys, *of_models]
 
 
 class Clock(Struct, frozen=True):
@@ -127,8 +147,10 @@ class Clock(Struct, frozen=True):
 
     def beginning(self) -> dict[str, Any]:
         """What is written into the limit's hash where it is not there yet."""
-        if self.spec != AUTO:
+        if self.spec.amount:
             return {}
+        if self.spec != AUTO:
+            return {"factor": FASTEST_GUESS}
         return {"factor": 1, "good": 1, "mode": "start", "most": FASTEST_GUESS, "hold": 30_000_000, "since": 0}
 
 
@@ -142,9 +164,14 @@ def clocks(rules: LimitRules, specs: Iterable[LimitSpec] | None = None) -> tuple
     return tuple(_clock(spec, rules) for spec in lowest.values())
 
 
+def learned_clock(spec: LimitSpec, rules: LimitRules) -> Clock:
+    """The clock of a pace that nobody wrote down."""
+    return _clock(spec, rules)
+
+
 def concurrency(specs: Iterable[LimitSpec]) -> int | None:
     """How many calls may be in flight at once under these limits; None without such a limit."""
-    return min((spec.amount for spec in specs if spec.unit is Unit.CONCURRENT), default=None)
+    return min((spec.amount for spec in specs if spec.unit is Unit.CONCURRENT and spec != NONE), default=None)
 
 
 def validity_s(rules: LimitRules) -> float:
@@ -190,8 +217,8 @@ def _is_quota(spec: LimitSpec) -> bool:
 
 def _clock(spec: LimitSpec, rules: LimitRules) -> Clock:
     window_us: float = spec.window_s * 1_000_000
-    if spec == AUTO:
-        return Clock(spec, spec.window_s * 1_000_000, FIRST_GUESS_PER_S, gain=0, slack_us=0)
+    if not spec.amount:
+        return Clock(spec, 1_000_000, FIRST_GUESS_PER_S, gain=0, slack_us=0)
     if _is_quota(spec):
         return Clock(spec, spec.window_s * 1_000_000, spec.amount, gain=0, slack_us=0, quota=True)
     amount: float = spec.amount

@@ -12,10 +12,10 @@ brings the state up to its own version, and who is older then grants nothing mor
 _PARTS = {
     "reserve": ("clock", "quotas", "paces", "adapt", "reserve"),
     "pause": ("clock", "pause"),
-    "throttled": ("clock", "adapt", "throttled"),
+    "refused": ("clock", "adapt", "in_flight", "refused"),
     "feed": ("clock", "feed"),
     "restore": ("clock", "restore"),
-    "permits": ("permits",),
+    "permits": ("in_flight", "permits"),
     "control": ("control",),
     "costs": ("costs",),
 }

@@ -8,19 +8,21 @@ from typing import Any, Literal
 
 from msgspec import Struct
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError
 
 from callmill.errors import RedisUnavailableError
 from callmill.limits.cost import NOTHING, Columns
 from callmill.limits.keys import Keys
 from callmill.limits.layout import OF_API, Layout, Node
-from callmill.limits.permits import Lease
+from callmill.limits.permits import Answers, Lease
+from callmill.limits.rules import FASTEST_GUESS
 from callmill.limits.scripts import FORMAT, script
 
 COMMAND_TIMEOUT_S = 2.0
 HORIZON_US = 250_000
 LONGEST_COLD_WAIT_US = 5_000_000
-SCRIPTS = ("reserve", "pause", "throttled", "feed", "restore", "permits")
+SCRIPTS = ("reserve", "pause", "refused", "feed", "restore", "permits")
 
 Doubt = Literal["", "stepped", "rules", "look"]
 
@@ -126,6 +128,38 @@ class Grant(Struct, frozen=True, kw_only=True):
     upcoming_us: int
 
 
+class Refusal(Struct, frozen=True, kw_only=True):
+    """An API's refusal of a call; see ``lua/refused.lua``.
+
+    Attributes:
+        layout: The limits that held for the call.
+        key: The credential that it used, from 1.
+        scope: What its permits are of.
+        started_s: Seconds since it started.
+        refused_s: Seconds since it was refused.
+        in_flight: Other calls of this worker that were in flight then, and were not refused.
+        permits: Permits that this worker held; 0 where calls in flight are not limited.
+        workers: How many workers do as this one does.
+        taken_per_s: Calls a second that the API took from this worker lately.
+        what: What there was too much of; empty where nobody says.
+        in_a_row: How many such refusals came one after the other, and no call was taken in between.
+        begins: The limit that begins now because nobody wrote one down; None: there is one.
+    """
+
+    layout: Layout
+    key: int
+    scope: str
+    started_s: float
+    refused_s: float
+    in_flight: int
+    permits: int
+    workers: float
+    taken_per_s: float
+    what: str
+    in_a_row: int
+    begins: Node | None
+
+
 class Fact(Struct, frozen=True):
     """What an answer says about a limit; see ``lua/feed.lua``."""
 
@@ -153,12 +187,7 @@ class LimitStore:
         """
         if not layout.nodes:
             return
-        pipeline = self.redis.pipeline(transaction=True)
-        for node in layout.nodes:
-            pipeline.hset(node.key, mapping=node.clock.fields())
-            for field, value in node.clock.beginning().items():
-                pipeline.hsetnx(node.key, field, value)
-        await answer(pipeline.execute())
+        await answer(self._publish(*layout.nodes).execute())
 
     async def reserve(self, layout: Layout, request: Request) -> Grant:
         """Settle, look, and reserve starts for the calls that wait.
@@ -198,14 +227,42 @@ class LimitStore:
         keys = [self.keys.meta, *sorted(limits)]
         await self._run("pause", keys, [round(seconds * 1e6), reason, self.keys.channel, scope])
 
-    async def throttled(self, layout: Layout, key: int, age_s: float) -> None:
-        """Learn from a refusal of a call that started ``age_s`` ago with this credential (from 1).
+    async def refused(self, refusal: Refusal) -> None:
+        """Learn from a refusal.
 
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused.
         """
+        layout, key, begins = refusal.layout, refusal.key, refusal.begins
         limits = [node.key for node in layout.nodes if node.owner <= OF_API or node.owner == key]
-        await self._run("throttled", [self.keys.meta, *limits], [round(age_s * 1e6)])
+        if begins is not None and begins.key not in limits:
+            await answer(self._publish(begins).execute())
+            limits.append(begins.key)
+        await self._run(
+            "refused",
+            [self.keys.meta, self.keys.permits(refusal.scope)[-1], *limits],
+            [
+                round(refusal.started_s * 1e6),
+                round(refusal.refused_s * 1e6),
+                refusal.in_flight,
+                refusal.in_flight * refusal.workers,
+                refusal.permits,
+                refusal.taken_per_s * refusal.workers,
+                refusal.what,
+                0 if begins is None else limits.index(begins.key) + 1,
+                FASTEST_GUESS,
+                self.keys.channel,
+                refusal.in_a_row,
+            ],
+        )
+
+    async def publish(self, message: str) -> None:
+        """Tell all workers of this API.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached or refused.
+        """
+        await answer(self.redis.publish(self.keys.channel, message))
 
     async def feed(self, facts: Sequence[Fact]) -> None:
         """Take what answers said about limits.
@@ -228,14 +285,28 @@ class LimitStore:
             args += [index + 1, round(age_s * 1e6), units]
         await self._run("restore", [self.keys.meta, *(node.key for node in nodes)], args)
 
-    async def permits(self, scope: str, *, want: int, used: int, held: int, limit: int, ttl_us: int) -> Lease:
+    async def permits(
+        self, scope: str, *, want: int, used: int, held: int, limit: int, ttl_us: int, answers: Answers | None
+    ) -> Lease:
         """Bring this worker's lease of permits of the API ('') or of one of its models or credentials up to date.
 
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused; the lease may or may not be renewed.
         """
         args: list[str | int] = [self._worker, want, used, held, ttl_us, limit, self.keys.channel]
+        if answers is None:
+            args.append("")
+        else:
+            args += ["learn", answers.level, answers.count, round(answers.sum_us), round(answers.squares)]
         return Lease(*await self._run("permits", self.keys.permits(scope), args))
+
+    def _publish(self, *nodes: Node) -> Pipeline:
+        pipeline = self.redis.pipeline(transaction=True)
+        for node in nodes:
+            pipeline.hset(node.key, mapping=node.clock.fields())
+            for field, value in node.clock.beginning().items():
+                pipeline.hsetnx(node.key, field, value)
+        return pipeline
 
     async def _exchange(self, layout: Layout, request: Request) -> list[Any]:
         traffic = str(layout.traffic)

@@ -68,7 +68,7 @@ class Endings:
         after_s = verdict.after_s
         if after_s is None and verdict.kind is ThrottleKind.QUOTA:
             after_s = _SPENT_QUOTA_S
-        self._limiter.refused(slot, after_s, verdict.reason, learn=verdict.kind is ThrottleKind.RATE)
+        self._limiter.refused(slot, after_s, verdict.reason, cause=verdict.kind.value)
         return Postponed(verdict.code, verdict.reason, spends_attempt=False, throttled=True)
 
     def _retry(self, call: Call, verdict: Retryable, *, spared: bool) -> Postponed | Failed:

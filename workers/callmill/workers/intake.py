@@ -40,8 +40,10 @@ class Intake:
         if rules is self._rules:
             return
         specs = rules.all()
-        self._rules, self.paced = rules, bool(specs)
-        self.slot_first = not rules.limits_models and all(spec.unit is Unit.CONCURRENT for spec in specs)
+        self._rules, self.paced = rules, bool(specs) or rules.learned_pace
+        self.slot_first = not (rules.limits_models or rules.learned_pace) and all(
+            spec.unit is Unit.CONCURRENT for spec in specs
+        )
         self._at_first = min((s.amount / s.window_s for s in specs if s.unit is Unit.REQUESTS), default=0.0)
 
     def has_room(self, line: ClassLine) -> bool:

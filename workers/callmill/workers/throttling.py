@@ -34,6 +34,8 @@ _SPANS = ((86_400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 class ThrottleKind(StrEnum):
     """What there was too much of."""
 
+    UNKNOWN = ""
+    """The answer does not say."""
     RATE = "rate"
     """Calls, or tokens, in too short a time."""
     QUOTA = "quota"
@@ -54,7 +56,7 @@ class Throttled(Struct, frozen=True):
 
     after_s: float | None
     reason: str = "429 Too Many Requests"
-    kind: ThrottleKind = ThrottleKind.RATE
+    kind: ThrottleKind = ThrottleKind.UNKNOWN
     code: str = "http_429"
 
 
@@ -147,11 +149,11 @@ def _throttled(
     status: int, found: tuple[ThrottleKind, str] | None, spent: Observation | None, feedback: Feedback | None
 ) -> Throttled:
     after_s, told = _wait(spent, feedback)
-    kind = ThrottleKind.RATE if found is None else found[0]
-    if kind is ThrottleKind.RATE and after_s is not None and after_s >= QUOTA_FROM_S:
+    kind = ThrottleKind.UNKNOWN if found is None else found[0]
+    if found is None and spent is not None:
+        kind = ThrottleKind.CONCURRENCY if spent.unit is Unit.CONCURRENT else ThrottleKind.RATE
+    if kind in {ThrottleKind.UNKNOWN, ThrottleKind.RATE} and after_s is not None and after_s >= QUOTA_FROM_S:
         kind = ThrottleKind.QUOTA
-    if found is None and spent is not None and spent.unit is Unit.CONCURRENT:
-        kind = ThrottleKind.CONCURRENCY
     details = [detail for detail in ("" if found is None else found[1], told) if detail]
     reason = ": ".join([status_line(status), ", ".join(details)] if details else [status_line(status)])
     return Throttled(after_s, without_secrets(reason), kind, f"http_{status}")

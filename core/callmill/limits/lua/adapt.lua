@@ -1,18 +1,23 @@
--- Part of reserve and throttled: the factor by which a pace differs from its configured rate.
+-- Part of reserve and refused: the factor by which a pace differs from its configured rate.
 --
--- A pace that an API refused though it was kept slows down (factor < 1) and probes its way back; a pace whose limit nobody
--- knows finds it in the same way, without an upper end. Modes: start (x 1.25 a second until the first refusal), hold (wait),
--- probe (+ 1 % every 3 s until the next refusal). A server's bucket hides for a while that a probe went too far: a
--- refused probe falls back to what seemed good, and if that is refused too, to what held all through a wait (sure); then the
--- next one falls back to half as far above that (reach). Each refused probe doubles the wait, up to 10 minutes; one that gets
--- beyond the last refused one (top) makes it short again, and well beyond it goes on by 5 %.
+-- A pace that an API refuses slows down (factor < 1) and probes its way back; a pace whose limit nobody knows is found in
+-- the same way, without an upper end. Modes:
+--   start  between what was delivered from one refusal to the next, which the API surely takes, and the pace that it
+--          refused: begins at their geometric mean and grows every half second; each refusal halves the growth.
+--   hold   wait.
+--   probe  + 1 % every 3 s until the next refusal. A server's bucket hides for a while that a probe went too far: a refused
+--          probe falls back to what seemed good, and if that is refused too, to what held all through a wait (sure); then
+--          the next one falls back to half as far above that (reach). Each refused probe doubles the wait, up to the time
+--          of 3 000 calls; one that gets beyond the last refused one (top) makes it short again, and well beyond it goes
+--          on by 5 %.
 --
 -- Invariants: one change per refusal that counts; no increase while something else limits the calls, or while there have
 -- been too few of them to show what the API takes; never above the most.
 local adapt = {}
-local STEP, STEP_US, GROWTH, GROWTH_US, FAR = 1.01, 3000000, 1.25, 1000000, 1.05
-local HOLD_US, LONGEST_HOLD_US, LEAST, LEAST_DROP, CALM_US = 30000000, 600000000, 0.001, 0.02, 60000000
-adapt.FIELDS = { 'good', 'sure', 'top', 'hold', 'since', 'drop', 'most', 'reach' }
+local STEP, STEP_US, GROWTH, GROWTH_US, FAR = 1.01, 3000000, 1.5, 500000, 1.05
+local HOLD_US, LONGEST_HOLD_US, HOLD_CALLS, LEAST, LEAST_DROP = 30000000, 600000000, 3000, 0.0001, 0.02
+local CALM_US, CLOSE, LEAST_GROWTH = 60000000, 0.9, 1.03
+adapt.FIELDS = { 'good', 'sure', 'top', 'hold', 'since', 'drop', 'most', 'reach', 'growth', 'rested' }
 
 function adapt.read(x, factor, mode)
   x.factor, x.mode = tonumber(factor or 1), mode or ''
@@ -21,6 +26,7 @@ function adapt.read(x, factor, mode)
   x.good, x.sure, x.top = tonumber(h[1] or x.factor), tonumber(h[2] or x.factor), tonumber(h[3] or 0)
   x.hold, x.since = tonumber(h[4] or HOLD_US), tonumber(h[5] or 0)
   x.drop, x.most, x.reach = tonumber(h[6] or LEAST_DROP), tonumber(h[7] or 1), tonumber(h[8] or 1)
+  x.growth, x.rested = tonumber(h[9] or GROWTH), tonumber(h[10] or 0)
 end
 
 local function set(x, mode, factor)
@@ -28,14 +34,25 @@ local function set(x, mode, factor)
   x.factor = math.max(LEAST, math.min(factor, x.most))
   if x.most == 1 and x.factor == 1 then x.mode = '' end
   redis.call('HSET', x.key, 'factor', x.factor, 'mode', x.mode, 'good', x.good, 'sure', x.sure, 'top', x.top,
-    'hold', x.hold, 'since', text(x.since), 'drop', x.drop, 'reach', x.reach)
+    'hold', x.hold, 'since', text(x.since), 'drop', x.drop, 'most', x.most, 'reach', x.reach, 'growth', x.growth, 'rested', x.rested)
+end
+
+function adapt.begin(x, factor, most) -- the first refusal of a pace that nobody wrote down
+  x.good, x.sure, x.top, x.hold, x.drop, x.most, x.reach, x.growth = factor, factor, 0, HOLD_US, LEAST_DROP, most, 1, GROWTH
+  x.rested = 0
+  set(x, 'start', factor)
+end
+
+local function longest_hold(x)
+  return math.max(HOLD_US, math.min(LONGEST_HOLD_US, HOLD_CALLS * x.window / (x.amount * x.factor)))
 end
 
 function adapt.raise(x) -- calls wait for this pace and nothing else
   local lasted = now - math.max(x.since, x.busy)
   if x.mode == 'start' and lasted >= GROWTH_US then
     x.good = x.factor
-    set(x, 'start', x.factor * GROWTH)
+    if x.factor > x.top then x.growth = math.min(GROWTH, 2 * x.growth - 1) end
+    set(x, 'start', x.factor * x.growth)
   elseif x.mode == 'probe' and lasted >= STEP_US then
     x.good = x.factor
     if x.factor > x.top then x.hold, x.reach = HOLD_US, 1 end
@@ -53,20 +70,35 @@ local function lower_still(x) -- further and further down while refusals go on
   set(x, 'hold', x.sure)
 end
 
-function adapt.lower(x) -- the API refused a call that this pace allowed
-  if x.mode == 'start' then
-    x.top, x.sure = x.factor, math.min(x.good, x.factor / GROWTH) * (1 - LEAST_DROP)
-    set(x, 'hold', x.sure)
+local function bracket(x, delivered)
+  x.top, x.sure = x.factor, math.min(delivered, x.factor) * (1 - LEAST_DROP)
+  x.growth = math.max(LEAST_GROWTH, 1 + (x.growth - 1) / (x.rested > 0 and 2 or 4))
+  x.rested = 0
+  set(x, delivered >= CLOSE * x.factor and 'hold' or 'start', x.sure)
+end
+
+-- The API refused a call that this pace allowed. delivered: what it took since the refusal before, as a factor; nil where
+-- nothing is known, 0 where it took nothing.
+function adapt.lower(x, delivered)
+  if x.mode == '' then
+    x.top, x.hold, x.drop, x.most, x.reach, x.good, x.since, x.growth = 1, HOLD_US / 3, 0.05, 1, 1, 1, now, 1.2
+    x.rested = 0
+  end
+  if delivered == 0 then -- the API takes nothing at all: that says nothing of the pace
+    x.rested = 1
+    redis.call('HSET', x.key, 'rested', 1)
+    return
+  end
+  if x.mode == 'start' or delivered and delivered < CLOSE * CLOSE * x.factor then
+    if x.mode ~= 'start' then x.growth = GROWTH end
+    bracket(x, math.max(LEAST, math.min(delivered or x.factor / GROWTH, x.factor)))
   elseif x.mode == 'probe' then
-    x.top, x.hold = x.factor, math.min(2 * x.hold, LONGEST_HOLD_US)
+    x.top, x.hold = x.factor, math.min(2 * x.hold, longest_hold(x))
     set(x, 'hold', x.sure + math.max(0, x.good * (1 - LEAST_DROP / 2) - x.sure) * x.reach)
   elseif x.mode == 'hold' and x.factor > x.sure then
     x.reach = x.reach / 2
     set(x, 'hold', x.sure)
   else
-    if x.mode == '' then
-      x.top, x.hold, x.drop, x.most, x.reach, x.good, x.since = 1, HOLD_US / 3, 0.05, 1, 1, 1, now
-    end
     lower_still(x)
   end
 end

@@ -2,10 +2,12 @@
 --
 -- KEYS  1 zset worker -> lease end us   2 hash worker -> permits held   3 hash worker -> permits wanted
 --       4 zset of workers that wait for a single permit (FIFO)   5 meta hash
--- ARGV  1 worker   2 permits wanted   3 permits in use   4 permits held at the last reply   5 lease us   6 limit
---       7 channel
--- Returns {permits this worker holds now, how many it should come down to, workers that lack permits}. What is in use is held
--- until it is given back; starting no call above the second number brings it there. Wanting and using none ends the lease.
+-- ARGV  1 worker   2 permits wanted   3 permits in use   4 permits held at the last reply   5 lease us
+--       6 limit that is configured, 0: none   7 channel   8 'learn': a limit that nobody wrote down is found; else ''
+--       9 level at which calls started whose answers are told   10 how many   11 sum of their latencies, us   12 of squares
+-- Returns {permits this worker holds now, how many it should come down to, workers that lack permits, limit in force,
+-- level}. What is in use is held until it is given back; starting no call above the second number brings it there. Wanting
+-- and using none ends the lease.
 --
 -- Invariant: the permits of all live leases never exceed the limit, but where more calls are already in flight (a lowered
 -- limit). After lost state, and on a server that took over and may have missed the latest leases, everybody keeps what he had
@@ -23,8 +25,9 @@ if now < last then skew, now = skew + last - now, last end
 
 local info = redis.pcall('INFO', 'server') -- where it is not allowed, only an empty state is noticed
 local server = type(info) == 'string' and info:match('run_id:(%w+)') or ''
+local configured = limit > 0
 if born == 0 or meta[4] ~= server then
-  born = now
+  born = configured and now or 1 -- what is learned is no promise: nobody has to wait for others
   redis.call('DEL', EXPIRY, HELD, WANT, WAITING)
   if ARGV[7] then redis.call('PUBLISH', ARGV[7], 'boot') end
 end
@@ -53,6 +56,18 @@ for i = 1, #all, 2 do
   end
 end
 
+local level = 0
+if ARGV[8] == 'learn' then
+  local x = in_flight.read(META, now)
+  if x.most == 0 then in_flight.begin(x) end
+  local wanted = 0
+  for _, wish in ipairs(wants) do wanted = wanted + wish end
+  if wanted > x.most then
+    in_flight.raise(x, tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]))
+  end
+  limit, level = configured and math.min(limit, x.most) or x.most, x.level
+end
+
 local room = math.max(0, limit - others) -- the most this worker may hold
 local function fair_share() -- max-min fairness: who wants less than an equal part gets it, the rest is parted again
   table.sort(wants)
@@ -65,7 +80,7 @@ local function fair_share() -- max-min fairness: who wants less than an equal pa
   return math.huge
 end
 local fair, goal = fair_share(), want
-if now < born + lease / 10 then
+if configured and now < born + lease / 10 then
   goal = had -- others may still be at work on leases that nobody remembers
 elseif fair < 1 and want > 0 then -- fewer permits than workers: one each, in turn
   if used > 0 then
@@ -88,4 +103,4 @@ else
   redis.call('ZADD', EXPIRY, now + lease, me)
   if mine > 0 then redis.call('ZREM', WAITING, me) end
 end
-return { mine, goal, unmet }
+return { mine, goal, unmet, limit, level }

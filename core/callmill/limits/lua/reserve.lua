@@ -82,7 +82,7 @@ for i = 1, #KEYS - FIRST + 1 do
   local key = KEYS[i + FIRST - 1]
   local h = redis.call('HMGET', key, 'window', 'amount', 'gain', 'slack', 'column', 'quota', 'block', 'aligned', 'blur', 'tat',
     'credit', 'total', 'oldest', 'newest', 'turn', 'count', 'slow', 'slow_until', 'factor', 'mode', 'holes', 'charge', 'busy',
-    'life', 'aligned_at', 'latest', 'blocked_at', 'log', 'heavy_at')
+    'life', 'aligned_at', 'latest', 'blocked_at', 'log', 'heavy_at', 'sent', 'sent_from')
   if not h[1] then return { 'unconfigured' } end
   local x = { key = key, index = i, owner = number(at_owner + i), window = tonumber(h[1]), amount = tonumber(h[2]),
     column = tonumber(h[5]), quota = h[6] == '1', block = tonumber(h[7] or 0),
@@ -103,6 +103,7 @@ for i = 1, #KEYS - FIRST + 1 do
     paces[#paces + 1] = x
     x.tat, x.credit, x.turn, x.count = tonumber(h[10] or 0), tonumber(h[11] or 0), tonumber(h[15] or 0), tonumber(h[16] or 0)
     x.charge, x.busy = tonumber(h[22] or 0), tonumber(h[23] or 0)
+    x.sent, x.sent_from = tonumber(h[30] or 0), tonumber(h[31] or now)
     adapt.read(x, h[19], h[20])
     local usable = x.aligned and x.window - force - 2 * x.blur or 0
     if usable > x.window / 2 then
@@ -239,7 +240,10 @@ local function grant_alike(s, most, furthest)
     end
     s = nearest
   until k >= most or s - now > furthest
-  for i = 1, count do paces[i].charge = math.max(paces[i].charge, charges[i]) end
+  for i = 1, count do
+    local x = paces[i]
+    x.charge, x.sent = math.max(x.charge, charges[i]), x.sent + k
+  end
   last, v = math.max(last, starts[k]), v + k * dominant / share
   return s
 end

@@ -1,0 +1,116 @@
+-- Part of permits and refused: how many calls may be in flight at once, where nobody knows how many an API takes.
+--
+-- The state is in the meta hash of the permits: most (calls at once; absent: not limited), and how it is found:
+--   start  grows by half with each round of answers, or every second where a round takes longer, until the API refuses or
+--          becomes slow.
+--   hold   wait, then start trying again; each failure near the same number doubles the wait, up to a minute after refusals
+--          and ten minutes where the API became slow.
+--   try    grows by an eighth with each round of answers; beyond the number that failed, start again.
+-- Slow: the mean latency of a round is 1.6 times the least of the rounds before, beyond doubt (one standard error), or as
+-- well as can be told from four rounds. Little's law then tells how many calls are of use: what is answered a second times
+-- the least latency, and a fifth more to keep the API busy.
+--
+-- Invariants: no growth while there are fewer calls than may be in flight; every change begins a level of its own, and only
+-- answers to calls that started on it count.
+local in_flight = {}
+local FIRST, GROWTH, TRY, WAIT_US, REFUSED_US, SLOW_US, ROUND_US = 4, 1.5, 0.125, 2000000, 60000000, 600000000, 1000000
+local SLOW, SPARE, NEAR, ROUNDS, FAST_US, LEVEL_US = 1.6, 1.2, 1.25, 4, 20000, 50000
+in_flight.FIELDS = { 'most', 'mode', 'level', 'since', 'top', 'wait', 'count', 'sum', 'squares', 'base', 'error', 'why' }
+
+function in_flight.read(key, now)
+  local h = redis.call('HMGET', key, unpack(in_flight.FIELDS))
+  local x = { key = key, now = now, mode = h[2] or '', why = h[12] or '' }
+  for i, name in ipairs(in_flight.FIELDS) do
+    if name ~= 'mode' and name ~= 'why' then x[name] = tonumber(h[i] or 0) end
+  end
+  return x
+end
+
+function in_flight.write(x)
+  local fields = {}
+  for _, name in ipairs(in_flight.FIELDS) do
+    fields[#fields + 1] = name
+    fields[#fields + 1] = type(x[name]) == 'number' and string.format('%.6g', x[name]) or x[name]
+  end
+  redis.call('HSET', x.key, unpack(fields))
+  redis.call('HSET', x.key, 'since', string.format('%.0f', x.since))
+end
+
+local function set(x, mode, most)
+  x.mode, x.most, x.level, x.since = mode, math.max(1, math.floor(most)), x.level + 1, x.now
+  x.count, x.sum, x.squares = 0, 0, 0
+  in_flight.write(x)
+end
+
+function in_flight.begin(x)
+  x.top, x.wait, x.base, x.error, x.why = 0, WAIT_US, 0, 0, ''
+  set(x, 'start', FIRST)
+end
+
+local function latency(x) -- of this level: the mean and its relative error
+  local mean = x.sum / x.count
+  local spread = math.sqrt(math.max(0, x.squares / x.count - mean * mean)) / mean
+  return mean, spread / math.sqrt(x.count)
+end
+
+local function judged(x) -- whether this level is slower than the best one; nil while that cannot be told
+  local mean, error = latency(x)
+  local enough = x.count >= ROUNDS * x.most
+  if x.base == 0 or mean < x.base then
+    if x.base == 0 and error > 0.25 and not enough then return nil end
+    x.base, x.error = mean, error
+    return false, mean
+  end
+  local ratio = mean / math.max(x.base, FAST_US / SLOW)
+  local doubt = ratio * math.sqrt(error * error + x.error * x.error)
+  if ratio + doubt < SLOW then return false, mean end
+  if ratio - doubt > SLOW or enough then return ratio >= SLOW, mean end
+  return nil
+end
+
+local function back_off(x, mode, most, longest)
+  x.wait = x.top > 0 and x.most <= NEAR * x.top and math.min(2 * x.wait, longest) or WAIT_US
+  x.top = x.most
+  set(x, mode, most)
+end
+
+-- Calls want more than may be in flight. count, sum, squares: latencies (us) answered since the last renewal, of calls that
+-- started on the level.
+function in_flight.raise(x, level, count, sum, squares)
+  if level == x.level then x.count, x.sum, x.squares = x.count + count, x.sum + sum, x.squares + squares end
+  local lasted, full = x.now - x.since, x.count >= x.most and x.now - x.since >= LEVEL_US
+  if x.mode == 'hold' then
+    if lasted >= x.wait and full then
+      if judged(x) == true then x.base = latency(x) / SPARE end -- it has become slower whatever we do: that is normal now
+      set(x, 'try', x.most + math.max(1, TRY * x.most))
+    else
+      in_flight.write(x)
+    end
+  elseif full then
+    local slow, mean = judged(x)
+    if slow then
+      x.why = 'slow'
+      back_off(x, 'hold', math.min(x.most - 1, math.ceil(x.most * x.base / mean * SPARE)), SLOW_US)
+    elseif slow == nil then
+      in_flight.write(x)
+    elseif x.mode == 'try' and x.most <= x.top then
+      set(x, 'try', x.most + math.max(1, TRY * x.most))
+    else
+      set(x, 'start', math.ceil(x.most * GROWTH))
+    end
+  elseif x.mode == 'start' and lasted >= ROUND_US and x.count < x.most then
+    set(x, 'start', math.ceil(x.most * GROWTH))
+  else
+    in_flight.write(x)
+  end
+end
+
+function in_flight.lower(x, taken) -- the API refused a call while it had taken so many others of ours
+  x.why = 'refused'
+  if taken < 1 then
+    x.top, x.wait = 0, WAIT_US
+    set(x, 'start', 1)
+  else
+    back_off(x, 'hold', math.min(x.most, taken), REFUSED_US)
+  end
+end
