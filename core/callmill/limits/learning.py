@@ -51,6 +51,7 @@ class Learning:
         self._refused_at = 0.0
         self._in_a_row, self._row_at = 0, 0.0
         self._paused = False
+        self._refusals = 0
         self._in_flight = 0
         self._taken = TakenLately()
 
@@ -61,13 +62,15 @@ class Learning:
         """
         now, permits = monotonic(), self._leases.learner(slot.key)
         first = slot.start > self._refused_at
+        self._refusals += 1
         others = permits.used - 1
         in_flight = self._in_flight = others if first else min(self._in_flight, others)
         if first:
             self.in_a_row(self._in_a_row + 1 if slot.start - self._row_at < FORGOTTEN_S else 1)
             self._refused_at = now
             if cause != "quota" and self._rules().learns:
-                self.in_background(self._tell_refusal(group, slot, cause, now, permits))
+                crowded = permits.learns and permits.free <= 0
+                self.in_background(self._tell_refusal(group, slot, cause, now, permits, crowded=crowded))
             self.in_background(self._store.publish(f"row {self._in_a_row}"))
         permits.refused()
         guess_s = min(FIRST_PAUSE_S * 2.0 ** (self._in_a_row - 1), LONGEST_GUESS_S)
@@ -116,9 +119,12 @@ class Learning:
         for task in list(self._tasks):
             await end_tasks([task])
 
-    async def _tell_refusal(self, group: Group, slot: Slot, cause: Cause, refused_at: float, permits: Permits) -> None:
+    async def _tell_refusal(
+        self, group: Group, slot: Slot, cause: Cause, refused_at: float, permits: Permits, *, crowded: bool
+    ) -> None:
         held, workers, in_a_row = permits.granted if permits.learns else 0, permits.workers, self._in_a_row
         await asyncio.sleep(_WAVE_S)
+        refusals, self._refusals = self._refusals, 0
         now, rules, key = monotonic(), self._rules(), slot.key + 1
         begins = None
         if not rules.has_pace:
@@ -136,6 +142,8 @@ class Learning:
             taken_per_s=self._taken.per_s(now, self._in_flight),
             what=cause,
             in_a_row=in_a_row,
+            refusals=refusals,
+            crowded=crowded,
             begins=begins,
         )
         try:

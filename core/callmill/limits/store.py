@@ -143,6 +143,8 @@ class Refusal(Struct, frozen=True, kw_only=True):
         taken_per_s: Calls a second that the API took from this worker lately.
         what: What there was too much of; empty where nobody says.
         in_a_row: How many such refusals came one after the other, and no call was taken in between.
+        refusals: Calls of this worker that were refused since it told of the last one.
+        crowded: Whether no other call could start for lack of permits.
         begins: The limit that begins now because nobody wrote one down; None: there is one.
     """
 
@@ -157,6 +159,8 @@ class Refusal(Struct, frozen=True, kw_only=True):
     taken_per_s: float
     what: str
     in_a_row: int
+    refusals: int
+    crowded: bool
     begins: Node | None
 
 
@@ -244,7 +248,6 @@ class LimitStore:
             [
                 round(refusal.started_s * 1e6),
                 round(refusal.refused_s * 1e6),
-                refusal.in_flight,
                 refusal.in_flight * refusal.workers,
                 refusal.permits,
                 refusal.taken_per_s * refusal.workers,
@@ -253,6 +256,8 @@ class LimitStore:
                 FASTEST_GUESS,
                 self.keys.channel,
                 refusal.in_a_row,
+                refusal.refusals,
+                int(refusal.crowded),
             ],
         )
 
