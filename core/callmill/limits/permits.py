@@ -17,6 +17,9 @@ LEASE_S = 10.0
 SAFETY_S = 1.0
 HEARTBEAT_S = LEASE_S / 4
 CONTENDED_S = 0.100
+LEARNING_S, CHANGES_FOR_S = 0.020, 0.5
+"""Between renewals while calls lack permits of a limit that has just changed: it may change again."""
+
 GAP_S = 0.010
 UNLIMITED = sys.maxsize
 
@@ -180,7 +183,7 @@ class PermitLease:
         self._on_change = on_change
         self._wake = asyncio.Event()
         self._unmet = 0
-        self._grows = False
+        self._changed_at = 0.0
         self.round_trips = 0
 
     def demand(self) -> None:
@@ -199,7 +202,7 @@ class PermitLease:
             self._wake.clear()
             try:
                 await self.renew()
-                pause_s = CONTENDED_S if (self._unmet or self._lacking()) and not self._grows else GAP_S
+                pause_s = self._patience_s() if self._unmet or self._lacking() else GAP_S
             except RedisUnavailableError:
                 pause_s = CONTENDED_S
             await asyncio.sleep(pause_s)  # whatever calls come meanwhile: no storm of renewals
@@ -230,9 +233,8 @@ class PermitLease:
         )
         self.round_trips += 1
         self._unmet = lease.unmet
-        self._grows = lease.level != permits.answers.level
-        if self._grows:
-            permits.answers = Answers(lease.level)
+        if lease.level != permits.answers.level:
+            self._changed_at, permits.answers = asked, Answers(lease.level)
         permits.granted, permits.goal, permits.in_all = lease.held, lease.goal, lease.limit
         permits.valid_until = asked + LEASE_S - SAFETY_S
         self._on_change()
@@ -253,6 +255,9 @@ class PermitLease:
             ttl_us=round(LEASE_S * 1e6),
             answers=Answers(self._permits.answers.level) if self._permits.learns else None,
         )
+
+    def _patience_s(self) -> float:
+        return LEARNING_S if monotonic() < self._changed_at + CHANGES_FOR_S else CONTENDED_S
 
     def _lacking(self) -> bool:
         permits = self._permits

@@ -17,7 +17,7 @@ local adapt = {}
 local STEP, STEP_US, GROWTH, GROWTH_US, FAR = 1.01, 3000000, 1.5, 500000, 1.05
 local HOLD_US, LONGEST_HOLD_US, HOLD_CALLS, LEAST, LEAST_DROP = 30000000, 600000000, 3000, 0.0001, 0.02
 local CALM_US, CLOSE, LEAST_GROWTH = 60000000, 0.9, 1.03
-adapt.FIELDS = { 'good', 'sure', 'top', 'hold', 'since', 'drop', 'most', 'reach', 'growth', 'rested' }
+adapt.FIELDS = { 'good', 'sure', 'top', 'hold', 'since', 'drop', 'most', 'reach', 'growth' }
 
 function adapt.read(x, factor, mode)
   x.factor, x.mode = tonumber(factor or 1), mode or ''
@@ -26,7 +26,7 @@ function adapt.read(x, factor, mode)
   x.good, x.sure, x.top = tonumber(h[1] or x.factor), tonumber(h[2] or x.factor), tonumber(h[3] or 0)
   x.hold, x.since = tonumber(h[4] or HOLD_US), tonumber(h[5] or 0)
   x.drop, x.most, x.reach = tonumber(h[6] or LEAST_DROP), tonumber(h[7] or 1), tonumber(h[8] or 1)
-  x.growth, x.rested = tonumber(h[9] or GROWTH), tonumber(h[10] or 0)
+  x.growth = tonumber(h[9] or GROWTH)
 end
 
 local function set(x, mode, factor)
@@ -34,12 +34,11 @@ local function set(x, mode, factor)
   x.factor = math.max(LEAST, math.min(factor, x.most))
   if x.most == 1 and x.factor == 1 then x.mode = '' end
   redis.call('HSET', x.key, 'factor', x.factor, 'mode', x.mode, 'good', x.good, 'sure', x.sure, 'top', x.top,
-    'hold', x.hold, 'since', text(x.since), 'drop', x.drop, 'most', x.most, 'reach', x.reach, 'growth', x.growth, 'rested', x.rested)
+    'hold', x.hold, 'since', text(x.since), 'drop', x.drop, 'most', x.most, 'reach', x.reach, 'growth', x.growth)
 end
 
 function adapt.begin(x, factor, most) -- the first refusal of a pace that nobody wrote down
   x.good, x.sure, x.top, x.hold, x.drop, x.most, x.reach, x.growth = factor, factor, 0, HOLD_US, LEAST_DROP, most, 1, GROWTH
-  x.rested = 0
   set(x, 'start', factor)
 end
 
@@ -63,18 +62,18 @@ function adapt.raise(x) -- calls wait for this pace and nothing else
   end
 end
 
-local function lower_still(x) -- further and further down while refusals go on
+local function lower_still(x, delivered) -- further and further down while refusals go on
   if now - x.since > CALM_US then x.drop = LEAST_DROP end
-  x.sure = x.factor * (1 - x.drop)
+  x.sure = math.min(x.factor, delivered or x.factor) * (1 - x.drop)
   x.drop = math.min(0.3, 2 * x.drop)
   set(x, 'hold', x.sure)
 end
 
 local function bracket(x, delivered)
   x.top, x.sure = x.factor, math.min(delivered, x.factor) * (1 - LEAST_DROP)
-  x.growth = math.max(LEAST_GROWTH, 1 + (x.growth - 1) / (x.rested > 0 and 2 or 4))
-  x.rested = 0
-  set(x, delivered >= CLOSE * x.factor and 'hold' or 'start', x.sure)
+  local close = delivered >= CLOSE * x.factor or x.growth <= LEAST_GROWTH
+  x.growth = math.max(LEAST_GROWTH, 1 + (x.growth - 1) / 4)
+  set(x, close and 'hold' or 'start', x.sure)
 end
 
 -- The API refused a call that this pace allowed. delivered: what it took since the refusal before, as a factor; nil where
@@ -82,11 +81,9 @@ end
 function adapt.lower(x, delivered)
   if x.mode == '' then
     x.top, x.hold, x.drop, x.most, x.reach, x.good, x.since, x.growth = 1, HOLD_US / 3, 0.05, 1, 1, 1, now, 1.2
-    x.rested = 0
   end
   if delivered == 0 then -- the API takes nothing at all: that says nothing of the pace
-    x.rested = 1
-    redis.call('HSET', x.key, 'rested', 1)
+    redis.call('HSET', x.key, 'since', text(now))
     return
   end
   if x.mode == 'start' or delivered and delivered < CLOSE * CLOSE * x.factor then
@@ -99,6 +96,6 @@ function adapt.lower(x, delivered)
     x.reach = x.reach / 2
     set(x, 'hold', x.sure)
   else
-    lower_still(x)
+    lower_still(x, delivered)
   end
 end

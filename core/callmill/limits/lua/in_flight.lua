@@ -15,11 +15,11 @@
 local in_flight = {}
 local FIRST, GROWTH, TRY, WAIT_US, REFUSED_US, SLOW_US, ROUND_US = 4, 1.5, 0.125, 2000000, 60000000, 600000000, 1000000
 local SLOW, SPARE, NEAR, ROUNDS, FAST_US, LEVEL_US = 1.6, 1.2, 1.25, 4, 20000, 50000
-in_flight.FIELDS = { 'most', 'mode', 'level', 'since', 'top', 'wait', 'count', 'sum', 'squares', 'base', 'error', 'why' }
+in_flight.FIELDS = { 'most', 'mode', 'level', 'since', 'top', 'wait', 'count', 'sum', 'squares', 'base', 'error', 'full', 'why' }
 
 function in_flight.read(key, now)
   local h = redis.call('HMGET', key, unpack(in_flight.FIELDS))
-  local x = { key = key, now = now, mode = h[2] or '', why = h[12] or '' }
+  local x = { key = key, now = now, mode = h[2] or '', why = h[#in_flight.FIELDS] or '' }
   for i, name in ipairs(in_flight.FIELDS) do
     if name ~= 'mode' and name ~= 'why' then x[name] = tonumber(h[i] or 0) end
   end
@@ -39,6 +39,12 @@ end
 local function set(x, mode, most)
   x.mode, x.most, x.level, x.since = mode, math.max(1, math.floor(most)), x.level + 1, x.now
   x.count, x.sum, x.squares = 0, 0, 0
+  in_flight.write(x)
+end
+
+function in_flight.fill(x, full) -- whether as many calls are in flight as may be
+  x.full = full and 1 or 0
+  if x.mode ~= 'hold' then x.since = x.now end
   in_flight.write(x)
 end
 
@@ -78,15 +84,16 @@ end
 -- started on the level.
 function in_flight.raise(x, level, count, sum, squares)
   if level == x.level then x.count, x.sum, x.squares = x.count + count, x.sum + sum, x.squares + squares end
-  local lasted, full = x.now - x.since, x.count >= x.most and x.now - x.since >= LEVEL_US
+  local lasted = x.now - x.since
+  local answered = x.count >= x.most and lasted >= LEVEL_US
   if x.mode == 'hold' then
-    if lasted >= x.wait and full then
+    if lasted >= x.wait and answered then
       if judged(x) == true then x.base = latency(x) / SPARE end -- it has become slower whatever we do: that is normal now
       set(x, 'try', x.most + math.max(1, TRY * x.most))
     else
       in_flight.write(x)
     end
-  elseif full then
+  elseif answered then
     local slow, mean = judged(x)
     if slow then
       x.why = 'slow'

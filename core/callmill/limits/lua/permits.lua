@@ -62,8 +62,10 @@ if ARGV[8] == 'learn' then
   if x.most == 0 then in_flight.begin(x) end
   local wanted = 0
   for _, wish in ipairs(wants) do wanted = wanted + wish end
-  if wanted > x.most then
+  if wanted > x.most and x.full == 1 then
     in_flight.raise(x, tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]))
+  elseif (wanted > x.most) ~= (x.full == 1) then
+    in_flight.fill(x, wanted > x.most)
   end
   limit, level = configured and math.min(limit, x.most) or x.most, x.level
 end

@@ -22,8 +22,6 @@ local others, held, kind, begins = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[6]
 local in_a_row, refusals, crowded = tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12] == '1'
 local meta = redis.call('HMGET', M, 'epoch', 'guard', 'guard_before', 'extra', 'extra_at', 'calm')
 local function field(i) return tonumber(meta[i] or 0) end
-if started <= field(1) then return 0 end
-
 local tightest, forgiving
 for i = 3, #KEYS do
   local h = redis.call('HMGET', KEYS[i], 'tat', 'column', 'quota', 'factor', 'mode', 'window', 'gain', 'slack', 'amount', 'sent',
@@ -40,6 +38,10 @@ for i = 3, #KEYS do
     x.rank = (searching and 1e18 or 0) + (x.requests and 1e17 or 0) + x.tat
     if not tightest or x.rank > tightest.rank then tightest = x end
   end
+end
+if started <= field(1) then
+  if tightest then redis.call('HINCRBYFLOAT', tightest.key, 'sent', -math.min(tightest.sent, refusals)) end
+  return 0
 end
 local begins_now = tightest and tightest.begins and tightest.mode == ''
 if now - field(1) < SINCE_US and not begins_now and not (tightest and tightest.mode == 'start') then return 0 end
@@ -60,6 +62,8 @@ local function lower(x)
   local delivered
   if in_a_row > 1 then
     delivered = 0
+    -- It takes calls again somewhere between now and twice as late: of the wait, so much is surely none of the API's.
+    redis.call('HSET', x.key, 'sent_from', text(x.sent_from + (at - field(1)) * 2 / 3))
   elseif x.sent_from > 0 and at > x.sent_from then
     local taken = math.max(0, x.sent - x.ahead - refusals)
     delivered = taken * x.window / (x.amount * (at - x.sent_from))
@@ -76,7 +80,7 @@ if begins_now and blamed and not again then
   return 1 -- if it was not that, the next refusal comes soon
 elseif begins_now then
   local lately = math.max(1, tonumber(ARGV[5])) * (blamed and 2 or 1)
-  redis.call('HSET', tightest.key, 'sent', lately / 2, 'sent_from', text(at - 500000), 'learned_at', text(now))
+  redis.call('HSET', tightest.key, 'sent', lately / 2, 'sent_from', text(at - 1000000), 'learned_at', text(now))
   adapt.begin(tightest, lately * tightest.window / (tightest.amount * 1e6), tonumber(ARGV[8]))
   redis.call('HSET', M, 'learned_pace', 1)
   redis.call('PUBLISH', ARGV[9], 'learned')
