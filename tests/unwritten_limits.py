@@ -145,10 +145,10 @@ async def _fleet(
     for limiter in limiters:
         await limiter.start()
     await asyncio.sleep(1.5)
-    waiting, over = deque(range(jobs)), asyncio.Event()
+    parts, over = [deque(range(n, jobs, workers)) for n in range(workers)], asyncio.Event()
     began = loop.time()
 
-    async def runner(limiter: Limiter) -> None:
+    async def runner(limiter: Limiter, waiting: deque[int]) -> None:
         while waiting and not over.is_set():
             slot = limiter.try_acquire() or await limiter.acquire()
             if not waiting:
@@ -188,8 +188,8 @@ async def _fleet(
     def start() -> None:
         for n, limiter in enumerate(limiters):
             mine = [t for t in tasks if t.get_name() == str(n)]
-            for _ in range(min(RUNNERS, len(waiting)) - len(mine)):
-                task = loop.create_task(runner(limiter), name=str(n))
+            for _ in range(min(RUNNERS, len(parts[n])) - len(mine)):
+                task = loop.create_task(runner(limiter, parts[n]), name=str(n))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
 

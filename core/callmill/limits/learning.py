@@ -86,7 +86,7 @@ class Learning:
         """The API took a call: refusals before it are over."""
         now, permits = monotonic(), self._leases.learner(slot.key)
         self._taken.add(now)
-        if permits.learns and slot.level == permits.answers.level:
+        if permits.learns:
             permits.answered(now - slot.start)
         if self._in_a_row and slot.start > self._refused_at:
             self.in_a_row(0)

@@ -17,8 +17,8 @@ LEASE_S = 10.0
 SAFETY_S = 1.0
 HEARTBEAT_S = LEASE_S / 4
 CONTENDED_S = 0.100
-LEARNING_S, CHANGES_FOR_S = 0.020, 0.5
-"""Between renewals while calls lack permits of a limit that has just changed: it may change again."""
+LEARNING_S = 0.020
+"""Between renewals while calls lack permits of a limit that is about to change."""
 
 GAP_S = 0.010
 UNLIMITED = sys.maxsize
@@ -32,27 +32,25 @@ class Lease(Struct, frozen=True):
         goal: What it should come down to as its calls end, for others lack permits.
         unmet: How many other workers lack permits.
         limit: How many all workers may hold together.
-        level: Number of the latest change of a limit that is learned.
+        searching: Whether that is about to change, for a limit is being learned.
     """
 
     held: int
     goal: int
     unmet: int
     limit: int
-    level: int
+    searching: int
 
 
 class Answers(Struct):
-    """Calls that were answered since the last renewal, of those that started on one level of a limit that is learned.
+    """Calls that were answered since the last renewal, where a limit is learned.
 
     Attributes:
-        level: The level.
         count: How many.
         sum_us: The sum of their latencies.
         squares: The sum of the squares of these.
     """
 
-    level: int = 0
     count: int = 0
     sum_us: float = 0.0
     squares: float = 0.0
@@ -107,7 +105,7 @@ class Permits:
         return min(self.granted, self.goal, self.cap) - self.used if monotonic() < self.valid_until else 0
 
     def answered(self, latency_s: float) -> None:
-        """A call that started on the present level was answered."""
+        """A call was answered."""
         answers, latency_us = self.answers, latency_s * 1e6
         answers.count += 1
         answers.sum_us += latency_us
@@ -151,14 +149,12 @@ class PermitSet:
         """Calls that may start now with one of the credentials, as far as it alone is concerned."""
         return self._keys[key].free if self._keys else UNLIMITED
 
-    def take(self, key: int) -> int:
-        """A call starts with this credential; return the level that is being learned."""
+    def take(self, key: int) -> None:
+        """A call starts with this credential."""
         for permits in self._shared:
             permits.used += 1
         if self._keys:
             self._keys[key].used += 1
-            return self._keys[key].answers.level
-        return self._shared[0].answers.level
 
     def give(self, key: int) -> None:
         """It is over, or never started."""
@@ -183,7 +179,7 @@ class PermitLease:
         self._on_change = on_change
         self._wake = asyncio.Event()
         self._unmet = 0
-        self._changed_at = 0.0
+        self._searching = 0
         self.round_trips = 0
 
     def demand(self) -> None:
@@ -223,7 +219,7 @@ class PermitLease:
         want = used + self._wanting()
         answers = None
         if permits.learns:
-            answers, permits.answers = permits.answers, Answers(permits.answers.level)
+            answers, permits.answers = permits.answers, Answers()
         if limit:
             want = min(limit, want)
             # Redis may leave us no more than we report as used: until it has answered, use no more.
@@ -233,8 +229,7 @@ class PermitLease:
         )
         self.round_trips += 1
         self._unmet = lease.unmet
-        if lease.level != permits.answers.level:
-            self._changed_at, permits.answers = asked, Answers(lease.level)
+        self._searching = lease.searching
         permits.granted, permits.goal, permits.in_all = lease.held, lease.goal, lease.limit
         permits.valid_until = asked + LEASE_S - SAFETY_S
         self._on_change()
@@ -253,11 +248,11 @@ class PermitLease:
             held=used,
             limit=limit,
             ttl_us=round(LEASE_S * 1e6),
-            answers=Answers(self._permits.answers.level) if self._permits.learns else None,
+            answers=Answers() if self._permits.learns else None,
         )
 
     def _patience_s(self) -> float:
-        return LEARNING_S if monotonic() < self._changed_at + CHANGES_FOR_S else CONTENDED_S
+        return LEARNING_S if self._searching else CONTENDED_S
 
     def _lacking(self) -> bool:
         permits = self._permits

@@ -28,7 +28,6 @@ class Slot(Struct):
         open: False once it is settled.
         line: Where it comes from.
         permits: What the call took of concurrency limits: given back there, whatever limits hold by then.
-        level: The level of the number of calls in flight that is being learned.
     """
 
     start: float
@@ -37,7 +36,6 @@ class Slot(Struct):
     open: bool = True
     line: Dispatcher | None = None
     permits: PermitSet | None = None
-    level: int = 0
 
     def give_permits(self) -> None:
         """The call is over, or never started; repeats are ignored."""
@@ -306,7 +304,7 @@ class Dispatcher:
             self._waste(self._held.popleft(), missed=False)
 
     def _bind(self, slot: Slot, cost: Cost) -> None:
-        slot.level = self.permits.take(slot.key)
+        self.permits.take(slot.key)
         slot.permits = self.permits
         if cost is not slot.cost and cost != slot.cost:
             self.accounts.rebind(slot, cost)

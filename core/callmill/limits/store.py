@@ -302,7 +302,7 @@ class LimitStore:
         if answers is None:
             args.append("")
         else:
-            args += ["learn", answers.level, answers.count, round(answers.sum_us), round(answers.squares)]
+            args += ["learn", answers.count, round(answers.sum_us), round(answers.squares)]
         return Lease(*await self._run("permits", self.keys.permits(scope), args))
 
     def _publish(self, *nodes: Node) -> Pipeline:

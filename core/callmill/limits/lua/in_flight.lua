@@ -8,14 +8,14 @@
 --   try    grows by an eighth with each round of answers; beyond the number that failed, start again.
 -- Slow: the mean latency of a round is 1.6 times the least of the rounds before, beyond doubt (one standard error), or as
 -- well as can be told from four rounds. Little's law then tells how many calls are of use: what is answered a second times
--- the least latency, and a fifth more to keep the API busy.
+-- the least latency, and half as many more to keep the API busy.
 --
--- Invariants: no growth while there are fewer calls than may be in flight; every change begins a level of its own, and only
--- answers to calls that started on it count.
+-- Invariants: no growth while there are fewer calls than may be in flight; every change begins a new round.
 local in_flight = {}
+local CERTAIN, DOUBTFUL, SAMPLES = 0.05, 0.25, 12
 local FIRST, GROWTH, TRY, WAIT_US, REFUSED_US, SLOW_US, ROUND_US = 4, 1.5, 0.125, 2000000, 60000000, 600000000, 1000000
-local SLOW, SPARE, NEAR, ROUNDS, FAST_US, LEVEL_US = 1.6, 1.2, 1.25, 4, 20000, 50000
-in_flight.FIELDS = { 'most', 'mode', 'level', 'since', 'top', 'wait', 'count', 'sum', 'squares', 'base', 'error', 'full', 'why' }
+local SLOW, SPARE, NEAR, ROUNDS, FAST_US, LEVEL_US = 1.6, 1.5, 1.25, 4, 20000, 50000
+in_flight.FIELDS = { 'most', 'mode', 'before', 'since', 'top', 'wait', 'count', 'sum', 'squares', 'base', 'error', 'full', 'why' }
 
 function in_flight.read(key, now)
   local h = redis.call('HMGET', key, unpack(in_flight.FIELDS))
@@ -37,7 +37,7 @@ function in_flight.write(x)
 end
 
 local function set(x, mode, most)
-  x.mode, x.most, x.level, x.since = mode, math.max(1, math.floor(most)), x.level + 1, x.now
+  x.before, x.mode, x.most, x.since = x.most, mode, math.max(1, math.floor(most)), x.now
   x.count, x.sum, x.squares = 0, 0, 0
   in_flight.write(x)
 end
@@ -61,10 +61,14 @@ end
 
 local function judged(x) -- whether this level is slower than the best one; nil while that cannot be told
   local mean, error = latency(x)
-  local enough = x.count >= ROUNDS * x.most
+  local enough = x.count >= math.max(SAMPLES, ROUNDS * x.before)
   if x.base == 0 or mean < x.base then
-    if x.base == 0 and error > 0.25 and not enough then return nil end
-    x.base, x.error = mean, error
+    local sure = error < CERTAIN or error < DOUBTFUL and x.count >= SAMPLES
+    if sure or x.base == 0 and enough then
+      x.base, x.error = mean, error
+    elseif x.base == 0 then
+      return nil
+    end
     return false, mean
   end
   local ratio = mean / math.max(x.base, FAST_US / SLOW)
@@ -80,12 +84,11 @@ local function back_off(x, mode, most, longest)
   set(x, mode, most)
 end
 
--- Calls want more than may be in flight. count, sum, squares: latencies (us) answered since the last renewal, of calls that
--- started on the level.
-function in_flight.raise(x, level, count, sum, squares)
-  if level == x.level then x.count, x.sum, x.squares = x.count + count, x.sum + sum, x.squares + squares end
+-- As many calls are in flight as may be. count, sum, squares: latencies (us) of calls answered since the last renewal.
+function in_flight.raise(x, count, sum, squares)
+  x.count, x.sum, x.squares = x.count + count, x.sum + sum, x.squares + squares
   local lasted = x.now - x.since
-  local answered = x.count >= x.most and lasted >= LEVEL_US
+  local answered = x.count >= math.max(1, x.before) and lasted >= LEVEL_US
   if x.mode == 'hold' then
     if lasted >= x.wait and answered then
       if judged(x) == true then x.base = latency(x) / SPARE end -- it has become slower whatever we do: that is normal now
@@ -97,7 +100,9 @@ function in_flight.raise(x, level, count, sum, squares)
     local slow, mean = judged(x)
     if slow then
       x.why = 'slow'
-      back_off(x, 'hold', math.min(x.most - 1, math.ceil(x.most * x.base / mean * SPARE)), SLOW_US)
+      -- Most of the calls that were answered had started among fewer: those of the level before.
+      back_off(x, 'hold', math.min(x.most - 1, math.ceil(x.before * x.base / mean * SPARE)), SLOW_US)
+      x.before = x.most
     elseif slow == nil then
       in_flight.write(x)
     elseif x.mode == 'try' and x.most <= x.top then
@@ -105,7 +110,7 @@ function in_flight.raise(x, level, count, sum, squares)
     else
       set(x, 'start', math.ceil(x.most * GROWTH))
     end
-  elseif x.mode == 'start' and lasted >= ROUND_US and x.count < x.most then
+  elseif x.mode == 'start' and lasted >= ROUND_US and x.count < x.before then
     set(x, 'start', math.ceil(x.most * GROWTH))
   else
     in_flight.write(x)

@@ -4,9 +4,9 @@
 --       4 zset of workers that wait for a single permit (FIFO)   5 meta hash
 -- ARGV  1 worker   2 permits wanted   3 permits in use   4 permits held at the last reply   5 lease us
 --       6 limit that is configured, 0: none   7 channel   8 'learn': a limit that nobody wrote down is found; else ''
---       9 level at which calls started whose answers are told   10 how many   11 sum of their latencies, us   12 of squares
--- Returns {permits this worker holds now, how many it should come down to, workers that lack permits, limit in force,
--- level}. What is in use is held until it is given back; starting no call above the second number brings it there. Wanting
+--       9 calls answered since the last renewal   10 sum of their latencies, us   11 of their squares
+-- Returns {permits this worker holds now, how many it should come down to, workers that lack permits, limit in force, 1: it
+-- is being searched for}. What is in use is held until it is given back; starting no call above the second number brings it there. Wanting
 -- and using none ends the lease.
 --
 -- Invariant: the permits of all live leases never exceed the limit, but where more calls are already in flight (a lowered
@@ -56,18 +56,18 @@ for i = 1, #all, 2 do
   end
 end
 
-local level = 0
+local searching = 0
 if ARGV[8] == 'learn' then
   local x = in_flight.read(META, now)
   if x.most == 0 then in_flight.begin(x) end
   local wanted = 0
   for _, wish in ipairs(wants) do wanted = wanted + wish end
   if wanted > x.most and x.full == 1 then
-    in_flight.raise(x, tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]))
+    in_flight.raise(x, tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]))
   elseif (wanted > x.most) ~= (x.full == 1) then
     in_flight.fill(x, wanted > x.most)
   end
-  limit, level = configured and math.min(limit, x.most) or x.most, x.level
+  limit, searching = configured and math.min(limit, x.most) or x.most, x.mode == 'hold' and 0 or 1
 end
 
 local room = math.max(0, limit - others) -- the most this worker may hold
@@ -105,4 +105,4 @@ else
   redis.call('ZADD', EXPIRY, now + lease, me)
   if mine > 0 then redis.call('ZREM', WAITING, me) end
 end
-return { mine, goal, unmet, limit, level }
+return { mine, goal, unmet, limit, searching }
