@@ -52,6 +52,7 @@ class Learning:
         self._in_a_row, self._row_at = 0, 0.0
         self._paused = False
         self._refusals = 0
+        self._telling = False
         self._in_flight = 0
         self._taken = TakenLately()
 
@@ -61,17 +62,17 @@ class Learning:
         Refusals of calls that started before the last one are one event with it.
         """
         now, permits = monotonic(), self._leases.learner(slot.key)
-        first = slot.start > self._refused_at
+        first, others = slot.start > self._refused_at, permits.used - 1
         self._refusals += 1
-        others = permits.used - 1
         in_flight = self._in_flight = others if first else min(self._in_flight, others)
         if first:
             self.in_a_row(self._in_a_row + 1 if slot.start - self._row_at < FORGOTTEN_S else 1)
-            self._refused_at = now
-            if cause != "quota" and self._rules().learns:
-                crowded = permits.learns and permits.free <= 0
-                self.in_background(self._tell_refusal(group, slot, cause, now, permits, crowded=crowded))
             self.in_background(self._store.publish(f"row {self._in_a_row}"))
+        if not self._telling:
+            self._telling = True
+            learns = first and cause != "quota" and self._rules().learns
+            refusal = self._refusal(group, slot, cause, permits) if learns else None
+            self.in_background(self._tell_refusal(refusal, slot, now, permits))
         permits.refused()
         guess_s = min(FIRST_PAUSE_S * 2.0 ** (self._in_a_row - 1), LONGEST_GUESS_S)
         if not after_s and self._in_a_row == 1 and permits.learns and in_flight:
@@ -95,6 +96,8 @@ class Learning:
     def in_a_row(self, refusals: int) -> None:
         """So many waves of refusals came one after the other, here or elsewhere; 0: the API takes calls again."""
         self._in_a_row, self._row_at = refusals, monotonic()
+        if refusals:
+            self._refused_at = self._row_at
         if not refusals and self._paused:
             self._paused = False
             self._leases.try_with_all()
@@ -119,35 +122,34 @@ class Learning:
         for task in list(self._tasks):
             await end_tasks([task])
 
-    async def _tell_refusal(
-        self, group: Group, slot: Slot, cause: Cause, refused_at: float, permits: Permits, *, crowded: bool
-    ) -> None:
-        held, workers, in_a_row = permits.granted if permits.learns else 0, permits.workers, self._in_a_row
-        await asyncio.sleep(_WAVE_S)
-        refusals, self._refusals = self._refusals, 0
-        now, rules, key = monotonic(), self._rules(), slot.key + 1
+    def _refusal(self, group: Group, slot: Slot, cause: Cause, permits: Permits) -> Refusal:
+        """What is known when a call is refused; the rest shows when its wave is over."""
         begins = None
-        if not rules.has_pace:
-            nodes = learned_nodes(rules, self._store.keys)
-            begins = next(node for node in nodes if node.owner in {OF_API, key})
-        refusal = Refusal(
+        if not self._rules().has_pace:
+            nodes = learned_nodes(self._rules(), self._store.keys)
+            begins = next(node for node in nodes if node.owner in {OF_API, slot.key + 1})
+        return Refusal(
             layout=group.layout,
-            key=key,
+            key=slot.key + 1,
             scope=permits.scope,
-            started_s=now - slot.start,
-            refused_s=now - refused_at,
-            in_flight=self._in_flight,
-            permits=held,
-            workers=workers,
-            taken_per_s=self._taken.per_s(now, self._in_flight),
+            permits=permits.granted if permits.learns else 0,
+            workers=permits.workers,
             what=cause,
-            in_a_row=in_a_row,
-            refusals=refusals,
-            crowded=crowded,
+            in_a_row=self._in_a_row,
+            crowded=permits.learns and permits.free <= 0,
             begins=begins,
         )
+
+    async def _tell_refusal(self, refusal: Refusal | None, slot: Slot, refused_at: float, permits: Permits) -> None:
+        await asyncio.sleep(_WAVE_S)
+        self._telling = False
         try:
-            await self._store.refused(refusal)
+            if refusal is not None:
+                now, refusals, self._refusals = monotonic(), self._refusals, 0
+                refusal.started_s, refusal.refused_s = now - slot.start, now - refused_at
+                refusal.in_flight, refusal.refusals = self._in_flight, refusals
+                refusal.taken_per_s = self._taken.per_s(now, self._in_flight)
+                await self._store.refused(refusal)
         finally:
             permits.try_with(1 if self._paused and self._in_a_row else UNLIMITED)
             self._leases.sync()

@@ -128,40 +128,40 @@ class Grant(Struct, frozen=True, kw_only=True):
     upcoming_us: int
 
 
-class Refusal(Struct, frozen=True, kw_only=True):
+class Refusal(Struct, kw_only=True):
     """An API's refusal of a call; see ``lua/refused.lua``.
 
     Attributes:
         layout: The limits that held for the call.
         key: The credential that it used, from 1.
         scope: What its permits are of.
+        permits: Permits that this worker held; 0 where calls in flight are not limited.
+        workers: How many workers do as this one does.
+        what: What there was too much of; empty where nobody says.
+        in_a_row: How many such refusals came one after the other, and no call was taken in between.
+        crowded: Whether no other call could start for lack of permits.
+        begins: The limit that begins now because nobody wrote one down; None: there is one.
         started_s: Seconds since it started.
         refused_s: Seconds since it was refused.
         in_flight: Other calls of this worker that were in flight then, and were not refused.
-        permits: Permits that this worker held; 0 where calls in flight are not limited.
-        workers: How many workers do as this one does.
-        taken_per_s: Calls a second that the API took from this worker lately.
-        what: What there was too much of; empty where nobody says.
-        in_a_row: How many such refusals came one after the other, and no call was taken in between.
         refusals: Calls of this worker that were refused since it told of the last one.
-        crowded: Whether no other call could start for lack of permits.
-        begins: The limit that begins now because nobody wrote one down; None: there is one.
+        taken_per_s: Calls a second that the API took from this worker lately.
     """
 
     layout: Layout
     key: int
     scope: str
-    started_s: float
-    refused_s: float
-    in_flight: int
     permits: int
     workers: float
-    taken_per_s: float
     what: str
     in_a_row: int
-    refusals: int
     crowded: bool
     begins: Node | None
+    started_s: float = 0.0
+    refused_s: float = 0.0
+    in_flight: int = 0
+    refusals: int = 0
+    taken_per_s: float = 0.0
 
 
 class Fact(Struct, frozen=True):
