@@ -20,7 +20,7 @@ from callmill.limits.permits import UNLIMITED, Permits
 from callmill.limits.rules import LimitRules
 from callmill.limits.slots import Slot
 from callmill.limits.store import Fact, LimitStore, Refusal
-from callmill.limits.taken_lately import TakenLately
+from callmill.limits.taken_lately import TakenLately, Untold
 
 FIRST_PAUSE_S, LONGEST_GUESS_S = 0.25, 60.0
 """Pauses after refusals that do not say how long: doubled with each one in a row."""
@@ -40,7 +40,7 @@ class Learning:
     """Passes on what answers teach, each refusal at once and everything else a few times a second."""
 
     def __init__(
-        self, store: LimitStore, pauses: Pauses, leases: PermitLeases, rules: Callable[[], LimitRules]
+        self, store: LimitStore, pauses: Pauses, leases: PermitLeases, rules: Callable[[], LimitRules], keys: int
     ) -> None:
         self._store = store
         self._pauses = pauses
@@ -51,10 +51,10 @@ class Learning:
         self._refused_at = 0.0
         self._in_a_row, self._row_at = 0, 0.0
         self._paused = False
-        self._refusals = 0
         self._telling = False
         self._in_flight = 0
         self._taken = TakenLately()
+        self.untold = Untold(keys)
 
     def refused(self, group: Group, slot: Slot, after_s: float | None, reason: str, *, cause: Cause) -> None:
         """The API refused a call because of its limits.
@@ -63,7 +63,6 @@ class Learning:
         """
         now, permits = monotonic(), self._leases.learner(slot.key)
         first, others = slot.start > self._refused_at, permits.used - 1
-        self._refusals += 1
         in_flight = self._in_flight = others if first else min(self._in_flight, others)
         if first:
             self.in_a_row(self._in_a_row + 1 if slot.start - self._row_at < FORGOTTEN_S else 1)
@@ -87,6 +86,7 @@ class Learning:
         """The API took a call: refusals before it are over."""
         now, permits = monotonic(), self._leases.learner(slot.key)
         self._taken.add(now)
+        self.untold.add(slot.key)
         if permits.learns:
             permits.answered(now - slot.start)
         if self._in_a_row and slot.start > self._refused_at:
@@ -145,9 +145,9 @@ class Learning:
         self._telling = False
         try:
             if refusal is not None:
-                now, refusals, self._refusals = monotonic(), self._refusals, 0
+                now = monotonic()
                 refusal.started_s, refusal.refused_s = now - slot.start, now - refused_at
-                refusal.in_flight, refusal.refusals = self._in_flight, refusals
+                refusal.in_flight, refusal.taken = self._in_flight, self.untold.pop(slot.key)
                 refusal.taken_per_s = self._taken.per_s(now, self._in_flight)
                 await self._store.refused(refusal)
         finally:

@@ -56,7 +56,7 @@ class Limiter:
         self._groups: dict[tuple[str, TrafficClass], Group] = {}
         self._pauses = Pauses(self._store, self._ring, self._groups.values)
         self._leases = PermitLeases(self._store, rules, waiting=self._waiting, on_change=self._permits_changed)
-        self._learning = Learning(self._store, self._pauses, self._leases, lambda: self._rules)
+        self._learning = Learning(self._store, self._pauses, self._leases, lambda: self._rules, len(self._ring))
         self._backlog: Callable[[TrafficClass, str], int] | None = None
         self._channel = Channel(redis, self._store.keys.channel, on_message=self._on_message, on_subscribed=self._sync)
         self._overrides = Overrides(redis, name, on_change=self._override, on_news=self._sync, waiting=self._waiting)
@@ -331,7 +331,7 @@ class Limiter:
             self._ring,
             paced=bool(limits.nodes),
         )
-        refill = Refill(self._store, dispatcher, self._timing, self._clock, self._pauses)
+        refill = Refill(self._store, dispatcher, self._timing, self._clock, self._pauses, self._learning.untold)
         refill.use(limits)
         group = self._groups[model, traffic] = Group(limits, dispatcher, refill)
         dispatcher.served = min((other.dispatcher.served for other in self._groups.values()), default=0.0)

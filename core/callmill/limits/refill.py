@@ -18,6 +18,7 @@ from callmill.limits.quota_log import QuotaLog
 from callmill.limits.rules import COLUMNS
 from callmill.limits.slots import Dispatcher, Slot
 from callmill.limits.store import Doubt, Grant, LimitStore, Request
+from callmill.limits.taken_lately import Untold
 from callmill.limits.timing import Timing
 
 MOST_CALLS = 512
@@ -52,13 +53,20 @@ class Refill:
     """One task per group; all exchanges about its slots go through it, one at a time."""
 
     def __init__(
-        self, store: LimitStore, dispatcher: Dispatcher, timing: Timing, clock: RedisClock, pauses: Pauses
+        self,
+        store: LimitStore,
+        dispatcher: Dispatcher,
+        timing: Timing,
+        clock: RedisClock,
+        pauses: Pauses,
+        untold: Untold,
     ) -> None:
         self._store = store
         self._dispatcher = dispatcher
         self._timing = timing
         self._clock = clock
         self._pauses = pauses
+        self._untold = untold
         self._wake = asyncio.Event()
         self._asleep_until = 0.0
         self._boot, self._seq = "", 0
@@ -199,6 +207,7 @@ class Refill:
             doubt=self._doubt(now),
             settlements=dues.settlements(now),
             allowances=[min(len(costs), self._dispatcher.uncovered_of(key)) for key in range(self.layout.key_count)],
+            taken=self._untold.pop_all(),
             calls=len(costs),
             costs=() if plain else [cost.columns for cost in costs],
         )

@@ -57,6 +57,7 @@ class Request(Struct, frozen=True, kw_only=True):
             last request, or this may be another server.
         settlements: What is to be settled.
         allowances: How many of the calls may use each credential.
+        taken: Calls that the API took since the last request, with each credential; empty for none.
         calls: How many calls wait.
         costs: What each of them costs; empty where each is one request and nothing else.
     """
@@ -70,6 +71,7 @@ class Request(Struct, frozen=True, kw_only=True):
     doubt: Doubt = ""
     settlements: Sequence[Settlement] = ()
     allowances: Sequence[int]
+    taken: Sequence[int] = ()
     calls: int
     costs: Sequence[Columns] = ()
 
@@ -97,6 +99,7 @@ class Request(Struct, frozen=True, kw_only=True):
         for due in self.settlements:
             arguments += [due.key, due.since_us, *due.dearer, *due.unused]
         arguments += self.allowances
+        arguments += self.taken or [0] * len(self.allowances)
         arguments += [node.owner for node in layout.nodes]
         arguments += layout.scopes
         for cost in self.costs:
@@ -144,7 +147,7 @@ class Refusal(Struct, kw_only=True):
         started_s: Seconds since it started.
         refused_s: Seconds since it was refused.
         in_flight: Other calls of this worker that were in flight then, and were not refused.
-        refusals: Calls of this worker that were refused since it told of the last one.
+        taken: Calls of this worker that the API took and that Redis has not been told of.
         taken_per_s: Calls a second that the API took from this worker lately.
     """
 
@@ -160,7 +163,7 @@ class Refusal(Struct, kw_only=True):
     started_s: float = 0.0
     refused_s: float = 0.0
     in_flight: int = 0
-    refusals: int = 0
+    taken: int = 0
     taken_per_s: float = 0.0
 
 
@@ -256,7 +259,7 @@ class LimitStore:
                 FASTEST_GUESS,
                 self.keys.channel,
                 refusal.in_a_row,
-                refusal.refusals,
+                refusal.taken,
                 int(refusal.crowded),
             ],
         )

@@ -35,3 +35,25 @@ class TakenLately:
         self._step = step
         if passed > _STEPS:
             self._first_s = now_s
+
+
+class Untold:
+    """Calls that the API took with each credential and that Redis has not been told of."""
+
+    def __init__(self, keys: int) -> None:
+        self._counts = [0] * keys
+        self._none = [0] * keys
+
+    def add(self, key: int) -> None:
+        """Count one call with a credential, from 0."""
+        self._counts[key] += 1
+
+    def pop(self, key: int) -> int:
+        """What is to be told of one credential."""
+        count, self._counts[key] = self._counts[key], 0
+        return count
+
+    def pop_all(self) -> list[int]:
+        """What is to be told of each credential."""
+        counts, self._counts = self._counts, self._none.copy()
+        return counts

@@ -70,6 +70,7 @@ local function lower_still(x, delivered) -- further and further down while refus
 end
 
 local function bracket(x, delivered)
+  if x.top == 0 then delivered = math.sqrt(delivered * math.max(delivered, math.min(x.good, x.factor / GROWTH))) end
   x.top, x.sure = x.factor, math.min(delivered, x.factor) * (1 - LEAST_DROP)
   local close = delivered >= CLOSE * x.factor or x.growth <= LEAST_GROWTH
   x.growth = math.max(LEAST_GROWTH, 1 + (x.growth - 1) / 4)

@@ -15,12 +15,12 @@
 -- latest start.
 local pace = {}
 local MOST_HOLES, ROUNDING_US, LOG_STEPS = 24, 1, 48
-local REMEMBERED_US = 60000000 -- what an idle pace was granted longer ago shows nothing of what the API takes
+local REMEMBERED_US = 60000000 -- what an API took of an idle pace longer ago shows nothing of what it takes
 
 function pace.refresh(x) -- idle time is no credit, and it eats the credit of refunds
   if x.tat < now then
     x.credit, x.tat, x.charge, x.busy = math.max(0, x.credit - (now - x.tat)), now, 0, now
-    if now - x.sent_from > REMEMBERED_US then x.sent, x.sent_from = 0, now end
+    if now - x.taken_from > REMEMBERED_US then x.taken, x.taken_from = 0, now end
   end
 end
 
@@ -103,7 +103,6 @@ end
 
 function pace.spend(x, s, units, free_from) -- free_from: since when the shared limits would have let the call start
   local charge = math.ceil(x.emission * units * 4) / 4
-  x.sent = x.sent + units
   if x.usable then
     local window = math.floor((s - x.aligned) / x.window)
     if window ~= x.turn then x.turn, x.count = window, 0 end
@@ -169,7 +168,7 @@ end
 
 function pace.write(x)
   local fields = { 'tat', text(x.tat), 'credit', text(x.credit), 'charge', text(x.charge), 'busy', text(x.busy),
-    'latest', text(x.latest), 'sent', x.sent, 'sent_from', text(x.sent_from) }
+    'latest', text(x.latest), 'taken', x.taken, 'taken_from', text(x.taken_from) }
   local function add(name, value)
     fields[#fields + 1] = name
     fields[#fields + 1] = value

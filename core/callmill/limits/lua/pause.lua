@@ -20,12 +20,11 @@ if until_us <= current then return math.ceil(current - now) end
 redis.call('HSET', M, pause_field, text(until_us), reason_field, ARGV[2], 'now', text(now))
 if scope == '' and tonumber(meta[1] or 0) < until_us then -- no slot outlives the pause
   for i = 2, #KEYS do
-    local h = redis.call('HMGET', KEYS[i], 'tat', 'charge', 'column', 'sent')
+    local h = redis.call('HMGET', KEYS[i], 'tat', 'charge', 'column')
     if h[1] and h[2] and h[3] == '1' then
       -- 10 ms: the message needs a moment, and what fires until then counts.
       local tat = math.min(tonumber(h[1]), math.max(until_us, now + tonumber(h[2]) + 10000))
-      local void = tonumber(h[2]) > 0 and (tonumber(h[1]) - tat) / tonumber(h[2]) or 0
-      redis.call('HSET', KEYS[i], 'tat', text(tat), 'sent', math.max(0, tonumber(h[4] or 0) - void))
+      redis.call('HSET', KEYS[i], 'tat', text(tat))
       redis.call('HDEL', KEYS[i], 'holes')
     end
   end

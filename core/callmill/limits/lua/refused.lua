@@ -6,7 +6,7 @@
 --       6 what there was too much of: 'rate', 'concurrency' or '' where nobody says   7 which limit begins now (from 1), of a
 --         pace that nobody wrote down; 0: none   8 the most that its factor may be   9 channel
 --      10 how many waves of refusals came in a row, with no call that the API took in between   11 calls of this worker that
---         were refused since it told of the last one   12 '1': no other call could start for lack of permits
+--         the API took and that it has not told of yet   12 '1': no other call could start for lack of permits
 -- Returns 1: something was changed; 0: the refusal belongs to one that was counted already.
 --
 -- Invariants: refusals of calls that started before the latest change count as one with it, however many they are; nothing
@@ -19,30 +19,25 @@
 local CALM_US, LEAST_GUARD_US, MOST_GUARD_US, SINCE_US, INNOCENT = 60000000, 1000, 10000000, 1000000, 0.8
 local started, at = now - tonumber(ARGV[1]), now - tonumber(ARGV[2])
 local others, held, kind, begins = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[6], tonumber(ARGV[7])
-local in_a_row, refusals, crowded = tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12] == '1'
+local in_a_row, just_taken, crowded = tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12] == '1'
 local meta = redis.call('HMGET', M, 'epoch', 'guard', 'guard_before', 'extra', 'extra_at', 'calm')
 local function field(i) return tonumber(meta[i] or 0) end
 local tightest, forgiving
 for i = 3, #KEYS do
-  local h = redis.call('HMGET', KEYS[i], 'tat', 'column', 'quota', 'factor', 'mode', 'window', 'gain', 'slack', 'amount', 'sent',
-    'sent_from', 'charge')
+  local h = redis.call('HMGET', KEYS[i], 'tat', 'column', 'quota', 'factor', 'mode', 'window', 'gain', 'slack', 'amount', 'taken',
+    'taken_from')
   forgiving = forgiving or tonumber(h[8] or 0) > 0
   if h[6] and h[3] ~= '1' then
     local x = { key = KEYS[i], tat = tonumber(h[1] or 0), requests = h[2] == '1', window = tonumber(h[6]),
       gain = tonumber(h[7]), slack = tonumber(h[8]), amount = tonumber(h[9]), begins = i - 2 == begins }
     adapt.read(x, h[4], h[5])
-    x.sent, x.sent_from = tonumber(h[10] or 0), tonumber(h[11] or 0)
-    local ahead = tonumber(h[12] or 0) > 0 and math.max(0, x.tat - at) / tonumber(h[12]) or 0
-    x.ahead = math.min(ahead, x.sent)
+    x.taken, x.taken_from = tonumber(h[10] or 0) + just_taken, tonumber(h[11] or 0)
     local searching = x.mode == 'start' or x.most and x.most > 1 or x.begins
     x.rank = (searching and 1e18 or 0) + (x.requests and 1e17 or 0) + x.tat
     if not tightest or x.rank > tightest.rank then tightest = x end
   end
 end
-if started <= field(1) then
-  if tightest then redis.call('HINCRBYFLOAT', tightest.key, 'sent', -math.min(tightest.sent, refusals)) end
-  return 0
-end
+if started <= field(1) then return 0 end
 local begins_now = tightest and tightest.begins and tightest.mode == ''
 if now - field(1) < SINCE_US and not begins_now and not (tightest and tightest.mode == 'start') then return 0 end
 redis.call('HSET', M, 'epoch', text(now), 'calm', text(now))
@@ -63,12 +58,11 @@ local function lower(x)
   if in_a_row > 1 then
     delivered = 0
     -- It takes calls again somewhere between now and twice as late: of the wait, so much is surely none of the API's.
-    redis.call('HSET', x.key, 'sent_from', text(x.sent_from + (at - field(1)) * 2 / 3))
-  elseif x.sent_from > 0 and at > x.sent_from then
-    local taken = math.max(0, x.sent - x.ahead - refusals)
-    delivered = taken * x.window / (x.amount * (at - x.sent_from))
+    redis.call('HSET', x.key, 'taken', x.taken, 'taken_from', text(x.taken_from + (at - field(1)) * 2 / 3))
+  elseif x.requests and x.taken_from > 0 and at > x.taken_from then
+    delivered = x.taken * x.window / (x.amount * (at - x.taken_from))
     -- What was longer ago counts for half.
-    redis.call('HSET', x.key, 'sent', taken / 2 + x.ahead, 'sent_from', text((at + x.sent_from) / 2))
+    redis.call('HSET', x.key, 'taken', x.taken / 2, 'taken_from', text((at + x.taken_from) / 2))
   end
   if blamed and delivered and delivered > 0 and delivered < INNOCENT * x.factor then return end
   adapt.lower(x, delivered)
@@ -80,7 +74,7 @@ if begins_now and blamed and not again then
   return 1 -- if it was not that, the next refusal comes soon
 elseif begins_now then
   local lately = math.max(1, tonumber(ARGV[5])) * (blamed and 2 or 1)
-  redis.call('HSET', tightest.key, 'sent', lately / 2, 'sent_from', text(at - 1000000), 'learned_at', text(now))
+  redis.call('HSET', tightest.key, 'taken', lately / 2, 'taken_from', text(at - 1000000), 'learned_at', text(now))
   adapt.begin(tightest, lately * tightest.window / (tightest.amount * 1e6), tonumber(ARGV[8]))
   redis.call('HSET', M, 'learned_pace', 1)
   redis.call('PUBLISH', ARGV[9], 'learned')
@@ -89,7 +83,7 @@ elseif kind ~= 'concurrency' and tightest and not (blamed and tightest.mode ~= '
     lower(tightest)
   elseif not forgiving and guard <= MOST_GUARD_US then
     redis.call('HSET', M, 'extra', text(extra + guard / 2), 'extra_at', text(now))
-    redis.call('HSET', tightest.key, 'sent', tightest.ahead, 'sent_from', text(at))
+    redis.call('HSET', tightest.key, 'taken', 0, 'taken_from', text(at))
   end
 end
 return 1

@@ -13,7 +13,7 @@
 --      16 how many requests its heaviest start counted as that may keep a limit busy   17 number of settlements
 --      then each settlement, 10 numbers: key (0: whichever), us from now to the earliest start it belongs to, units used
 --        beyond what was reserved by column, units reserved and not used by column
---      then for each key how many of the calls may use it; for each limit the key that it belongs to (0: it
+--      then for each key how many of the calls may use it; for each key how many calls the API took lately; for each limit the key that it belongs to (0: it
 --        holds for all calls, -1: for all of this model);
 --        the names of the model and of each key, as pauses know them ('' none); the costs of each of the n calls by column
 -- Returns {now, boot, seq, us until it may ask again, index of the limit that holds it back or 0, us of pause left, pause
@@ -30,7 +30,8 @@ local function number(i) return tonumber(ARGV[i]) end
 local lead, horizon, weight, key_count, n, columns, settlements =
   number(5), number(9), number(12), number(13), number(14), number(15), number(17)
 local at_allow = 17 + settlements * 10
-local at_owner = at_allow + key_count
+local at_taken = at_allow + key_count
+local at_owner = at_taken + key_count
 local at_scope = at_owner + #KEYS - FIRST + 1
 local at_cost = at_scope + key_count + 1
 local LOOK_US = 5000000 -- what may end sooner than it seems is looked at so often
@@ -82,7 +83,7 @@ for i = 1, #KEYS - FIRST + 1 do
   local key = KEYS[i + FIRST - 1]
   local h = redis.call('HMGET', key, 'window', 'amount', 'gain', 'slack', 'column', 'quota', 'block', 'aligned', 'blur', 'tat',
     'credit', 'total', 'oldest', 'newest', 'turn', 'count', 'slow', 'slow_until', 'factor', 'mode', 'holes', 'charge', 'busy',
-    'life', 'aligned_at', 'latest', 'blocked_at', 'log', 'heavy_at', 'sent', 'sent_from')
+    'life', 'aligned_at', 'latest', 'blocked_at', 'log', 'heavy_at', 'taken', 'taken_from')
   if not h[1] then return { 'unconfigured' } end
   local x = { key = key, index = i, owner = number(at_owner + i), window = tonumber(h[1]), amount = tonumber(h[2]),
     column = tonumber(h[5]), quota = h[6] == '1', block = tonumber(h[7] or 0),
@@ -103,7 +104,7 @@ for i = 1, #KEYS - FIRST + 1 do
     paces[#paces + 1] = x
     x.tat, x.credit, x.turn, x.count = tonumber(h[10] or 0), tonumber(h[11] or 0), tonumber(h[15] or 0), tonumber(h[16] or 0)
     x.charge, x.busy = tonumber(h[22] or 0), tonumber(h[23] or 0)
-    x.sent, x.sent_from = tonumber(h[30] or 0), tonumber(h[31] or now)
+    x.taken, x.taken_from = tonumber(h[30] or 0), tonumber(h[31] or now)
     adapt.read(x, h[19], h[20])
     local usable = x.aligned and x.window - force - 2 * x.blur or 0
     if usable > x.window / 2 then
@@ -117,6 +118,11 @@ for i = 1, #KEYS - FIRST + 1 do
     if tonumber(h[18] or 0) > now then x.emission = math.max(x.emission, tonumber(h[17])) end
     x.latest = math.max(tonumber(h[26] or 0), lost and now or 0) -- it is unknown what started before the loss
     pace.refresh(x)
+    if x.column == 1 and x.owner >= 0 then
+      for j = 1, key_count do
+        if x.owner == 0 or x.owner == j then x.taken = x.taken + number(at_taken + j) end
+      end
+    end
     pace.read_lists(x, h[21], h[28], h[29], lost)
     x.earliest, x.spend = function(t, units) return pace.due(x, t, units) end, pace.spend
     spacing = math.max(spacing, x.emission * (n > 0 and cost(x, 1) or 1) / (x.owner > 0 and key_count or 1))
@@ -240,10 +246,7 @@ local function grant_alike(s, most, furthest)
     end
     s = nearest
   until k >= most or s - now > furthest
-  for i = 1, count do
-    local x = paces[i]
-    x.charge, x.sent = math.max(x.charge, charges[i]), x.sent + k
-  end
+  for i = 1, count do paces[i].charge = math.max(paces[i].charge, charges[i]) end
   last, v = math.max(last, starts[k]), v + k * dominant / share
   return s
 end
