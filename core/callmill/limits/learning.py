@@ -22,8 +22,9 @@ from callmill.limits.slots import Slot
 from callmill.limits.store import Fact, LimitStore, Refusal
 from callmill.limits.taken_lately import TakenLately, Untold
 
-FIRST_PAUSE_S, LONGEST_GUESS_S = 0.25, 60.0
-"""Pauses after refusals that do not say how long: doubled with each one in a row."""
+FIRST_PAUSE_S, LEAST_PAUSE_S, PAUSE_CALLS, LONGEST_GUESS_S = 0.25, 0.05, 3, 60.0
+"""Pauses after refusals that do not say how long: the first one, which is shorter where it would cost more than so many
+calls, and the longest one. They double with each refusal in a row."""
 
 FORGOTTEN_S = 600.0
 """Refusals that are further apart are in no row."""
@@ -73,7 +74,8 @@ class Learning:
             refusal = self._refusal(group, slot, cause, permits) if learns else None
             self.in_background(self._tell_refusal(refusal, slot, now, permits))
         permits.refused()
-        guess_s = min(FIRST_PAUSE_S * 2.0 ** (self._in_a_row - 1), LONGEST_GUESS_S)
+        first_s = max(LEAST_PAUSE_S, min(FIRST_PAUSE_S, PAUSE_CALLS / max(group.refill.rate(), 1.0)))
+        guess_s = min(first_s * 2.0 ** (self._in_a_row - 1), LONGEST_GUESS_S)
         if not after_s and self._in_a_row == 1 and permits.learns and in_flight:
             self._paused = False
             return  # others take its place as they end, and Redis says how many there may be

@@ -296,6 +296,8 @@ class Limiter:
 
     def reconfigure(self, rules: LimitRules) -> None:
         """Let other limits hold from now on; the credentials stay the same."""
+        if rules.learned_pace and not self._rules.learned_pace:
+            self._learning.untold.pop_all()  # the pace begins with what was taken until now
         self._rules = rules
         self._timing.adopt(validity_s(rules), fixed_guard_s(rules), window_s=shortest_window_s(rules))
         self._leases.adopt(rules)

@@ -14,8 +14,8 @@
 local in_flight = {}
 local CERTAIN, DOUBTFUL, SAMPLES = 0.05, 0.25, 12
 local FIRST, GROWTH, TRY, WAIT_US, REFUSED_US, SLOW_US, ROUND_US = 4, 1.5, 0.125, 2000000, 60000000, 600000000, 1000000
-local SLOW, SPARE, NEAR, ROUNDS, FAST_US, LEVEL_US = 1.6, 1.5, 1.25, 4, 20000, 50000
-in_flight.FIELDS = { 'most', 'mode', 'before', 'since', 'top', 'wait', 'count', 'sum', 'squares', 'base', 'error', 'full', 'why' }
+local SLOW, SPARE, NEAR, ROUNDS, FAST_US, LEVEL_US, REMEMBERED_US = 1.6, 1.5, 1.25, 4, 20000, 50000, 1000000
+in_flight.FIELDS = { 'most', 'mode', 'before', 'since', 'top', 'wait', 'count', 'sum', 'squares', 'base', 'error', 'full', 'taken', 'taken_from', 'why' }
 
 function in_flight.read(key, now)
   local h = redis.call('HMGET', key, unpack(in_flight.FIELDS))
@@ -33,7 +33,19 @@ function in_flight.write(x)
     fields[#fields + 1] = type(x[name]) == 'number' and string.format('%.6g', x[name]) or x[name]
   end
   redis.call('HSET', x.key, unpack(fields))
-  redis.call('HSET', x.key, 'since', string.format('%.0f', x.since))
+  redis.call('HSET', x.key, 'since', string.format('%.0f', x.since), 'taken_from', string.format('%.0f', x.taken_from))
+end
+
+function in_flight.take(x, count) -- so many calls were taken since the last renewal; of what is longer ago half is forgotten
+  if x.now - x.taken_from > REMEMBERED_US then
+    x.taken, x.taken_from = x.taken / 2, math.max(x.now - REMEMBERED_US, (x.now + x.taken_from) / 2)
+  end
+  x.taken = x.taken + count
+  redis.call('HSET', x.key, 'taken', x.taken, 'taken_from', string.format('%.0f', x.taken_from))
+end
+
+function in_flight.taken_per_s(x) -- lately; never from a shorter time than half a second, for servers take bursts
+  return x.taken * 1000000 / math.max(500000, x.now - x.taken_from)
 end
 
 local function set(x, mode, most)

@@ -62,6 +62,7 @@ if ARGV[8] == 'learn' then
   if x.most == 0 then in_flight.begin(x) end
   local wanted = 0
   for _, wish in ipairs(wants) do wanted = wanted + wish end
+  in_flight.take(x, tonumber(ARGV[9]))
   if wanted > x.most and x.full == 1 then
     in_flight.raise(x, tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]))
   elseif (wanted > x.most) ~= (x.full == 1) then

@@ -73,7 +73,7 @@ local function affordable(x) return forgiving or x.gain * math.max(0, 1.5 * guar
 if begins_now and blamed and not again then
   return 1 -- if it was not that, the next refusal comes soon
 elseif begins_now then
-  local lately = math.max(1, tonumber(ARGV[5])) * (blamed and 2 or 1)
+  local lately = math.max(1, tonumber(ARGV[5]), in_flight.taken_per_s(crowd)) * (blamed and 2 or 1)
   redis.call('HSET', tightest.key, 'taken', lately / 2, 'taken_from', text(at - 1000000), 'learned_at', text(now))
   adapt.begin(tightest, lately * tightest.window / (tightest.amount * 1e6), tonumber(ARGV[8]))
   redis.call('HSET', M, 'learned_pace', 1)
