@@ -71,7 +71,7 @@ class Learning:
         if not self._telling:
             self._telling = True
             learns = first and cause != "quota" and self._rules().learns
-            refusal = self._refusal(group, slot, cause, permits) if learns else None
+            refusal = self._refusal(group, slot, cause, permits, after_s or 0.0) if learns else None
             self.in_background(self._tell_refusal(refusal, slot, now, permits))
         permits.refused()
         first_s = max(LEAST_PAUSE_S, min(FIRST_PAUSE_S, PAUSE_CALLS / max(group.refill.rate(), 1.0)))
@@ -124,7 +124,7 @@ class Learning:
         for task in list(self._tasks):
             await end_tasks([task])
 
-    def _refusal(self, group: Group, slot: Slot, cause: Cause, permits: Permits) -> Refusal:
+    def _refusal(self, group: Group, slot: Slot, cause: Cause, permits: Permits, asked_s: float) -> Refusal:
         """What is known when a call is refused; the rest shows when its wave is over."""
         begins = None
         if not self._rules().has_pace:
@@ -139,6 +139,7 @@ class Learning:
             what=cause,
             in_a_row=self._in_a_row,
             crowded=permits.learns and permits.free <= 0,
+            asked_s=asked_s,
             begins=begins,
         )
 
@@ -149,12 +150,17 @@ class Learning:
             if refusal is not None:
                 now = monotonic()
                 refusal.started_s, refusal.refused_s = now - slot.start, now - refused_at
-                refusal.in_flight, refusal.taken = self._in_flight, self.untold.pop(slot.key)
+                refusal.in_flight, refusal.taken = self._in_flight, self._untold(slot, permits)
                 refusal.taken_per_s = self._taken.per_s(now, self._in_flight)
                 await self._store.refused(refusal)
         finally:
             permits.try_with(1 if self._paused and self._in_a_row else UNLIMITED)
             self._leases.sync()
+
+    def _untold(self, slot: Slot, permits: Permits) -> int:
+        """Calls that the API took and that Redis was not told of: with requests for slots, or with renewals of permits."""
+        paced = self._rules().learned_pace or self._rules().has_pace
+        return self.untold.pop(slot.key) if paced else permits.answers.count
 
     async def _tell_facts(self) -> None:
         await asyncio.sleep(TELL_EVERY_S)

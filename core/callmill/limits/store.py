@@ -143,6 +143,7 @@ class Refusal(Struct, kw_only=True):
         what: What there was too much of; empty where nobody says.
         in_a_row: How many such refusals came one after the other, and no call was taken in between.
         crowded: Whether no other call could start for lack of permits.
+        asked_s: Seconds that the API asked to wait; 0: it did not say.
         begins: The limit that begins now because nobody wrote one down; None: there is one.
         started_s: Seconds since it started.
         refused_s: Seconds since it was refused.
@@ -159,6 +160,7 @@ class Refusal(Struct, kw_only=True):
     what: str
     in_a_row: int
     crowded: bool
+    asked_s: float
     begins: Node | None
     started_s: float = 0.0
     refused_s: float = 0.0
@@ -261,6 +263,7 @@ class LimitStore:
                 refusal.in_a_row,
                 refusal.taken,
                 int(refusal.crowded),
+                round(refusal.asked_s * 1e6),
             ],
         )
 

@@ -16,7 +16,9 @@
 local adapt = {}
 local STEP, STEP_US, GROWTH, GROWTH_US, FAR = 1.01, 3000000, 1.5, 500000, 1.05
 local HOLD_US, LONGEST_HOLD_US, HOLD_CALLS, LEAST, LEAST_DROP = 30000000, 600000000, 3000, 0.0001, 0.02
-local CALM_US, CLOSE, LEAST_GROWTH = 60000000, 0.9, 1.03
+local GROWTH_CALLS = 10
+local CALM_US, CLOSE, LEAST_GROWTH = 60000000, 0.9, 1.06
+adapt.FAST, adapt.SLOW = GROWTH, LEAST_GROWTH
 adapt.FIELDS = { 'good', 'sure', 'top', 'hold', 'since', 'drop', 'most', 'reach', 'growth' }
 
 function adapt.read(x, factor, mode)
@@ -37,8 +39,8 @@ local function set(x, mode, factor)
     'hold', x.hold, 'since', text(x.since), 'drop', x.drop, 'most', x.most, 'reach', x.reach, 'growth', x.growth)
 end
 
-function adapt.begin(x, factor, most) -- the first refusal of a pace that nobody wrote down
-  x.good, x.sure, x.top, x.hold, x.drop, x.most, x.reach, x.growth = factor, factor, 0, HOLD_US, LEAST_DROP, most, 1, GROWTH
+function adapt.begin(x, factor, most, growth) -- the first refusal of a pace that nobody wrote down
+  x.good, x.sure, x.top, x.hold, x.drop, x.most, x.reach, x.growth = factor, factor, 0, HOLD_US, LEAST_DROP, most, 1, growth
   set(x, 'start', factor)
 end
 
@@ -48,7 +50,7 @@ end
 
 function adapt.raise(x) -- calls wait for this pace and nothing else
   local lasted = now - math.max(x.since, x.busy)
-  if x.mode == 'start' and lasted >= GROWTH_US then
+  if x.mode == 'start' and lasted >= math.max(GROWTH_US, x.top > 0 and GROWTH_CALLS * x.window / (x.amount * x.factor) or 0) then
     x.good = x.factor
     if x.factor > x.top then x.growth = math.min(GROWTH, 2 * x.growth - 1) end
     set(x, 'start', x.factor * x.growth)
@@ -70,10 +72,10 @@ local function lower_still(x, delivered) -- further and further down while refus
 end
 
 local function bracket(x, delivered)
-  if x.top == 0 then delivered = math.sqrt(delivered * math.max(delivered, math.min(x.good, x.factor / GROWTH))) end
-  x.top, x.sure = x.factor, math.min(delivered, x.factor) * (1 - LEAST_DROP)
-  local close = delivered >= CLOSE * x.factor or x.growth <= LEAST_GROWTH
-  x.growth = math.max(LEAST_GROWTH, 1 + (x.growth - 1) / 4)
+  delivered = math.min(delivered, x.factor)
+  local close = delivered >= CLOSE * x.factor
+  x.sure = close and delivered * (1 - LEAST_DROP) or delivered * (math.max(1, (x.top > 0 and x.factor or x.good) / delivered)) ^ (x.top > 0 and 0.33 or 0.5)
+  x.top, x.growth = x.factor, math.max(LEAST_GROWTH, 1 + (x.growth - 1) / 3)
   set(x, close and 'hold' or 'start', x.sure)
 end
 

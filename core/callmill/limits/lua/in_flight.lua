@@ -48,6 +48,10 @@ function in_flight.taken_per_s(x) -- lately; never from a shorter time than half
   return x.taken * 1000000 / math.max(500000, x.now - x.taken_from)
 end
 
+function in_flight.taken(x, untold) -- how many calls that is, and so many that nobody told of yet
+  return x.taken + untold
+end
+
 local function set(x, mode, most)
   x.before, x.mode, x.most, x.since = x.most, mode, math.max(1, math.floor(most)), x.now
   x.count, x.sum, x.squares = 0, 0, 0

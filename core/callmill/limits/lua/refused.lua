@@ -7,6 +7,7 @@
 --         pace that nobody wrote down; 0: none   8 the most that its factor may be   9 channel
 --      10 how many waves of refusals came in a row, with no call that the API took in between   11 calls of this worker that
 --         the API took and that it has not told of yet   12 '1': no other call could start for lack of permits
+--      13 us that the API asked to wait, 0: it did not say
 -- Returns 1: something was changed; 0: the refusal belongs to one that was counted already.
 --
 -- Invariants: refusals of calls that started before the latest change count as one with it, however many they are; nothing
@@ -16,10 +17,12 @@
 -- half (calls may reach the server further apart from their plan than we measured), but not on a server that forgives a
 -- burst, where that would cost far more than an accident is worth; the next slows down the pace with the least to spare, and
 -- so does one where the wider guard would cost more than a tenth of that pace.
-local CALM_US, LEAST_GUARD_US, MOST_GUARD_US, SINCE_US, INNOCENT = 60000000, 1000, 10000000, 1000000, 0.8
+local CALM_US, LEAST_GUARD_US, MOST_GUARD_US, SINCE_US, INNOCENT, LONGEST_WINDOW_US =
+  60000000, 1000, 10000000, 1000000, 0.8, 60000000
 local started, at = now - tonumber(ARGV[1]), now - tonumber(ARGV[2])
 local others, held, kind, begins = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[6], tonumber(ARGV[7])
 local in_a_row, just_taken, crowded = tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12] == '1'
+local asked = math.min(tonumber(ARGV[13]), LONGEST_WINDOW_US)
 local meta = redis.call('HMGET', M, 'epoch', 'guard', 'guard_before', 'extra', 'extra_at', 'calm')
 local function field(i) return tonumber(meta[i] or 0) end
 local tightest, forgiving
@@ -60,7 +63,7 @@ local function lower(x)
     -- It takes calls again somewhere between now and twice as late: of the wait, so much is surely none of the API's.
     redis.call('HSET', x.key, 'taken', x.taken, 'taken_from', text(x.taken_from + (at - field(1)) * 2 / 3))
   elseif x.requests and x.taken_from > 0 and at > x.taken_from then
-    delivered = x.taken * x.window / (x.amount * (at - x.taken_from))
+    delivered = x.taken * x.window / (x.amount * (at + asked - x.taken_from))
     -- What was longer ago counts for half.
     redis.call('HSET', x.key, 'taken', x.taken / 2, 'taken_from', text((at + x.taken_from) / 2))
   end
@@ -75,7 +78,8 @@ if begins_now and blamed and not again then
 elseif begins_now then
   local lately = math.max(1, tonumber(ARGV[5]), in_flight.taken_per_s(crowd)) * (blamed and 2 or 1)
   redis.call('HSET', tightest.key, 'taken', lately / 2, 'taken_from', text(at - 1000000), 'learned_at', text(now))
-  adapt.begin(tightest, lately * tightest.window / (tightest.amount * 1e6), tonumber(ARGV[8]))
+  if asked > 0 then lately = math.min(lately, in_flight.taken(crowd, just_taken) * 1e6 / asked) end
+  adapt.begin(tightest, lately * tightest.window / (tightest.amount * 1e6), tonumber(ARGV[8]), asked > 0 and adapt.SLOW or adapt.FAST)
   redis.call('HSET', M, 'learned_pace', 1)
   redis.call('PUBLISH', ARGV[9], 'learned')
 elseif kind ~= 'concurrency' and tightest and not (blamed and tightest.mode ~= 'start') then
