@@ -73,8 +73,10 @@ end
 
 local function bracket(x, delivered)
   delivered = math.min(delivered, x.factor)
-  local close = delivered >= CLOSE * x.factor
-  x.sure = close and delivered * (1 - LEAST_DROP) or delivered * (math.max(1, (x.top > 0 and x.factor or x.good) / delivered)) ^ (x.top > 0 and 0.33 or 0.5)
+  local close = delivered >= CLOSE * x.factor or math.abs(x.factor - x.top) < (1 - CLOSE) * x.top
+  local other, weight = x.top > 0 and x.factor or x.good, x.top > 0 and 0.33 or 0.5
+  x.sure = delivered * math.max(1, other / delivered) ^ weight
+  if close then x.sure = math.min(x.sure, x.factor * (1 - LEAST_DROP)) end
   x.top, x.growth = x.factor, math.max(LEAST_GROWTH, 1 + (x.growth - 1) / 3)
   set(x, close and 'hold' or 'start', x.sure)
 end
