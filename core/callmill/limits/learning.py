@@ -74,7 +74,8 @@ class Learning:
             refusal = self._refusal(group, slot, cause, permits, after_s or 0.0) if learns else None
             self.in_background(self._tell_refusal(refusal, slot, now, permits))
         permits.refused()
-        first_s = max(LEAST_PAUSE_S, min(FIRST_PAUSE_S, PAUSE_CALLS / max(group.refill.rate() * permits.workers, 1.0)))
+        shortest_s = LEAST_PAUSE_S if self._rules().learned_pace else FIRST_PAUSE_S
+        first_s = max(shortest_s, min(FIRST_PAUSE_S, PAUSE_CALLS / max(group.refill.rate() * permits.workers, 1.0)))
         guess_s = min(first_s * 2.0 ** (self._in_a_row - 1), LONGEST_GUESS_S)
         if not after_s and self._in_a_row == 1 and permits.learns and in_flight:
             self._paused = False

@@ -386,12 +386,19 @@ class Limiter:
             group.refill.sync()
         self._leases.sync()
 
+    def _drop_held(self) -> None:
+        for group in self._groups.values():
+            group.dispatcher.drop_held()
+            group.refill.sync(ask_again=True)
+
     def _on_message(self, message: str) -> None:
         kind, _, rest = message.partition(" ")
         if kind == "boot":
             self._sync()
         elif kind == "row":
             self._learning.in_a_row(int(rest))
+        elif kind == "slower":
+            self._drop_held()
         elif kind in {"rules", "learned"}:
             self._overrides.look()
         elif kind == "pause":

@@ -198,6 +198,11 @@ class Dispatcher:
             self.dispatch()
             self.accounts.demand()
 
+    def drop_held(self) -> None:
+        """What is granted is void."""
+        while self._held:
+            self._waste(self._held.popleft(), missed=False)
+
     def resume(self) -> None:
         """Start calls again before the end of the pause."""
         self.paused_until = 0.0

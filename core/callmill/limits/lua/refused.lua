@@ -69,6 +69,10 @@ local function lower(x)
   end
   if blamed and delivered and delivered > 0 and delivered < INNOCENT * x.factor then return end
   adapt.lower(x, delivered)
+  if x.begins and x.tat > now then -- starts that were granted at the former pace are void
+    redis.call('HSET', x.key, 'tat', text(math.min(x.tat, now + x.window / (x.amount * x.factor))))
+    redis.call('PUBLISH', ARGV[9], 'slower')
+  end
 end
 local extra = field(4) * math.exp((field(5) - now) / 1e9)
 local guard = math.max(field(2), field(3), LEAST_GUARD_US) + extra
