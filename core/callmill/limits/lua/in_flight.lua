@@ -15,7 +15,7 @@ local in_flight = {}
 local CERTAIN, DOUBTFUL, SAMPLES = 0.05, 0.25, 12
 local FIRST, GROWTH, TRY, WAIT_US, REFUSED_US, SLOW_US, ROUND_US = 4, 1.5, 0.125, 2000000, 60000000, 600000000, 1000000
 local SLOW, SPARE, NEAR, ROUNDS, FAST_US, LEVEL_US, REMEMBERED_US = 1.6, 1.5, 1.25, 4, 20000, 50000, 1000000
-in_flight.FIELDS = { 'most', 'mode', 'before', 'since', 'top', 'wait', 'count', 'sum', 'squares', 'base', 'error', 'full', 'taken', 'taken_from', 'why' }
+in_flight.FIELDS = { 'most', 'mode', 'before', 'since', 'top', 'wait', 'count', 'sum', 'squares', 'base', 'error', 'full', 'taken', 'taken_from', 'sure', 'why' }
 
 function in_flight.read(key, now)
   local h = redis.call('HMGET', key, unpack(in_flight.FIELDS))
@@ -53,6 +53,7 @@ function in_flight.taken(x, untold) -- how many calls that is, and so many that 
 end
 
 local function set(x, mode, most)
+  if most > x.most and x.count >= x.most then x.sure = x.most end -- a whole round was answered
   x.before, x.mode, x.most, x.since = x.most, mode, math.max(1, math.floor(most)), x.now
   x.count, x.sum, x.squares = 0, 0, 0
   in_flight.write(x)
@@ -65,7 +66,7 @@ function in_flight.fill(x, full) -- whether as many calls are in flight as may b
 end
 
 function in_flight.begin(x)
-  x.top, x.wait, x.base, x.error, x.why = 0, WAIT_US, 0, 0, ''
+  x.top, x.wait, x.base, x.error, x.sure, x.why = 0, WAIT_US, 0, 0, 0, ''
   set(x, 'start', FIRST)
 end
 
@@ -139,6 +140,6 @@ function in_flight.lower(x, taken) -- the API refused a call while it had taken 
     x.top, x.wait = 0, WAIT_US
     set(x, 'start', 1)
   else
-    back_off(x, 'hold', math.min(x.most, taken), REFUSED_US)
+    back_off(x, 'hold', math.max(math.min(x.most, taken), math.min(x.most - 1, x.sure)), REFUSED_US)
   end
 end

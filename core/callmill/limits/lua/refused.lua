@@ -47,7 +47,7 @@ redis.call('HSET', M, 'epoch', text(now), 'calm', text(now))
 
 local crowd, again, blamed = in_flight.read(KEYS[2], now), now - field(6) < CALM_US, false
 if held > 0 and crowd.most > 0 then
-  blamed = kind == 'concurrency' or kind == '' and crowded and others > 0
+  blamed = kind == 'concurrency' or kind == '' and crowded and others > 0 and crowd.count < crowd.most
   if blamed then in_flight.lower(crowd, others) end
 elseif others > 0 and (kind == 'concurrency' or kind == '' and again and begins == 0) then
   crowd.most = others + 1
