@@ -88,7 +88,7 @@ class Fleet:
         self.keys = Keys("test")
         self._scripts = {
             name: str(self.redis.script_load(FAKE_TIME + script(name)))
-            for name in ("reserve", "pause", "permits", "throttled", "feed", "restore")
+            for name in ("reserve", "pause", "permits", "refused", "feed", "restore")
         }
         self._time_is_new = True
         self.jumped_us = 0
@@ -141,12 +141,14 @@ class Fleet:
         since_us: int | None = None,
         guard_us: int = GUARD_US,
         allowances: Sequence[int] = (),
+        taken: int = 0,
         key: int = 1,
         read: Sequence[Fields] = (),
     ) -> Reply:
         """Make one exchange for a worker.
 
         ``costs``: tokens of the calls, or weights and tokens. ``since_us``: the start that it settles, if not now.
+        ``taken``: calls that the API took since the last exchange.
         """
         since = 0 if since_us is None else since_us - self.us
         settled = settle or unfired
@@ -161,6 +163,7 @@ class Fleet:
             doubt="stepped" if worker.stepped else "look",
             settlements=[due] if settled else [],
             allowances=allowances or [calls] * len(self.rules.keys),
+            taken=[taken, *([0] * (len(self.rules.keys) - 1))],
             calls=calls,
             costs=[_columns(*cost) if isinstance(cost, tuple) else _columns(1, cost) for cost in costs],
         )
@@ -253,9 +256,13 @@ class Fleet:
         left: int = self._run("pause", [self.keys.meta, *self.limit_keys], args)[1]
         return left
 
-    def throttled(self, age_us: int = 0) -> int:
-        """Tell of a refusal of a call that started so long ago; return whether something was changed."""
-        changed: int = self._run("throttled", [self.keys.meta, *self.limit_keys], [age_us])[1]
+    def refused(self, age_us: int = 0, *, in_a_row: int = 1, taken: int = 0) -> int:
+        """Tell of a refusal of a call that started so long ago; return whether something was changed.
+
+        ``taken``: calls that the API took and that nobody told of yet.
+        """
+        args = [age_us, 0, 0, 0, 0, "", 0, 0, self.keys.channel, in_a_row, taken, 0, 0]
+        changed: int = self._run("refused", [self.keys.meta, self.keys.permits()[-1], *self.limit_keys], args)[1]
         return changed
 
     def restore(self, keys: Sequence[str], args: Sequence[str | int]) -> int:
@@ -271,7 +278,7 @@ class Fleet:
 
     def permits(self, worker: str, want: int, used: int, had: int, *, limit: int, lease_us: int) -> Lease:
         """Renew a lease of permits."""
-        return Lease(*self._run("permits", self.keys.permits(), [worker, want, used, had, lease_us, limit])[1])
+        return Lease(*self._run("permits", self.keys.permits(), [worker, want, used, had, lease_us, limit, self.keys.channel, ""])[1])
 
     def warm(self) -> Worker:
         """Let a first worker get over the cold start and return it."""

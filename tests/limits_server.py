@@ -66,6 +66,8 @@ class Caller:
     worker: Worker = field(default_factory=lambda: Worker("caller"))
     taken_us: list[int] = field(default_factory=list)
     refused_us: list[int] = field(default_factory=list)
+    in_a_row: int = 0
+    untold: int = 0
 
     def run(self, seconds: float, *, calls: int = 256, every_us: int = 0) -> None:
         """Want calls all the time; or, with ``every_us``, that many calls then and then."""
@@ -85,7 +87,8 @@ class Caller:
         self.fleet.set_time(end)
 
     def _ask(self, at: int, calls: int, every_us: int) -> None:
-        for slot in self.fleet.reserve(self.worker, calls).starts_us:
+        untold, self.untold = self.untold, 0
+        for slot in self.fleet.reserve(self.worker, calls, taken=untold).starts_us:
             heapq.heappush(self._events, (slot, START, slot))
         following = at + every_us if every_us else max(self.worker.again_us, at + 10_000)
         heapq.heappush(self._events, (following, ASK, 0))
@@ -95,12 +98,16 @@ class Caller:
             return
         if self.server.take(start):
             self.taken_us.append(start)
+            self.untold += 1
+            self.in_a_row = 0
         else:
             self.refused_us.append(start)
             heapq.heappush(self._events, (start + LATENCY_US, REFUSED, start))
 
     def _report(self, start: int) -> None:
-        self.fleet.throttled(self.fleet.us - start)
         if start >= self._paused_until:
+            self.in_a_row += 1
+            untold, self.untold = self.untold, 0
+            self.fleet.refused(self.fleet.us - start, in_a_row=self.in_a_row, taken=untold)
             self.fleet.pause(PAUSE_US)
             self._paused_until = self.fleet.us + PAUSE_US

@@ -71,12 +71,12 @@ def test_many_refusals_at_once_are_one_event(redis_url):
     """A hundred refusals of calls that started together lower the pace once; so do later ones of earlier starts."""
     fleet = adaptive(redis_url, "auto")
     fleet.set_time(fleet.us + 5_000_000)
-    assert [fleet.throttled(100_000) for _ in range(100)] == [1] + [0] * 99
+    assert [fleet.refused(100_000) for _ in range(100)] == [1] + [0] * 99
     after = factor(fleet)
     fleet.set_time(fleet.us + 2_000_000)
-    assert fleet.throttled(2_000_001) == 0
+    assert fleet.refused(2_000_001) == 0
     assert factor(fleet) == after
-    assert fleet.throttled(500_000) == 1
+    assert fleet.refused(500_000) == 1
     assert factor(fleet) < after
 
 
@@ -85,10 +85,10 @@ def test_one_refusal_widens_the_guard_and_the_next_slows_down(redis_url):
     fleet = adaptive(redis_url, "100/second")
     caller = Caller(fleet, BucketServer(1e6, 1000))
     caller.run(5)
-    assert fleet.throttled() == 1
+    assert fleet.refused() == 1
     assert (fleet.reserve(caller.worker, 0).guard_us, factor(fleet)) == (GUARD_US * 3 // 2, 1)
     caller.run(10)
-    assert fleet.throttled() == 1
+    assert fleet.refused() == 1
     assert factor(fleet) == 0.95
     caller.run(10)
     assert {after - before for before, after in pairwise(caller.taken_us[-20:])} <= {
@@ -104,7 +104,7 @@ def test_what_was_added_to_the_guard_fades(redis_url):
     fleet = adaptive(redis_url, "100/second")
     caller = Caller(fleet, BucketServer(1e6, 1000))
     caller.run(1)
-    fleet.throttled()
+    fleet.refused()
     widened = fleet.reserve(caller.worker, 0).guard_us
     for _ in range(2):
         fleet.set_time(fleet.us + 1_000_000_000)
@@ -121,7 +121,7 @@ def test_however_often_it_is_refused_the_guard_stays_small(redis_url, enforcer):
     for _ in range(25):
         fleet.set_time(fleet.us + 100_000_000)
         caller.run(20)
-        fleet.throttled()
+        fleet.refused()
     fleet.set_time(fleet.us + 30_000_000)
     taken = len(caller.taken_us)
     caller.run(10)

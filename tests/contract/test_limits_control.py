@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from callmill.config.limit_spec import parse_limit
 from callmill.errors import RedisUnavailableError, UnknownFormatError, UsageError
-from callmill.limits.control import ChangeKind, LimitControl, Pause, load_override
+from callmill.limits.control import ChangeKind, InForce, LimitControl, Pause, load_in_force
 from callmill.limits.keys import Keys
 from callmill.limits.store import LimitStore
 
@@ -50,7 +50,7 @@ def test_nothing_is_set_at_first(control_of):
     async def work(control, redis, _told):
         state = await control.current()
         assert (state.generation, state.limits, state.pause, dict(state.keys)) == (0, None, None, {})
-        assert await load_override(redis, "test") == (0, None)
+        assert await load_in_force(redis, "test") == InForce(0, None)
         assert await control.history(10) == []
 
     control_of(work)
@@ -62,12 +62,12 @@ def test_limits_are_set_told_and_taken_back(control_of):
     async def work(control, redis, told):
         first = await control.set(["300/min", "64 concurrent"], by="anna@desk")
         assert await told() == f"rules {first}"
-        assert await load_override(redis, "test") == (first, SPECS)
+        assert await load_in_force(redis, "test") == InForce(first, SPECS)
         assert (await control.current()).limits == SPECS
         second = await control.set(None, by="ben")
         assert second > first
         assert await told() == f"rules {second}"
-        assert await load_override(redis, "test") == (second, None)
+        assert await load_in_force(redis, "test") == InForce(second, None)
         newest, oldest = await control.history(10)
         assert (oldest.by, oldest.what, oldest.key) == ("anna@desk", ChangeKind.LIMITS, None)
         assert (oldest.before, oldest.after) == ("those of the profile", "300/minute, 64 concurrent")
@@ -103,7 +103,7 @@ def test_wrong_limits_are_refused(control_of, limits, complaint):
     async def work(control, redis, _told):
         with pytest.raises(UsageError, match=complaint):
             await control.set(limits, by="anna")
-        assert await load_override(redis, "test") == (0, None)
+        assert await load_in_force(redis, "test") == InForce(0, None)
 
     control_of(work)
 
@@ -114,7 +114,7 @@ def test_limits_of_one_unit_in_other_scopes_stand_side_by_side(control_of):
 
     async def work(control, redis, _told):
         generation = await control.set(texts, by="anna")
-        assert await load_override(redis, "test") == (generation, tuple(map(parse_limit, texts)))
+        assert await load_in_force(redis, "test") == InForce(generation, tuple(map(parse_limit, texts)))
 
     control_of(work)
 
@@ -219,7 +219,7 @@ def test_generations_differ_over_the_lives_of_redis(control_of):
         await redis.flushall()
         while _milliseconds(*await redis.time()) <= before:  # within one millisecond nobody would notice
             pass
-        assert await load_override(redis, "test") == (0, None)
+        assert await load_in_force(redis, "test") == InForce(0, None)
         assert await control.set(["200/minute"], by="anna") > before
 
     control_of(work)

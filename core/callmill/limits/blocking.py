@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 from callmill.errors import UsageError, WaitTimeoutError
 from callmill.jobs.traffic import NORMAL, TrafficClass
 from callmill.limits.feedback import Observation
+from callmill.limits.learning import Cause
 from callmill.limits.limiter import Limiter
 from callmill.limits.opening import open_limiter
 from callmill.limits.slots import Slot
@@ -156,9 +157,9 @@ class BlockingLimiter(AbstractContextManager["BlockingLimiter"]):
         """The call is over: charge what it really cost, where known, and free its permit; repeats are ignored."""
         self._report(partial(self._limiter.settle, slot, tokens_used, output_tokens_used))
 
-    def refused(self, slot: Slot, after_s: float | None, reason: str, *, learn: bool = True) -> None:
+    def refused(self, slot: Slot, after_s: float | None, reason: str, *, cause: Cause = "") -> None:
         """The API refused a call because of its limits: pause the fleet, and learn from it; see ``Limiter.refused``."""
-        self._report(partial(self._limiter.refused, slot, after_s, reason, learn=learn))
+        self._report(partial(self._limiter.refused, slot, after_s, reason, cause=cause))
 
     def accepted(self, slot: Slot) -> None:
         """The API took a call: refusals of earlier ones are over."""

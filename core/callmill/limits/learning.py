@@ -63,7 +63,7 @@ class Learning:
         Refusals of calls that started before the last one are one event with it.
         """
         now, permits = monotonic(), self._leases.learner(slot.key)
-        first, others = slot.start > self._refused_at, permits.used - 1
+        first, others = slot.start > self._refused_at, permits.used - (slot.permits is not None)
         in_flight = self._in_flight = others if first else min(self._in_flight, others)
         if first:
             self.in_a_row(self._in_a_row + 1 if slot.start - self._row_at < FORGOTTEN_S else 1)
@@ -73,7 +73,7 @@ class Learning:
             learns = first and cause != "quota" and self._rules().learns
             refusal = self._refusal(group, slot, cause, permits, after_s or 0.0) if learns else None
             self.in_background(self._tell_refusal(refusal, slot, now, permits))
-        permits.refused()
+        permits.refused(others)
         shortest_s = LEAST_PAUSE_S if self._rules().learned_pace else FIRST_PAUSE_S
         first_s = max(shortest_s, min(FIRST_PAUSE_S, PAUSE_CALLS / max(group.refill.rate() * permits.workers, 1.0)))
         guess_s = min(first_s * 2.0 ** (self._in_a_row - 1), LONGEST_GUESS_S)

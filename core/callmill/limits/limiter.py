@@ -209,7 +209,7 @@ class Limiter:
         self._pauses.hold(seconds, reason, scope)
 
     def refused(self, slot: Slot, after_s: float | None, reason: str, *, cause: Cause = "") -> None:
-        """The API refused a call because of its limits: pause the fleet, and learn from it. Settle it after this.
+        """The API refused a call because of its limits: pause the fleet, and learn from it. Settle the slot after this.
 
         Args:
             slot: The call's.

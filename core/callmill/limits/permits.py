@@ -116,10 +116,10 @@ class Permits:
         """How many workers there are, as far as their parts of the permits tell: 1 where permits are not limited."""
         return max(1.0, self.in_all / self.granted) if self.learns and self.granted else 1.0
 
-    def refused(self) -> None:
-        """The API refused a call that is still in use of a permit: no other takes its place until Redis has been told."""
+    def refused(self, others: int) -> None:
+        """The API refused a call: no more than the others that are in flight until Redis has been told."""
         if self.learns:
-            self.cap = min(self.cap, self.used - 1)
+            self.cap = min(self.cap, others)
 
     def try_with(self, most: int) -> None:
         """No more calls in flight here than so many until the API takes one."""

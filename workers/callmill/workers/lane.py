@@ -408,6 +408,7 @@ class Lane:
             ending = outcome_without_answer(call, "internal", without_secrets(f"{InternalError.__doc__} ({error!r})"))
         finally:
             self.in_flight -= 1
+            self._limiter.settle(slot, None)
             self._breaker.over(ticket)
             if watched is not None:
                 self._holds.over(watched, slot.key)
@@ -439,12 +440,12 @@ class Lane:
         spared = not unknown_host and self._breaker.judged(ticket, call, verdict, answer, sent=sent)
         used = self._costs.used(call, answer) if sent else REFUNDED
         self.tally.tokens += slot.tokens if used is None else used[0]
-        self._limiter.settle(slot, *(used or (None, None)))
         if feedback is not None and feedback.observations:
             self._limiter.feed(slot, feedback.observations)
         if held and not (isinstance(verdict, Retryable) and verdict.not_repeated):
             ending: Postponed | WireOutcome = self._holds.put_back(verdict)
         else:
             ending = self._endings.of(call, slot, verdict, answer, spared=spared)
+        self._limiter.settle(slot, *(used or (None, None)))  # last: what was learned counts this call as in flight
         self.tally.ended(verdict, answer, call.latency_us)
         return ending

@@ -17,7 +17,7 @@ local adapt = {}
 local STEP, STEP_US, GROWTH, GROWTH_US, FAR = 1.01, 3000000, 1.5, 500000, 1.05
 local HOLD_US, LONGEST_HOLD_US, HOLD_CALLS, LEAST, LEAST_DROP = 30000000, 600000000, 3000, 0.0001, 0.02
 local GROWTH_CALLS = 10
-local CALM_US, CLOSE, LEAST_GROWTH = 60000000, 0.9, 1.06
+local CALM_US, CLOSE, NEAR, LEAST_GROWTH = 60000000, 0.9, 0.85, 1.06
 adapt.FAST, adapt.SLOW = GROWTH, LEAST_GROWTH
 adapt.FIELDS = { 'good', 'sure', 'top', 'hold', 'since', 'drop', 'most', 'reach', 'growth' }
 
@@ -52,8 +52,12 @@ function adapt.raise(x) -- calls wait for this pace and nothing else
   local lasted = now - math.max(x.since, x.busy)
   if x.mode == 'start' and lasted >= math.max(GROWTH_US, x.top > 0 and GROWTH_CALLS * x.window / (x.amount * x.factor) or 0) then
     x.good = x.factor
-    if x.factor > x.top then x.growth = math.min(GROWTH, 2 * x.growth - 1) end
-    set(x, 'start', x.factor * x.growth)
+    if x.most == 1 and x.factor * x.growth >= x.top then
+      set(x, 'hold', x.factor)
+    else
+      if x.factor > x.top then x.growth = math.min(GROWTH, 2 * x.growth - 1) end
+      set(x, 'start', x.factor * x.growth)
+    end
   elseif x.mode == 'probe' and lasted >= STEP_US then
     x.good = x.factor
     if x.factor > x.top then x.hold, x.reach = HOLD_US, 1 end
@@ -66,7 +70,8 @@ end
 
 local function lower_still(x, delivered) -- further and further down while refusals go on
   if now - x.since > CALM_US then x.drop = LEAST_DROP end
-  x.sure = math.min(x.factor, delivered or x.factor) * (1 - x.drop)
+  x.sure = x.factor * (1 - x.drop)
+  if delivered and delivered < x.sure then x.sure = delivered * (1 - LEAST_DROP) end
   x.drop = math.min(0.3, 2 * x.drop)
   set(x, 'hold', x.sure)
 end
@@ -91,15 +96,20 @@ function adapt.lower(x, delivered)
     redis.call('HSET', x.key, 'since', text(now))
     return
   end
-  if x.mode == 'start' or delivered and delivered < CLOSE * CLOSE * x.factor then
-    if x.mode ~= 'start' then x.growth = GROWTH end
+  if x.mode == 'start' or delivered and delivered < CLOSE * CLOSE * math.min(x.factor, x.sure or x.factor) then
+    if x.mode ~= 'start' then x.growth, x.top, x.good, x.hold = GROWTH, 0, delivered, HOLD_US end -- the limit is another
     bracket(x, math.max(LEAST, math.min(delivered or x.factor / GROWTH, x.factor)))
   elseif x.mode == 'probe' then
     x.top, x.hold = x.factor, math.min(2 * x.hold, longest_hold(x))
-    set(x, 'hold', x.sure + math.max(0, x.good * (1 - LEAST_DROP / 2) - x.sure) * x.reach)
+    local good = x.good * (1 - LEAST_DROP / 2)
+    if delivered and delivered >= NEAR * x.factor then
+      set(x, 'hold', math.max(x.sure, math.min(good, delivered * (1 - LEAST_DROP / 2))))
+    else
+      set(x, 'hold', x.sure + math.max(0, good - x.sure) * x.reach)
+    end
   elseif x.mode == 'hold' and x.factor > x.sure then
     x.reach = x.reach / 2
-    set(x, 'hold', x.sure)
+    set(x, 'hold', math.max(x.sure, math.min(delivered or 0, x.factor) * (1 - LEAST_DROP)))
   else
     lower_still(x, delivered)
   end

@@ -17,8 +17,8 @@
 -- half (calls may reach the server further apart from their plan than we measured), but not on a server that forgives a
 -- burst, where that would cost far more than an accident is worth; the next slows down the pace with the least to spare, and
 -- so does one where the wider guard would cost more than a tenth of that pace.
-local CALM_US, LEAST_GUARD_US, MOST_GUARD_US, SINCE_US, INNOCENT, LONGEST_WINDOW_US =
-  60000000, 1000, 10000000, 1000000, 0.8, 60000000
+local CALM_US, LEAST_GUARD_US, MOST_GUARD_US, SINCE_US, INNOCENT, LONGEST_WINDOW_US, ENOUGH =
+  60000000, 1000, 10000000, 1000000, 0.8, 60000000, 10
 local started, at = now - tonumber(ARGV[1]), now - tonumber(ARGV[2])
 local others, held, kind, begins = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[6], tonumber(ARGV[7])
 local in_a_row, just_taken, crowded = tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12] == '1'
@@ -58,14 +58,20 @@ end
 
 local function lower(x)
   local delivered
-  if in_a_row > 1 then
+  if not x.requests or x.taken == 0 then
+    delivered = nil -- unknown
+  elseif in_a_row > 1 then
     delivered = 0
     -- It takes calls again somewhere between now and twice as late: of the wait, so much is surely none of the API's.
     redis.call('HSET', x.key, 'taken', x.taken, 'taken_from', text(x.taken_from + (at - field(1)) * 2 / 3))
-  elseif x.requests and x.taken_from > 0 and at > x.taken_from then
+  elseif x.taken_from > 0 and at > x.taken_from then
     delivered = x.taken * x.window / (x.amount * (at + asked - x.taken_from))
-    -- What was longer ago counts for half.
-    redis.call('HSET', x.key, 'taken', x.taken / 2, 'taken_from', text((at + x.taken_from) / 2))
+    if x.mode == 'start' then -- what was longer ago counts for half
+      redis.call('HSET', x.key, 'taken', x.taken / 2, 'taken_from', text((at + x.taken_from) / 2))
+    else
+      if x.taken < ENOUGH then delivered = nil end
+      redis.call('HSET', x.key, 'taken', 0, 'taken_from', text(at))
+    end
   end
   if blamed and delivered and delivered > 0 and delivered < INNOCENT * x.factor then return end
   adapt.lower(x, delivered)
