@@ -16,7 +16,7 @@
 local adapt = {}
 local STEP, STEP_US, GROWTH, GROWTH_US, FAR = 1.01, 3000000, 1.5, 500000, 1.05
 local HOLD_US, LONGEST_HOLD_US, HOLD_CALLS, LEAST, LEAST_DROP = 30000000, 600000000, 3000, 0.0001, 0.02
-local GROWTH_CALLS = 10
+local GROWTH_CALLS, FORGETS = 10, 1.3 -- what was taken at a much slower pace counts less and less
 local CALM_US, CLOSE, NEAR, LEAST_GROWTH = 60000000, 0.9, 0.85, 1.06
 adapt.FAST, adapt.SLOW = GROWTH, LEAST_GROWTH
 adapt.FIELDS = { 'good', 'sure', 'top', 'hold', 'since', 'drop', 'most', 'reach', 'growth' }
@@ -56,14 +56,15 @@ function adapt.raise(x) -- calls wait for this pace and nothing else
       set(x, 'hold', x.factor)
     else
       if x.factor > x.top then x.growth = math.min(GROWTH, 2 * x.growth - 1) end
+      if x.growth > FORGETS then x.taken, x.taken_from = x.taken / 2, (now + x.taken_from) / 2 end
       set(x, 'start', x.factor * x.growth)
     end
   elseif x.mode == 'probe' and lasted >= STEP_US then
     x.good = x.factor
-    if x.factor > x.top then x.hold, x.reach = HOLD_US, 1 end
+    if x.factor > FAR * x.top then x.hold, x.reach = HOLD_US, 1 end
     set(x, 'probe', x.factor * (x.factor > FAR * x.top and FAR or STEP))
   elseif x.mode == 'hold' and now - x.since >= x.hold and lasted >= STEP_US then
-    x.good, x.sure, x.drop = x.factor, x.factor, LEAST_DROP
+    x.good, x.sure, x.drop, x.taken, x.taken_from = x.factor, x.factor, LEAST_DROP, 0, now
     set(x, 'probe', x.factor * STEP)
   end
 end
@@ -103,7 +104,7 @@ function adapt.lower(x, delivered)
     x.top, x.hold = x.factor, math.min(2 * x.hold, longest_hold(x))
     local good = x.good * (1 - LEAST_DROP / 2)
     if delivered and delivered >= NEAR * x.factor then
-      set(x, 'hold', math.max(x.sure, math.min(good, delivered * (1 - LEAST_DROP / 2))))
+      set(x, 'hold', math.max(x.sure, math.min(good, math.sqrt(delivered * x.good) * (1 - LEAST_DROP / 2))))
     else
       set(x, 'hold', x.sure + math.max(0, good - x.sure) * x.reach)
     end
