@@ -273,7 +273,7 @@ class Fleet:
     def feed(self, index: int, kind: str, first: float, second: float = 0.0) -> int:
         """Tell a fact about the limit at this place; return whether something was changed."""
         keys = [self.keys.meta, self.limit_keys[index]]
-        changed: int = self._run("feed", keys, [1, kind, first, second])[1]
+        changed: int = self._run("feed", keys, [self.keys.channel, 1, kind, first, second])[1]
         return changed
 
     def permits(self, worker: str, want: int, used: int, had: int, *, limit: int, lease_us: int) -> Lease:

@@ -35,7 +35,7 @@ from callmill.ledger.scripts import _WITHOUT_BATCH
 from callmill.limits.keys import Keys
 from callmill.limits.layout import layout
 from callmill.limits.scripts import FORMAT as LIMITER_FORMAT
-from callmill.limits.store import LimitStore, Request
+from callmill.limits.store import LimitStore, Refusal, Request
 from callmill.overview.reader import Overview
 from callmill.workers.newer_batches import NewerBatches
 
@@ -288,17 +288,29 @@ def test_an_older_limiter_grants_nothing_beside_a_newer_one(run):
             boot="", seq=0, latest_us=-(10**9), lead_us=1000, guard_us=1000, allowances=[1], calls=1, costs=()
         )
         await store.reserve(limits, request)
-        await store.permits("", want=1, used=0, held=0, limit=1, ttl_us=10**6)
+        await store.permits("", want=1, used=0, held=0, limit=1, ttl_us=10**6, answers=None)
         hashes = (store.keys.meta, store.keys.permits()[-1])
         assert [await redis.hget(key, "format") for key in hashes] == [b"%d" % LIMITER_FORMAT] * 2
         for key in hashes:
             await redis.hset(key, "format", LIMITER_FORMAT + 1)
         before = await golden.record(redis)
+        refusal = Refusal(
+            layout=limits,
+            key=1,
+            scope="",
+            permits=0,
+            workers=1.0,
+            what="",
+            in_a_row=1,
+            crowded=False,
+            asked_s=0.0,
+            begins=None,
+        )
         for attempt in (
             store.reserve(limits, request),
             store.pause([limits], 1, "429"),
-            store.throttled(limits, 1, 0.1),
-            store.permits("", want=1, used=0, held=0, limit=1, ttl_us=10**6),
+            store.refused(refusal),
+            store.permits("", want=1, used=0, held=0, limit=1, ttl_us=10**6, answers=None),
         ):
             with pytest.raises(RedisUnavailableError, match=f"format {LIMITER_FORMAT + 1}.*upgrade"):
                 await attempt

@@ -246,9 +246,9 @@ def test_changes_at_once_are_all_counted(control_of):
         texts = [[f"{number}/minute"] for number in range(1, 41)]
         generations = await asyncio.gather(*(control.set(limits, by="x") for limits in texts))
         assert len(set(generations)) == 40
-        generation, limits = await load_override(redis, "test")
-        assert generation == max(generations)
-        assert limits == (parse_limit(texts[generations.index(generation)][0]),)
+        found = await load_in_force(redis, "test")
+        assert found.generation == max(generations)
+        assert found.limits == (parse_limit(texts[generations.index(found.generation)][0]),)
         changes = list(reversed(await control.history(100)))
         assert [change.before for change in changes[1:]] == [change.after for change in changes[:-1]]
 
@@ -261,9 +261,9 @@ def test_what_cannot_be_read_or_reached_is_said(control_of):
     async def work(control, redis, _told):
         await redis.hset(Keys("test").control, "limits", '["5 gigaflops/second"]')
         with pytest.raises(UnknownFormatError, match="upgrade"):
-            await load_override(redis, "test")
+            await load_in_force(redis, "test")
         await redis.set(Keys("test").control, "no hash")
-        for refused in (load_override(redis, "test"), control.set(["1/second"], by="x"), control.current()):
+        for refused in (load_in_force(redis, "test"), control.set(["1/second"], by="x"), control.current()):
             with pytest.raises(RedisUnavailableError):
                 await refused
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from callmill.limits import overrides
+from callmill.limits.control import InForce
 from callmill.limits.overrides import Overrides
 
 
@@ -20,12 +21,12 @@ def test_the_first_call_after_a_rest_makes_it_look(monkeypatch):
     """While no call asks or waits nobody looks for long; the first that asks has what was changed looked up at once."""
     looks = 0
 
-    async def load_override(*_: object) -> tuple[int, None]:
+    async def load_in_force(*_: object) -> InForce:
         nonlocal looks
         looks += 1
-        return 0, None
+        return InForce()
 
-    monkeypatch.setattr(overrides, "load_override", load_override)
+    monkeypatch.setattr(overrides, "load_in_force", load_in_force)
     monkeypatch.setattr(overrides, "LOOK_EVERY_S", 0.01)
     monkeypatch.setattr(overrides, "_AT_REST_EVERY_S", 3600.0)
 

@@ -15,7 +15,7 @@ from callmill.workers.verdict import SUCCEEDED, Failed, KeyRefused, Retryable
 NOON = "Sat, 01 Jan 2050 12:00:00 GMT"
 GITHUB = rules(throttle={"statuses": [403], "rate": {"/message": ["secondary rate limit"]}})
 SPENT = {"date": NOON, "x-ratelimit-limit": "5000", "x-ratelimit-remaining": "0", "x-ratelimit-resource": "core"}
-RATE, QUOTA, CONCURRENCY = ThrottleKind
+UNKNOWN, RATE, QUOTA, CONCURRENCY = ThrottleKind
 
 
 def body_of(**values):
@@ -32,7 +32,7 @@ def test_403_of_a_spent_limit_throttles():
 
 def test_403_that_asks_to_wait_throttles():
     """Where the profile lists 403, one with Retry-After, or with the text listed, is a matter of limits."""
-    assert judge(403, {"retry-after": "60"}, by=GITHUB) == Throttled(60.0, "403 Forbidden", RATE, "http_403")
+    assert judge(403, {"retry-after": "60"}, by=GITHUB) == Throttled(60.0, "403 Forbidden", UNKNOWN, "http_403")
     text = body_of(message="You have exceeded a Secondary Rate Limit.")
     assert judge(403, body=text, by=GITHUB) == Throttled(None, "403 Forbidden: secondary rate limit", RATE, "http_403")
 
@@ -53,7 +53,7 @@ def test_overload_throttles_where_listed(status):
     listed = rules(throttle={"statuses": [503, 529]})
     verdict = judge(status, {"retry-after": "7"}, by=listed)
     assert isinstance(verdict, Throttled)
-    assert (verdict.after_s, verdict.kind, verdict.code) == (7.0, RATE, f"http_{status}")
+    assert (verdict.after_s, verdict.kind, verdict.code) == (7.0, UNKNOWN, f"http_{status}")
     assert isinstance(judge(status, {"retry-after": "7"}), Retryable)
     assert isinstance(judge(status, by=listed), Retryable)
 
@@ -77,12 +77,12 @@ def test_success_that_is_a_refusal():
         (body_of(error={"type": "insufficient_quota", "code": None}), QUOTA, "insufficient_quota"),
         (body_of(error={"message": "Too many concurrent requests"}), CONCURRENCY, "concurren"),
         (body_of(type="https://iana.org/assignments/http-problem-types#quota-exceeded"), RATE, "#quota-exceeded"),
-        (body_of(error={"code": "slow_down"}), RATE, ""),
-        (b"slow down", RATE, ""),
-        (b"", RATE, ""),
-        (b"[" * 60_000, RATE, ""),
-        (b'{"error": ' * 6_000, RATE, ""),
-        (b"\xff", RATE, ""),
+        (body_of(error={"code": "slow_down"}), UNKNOWN, ""),
+        (b"slow down", UNKNOWN, ""),
+        (b"", UNKNOWN, ""),
+        (b"[" * 60_000, UNKNOWN, ""),
+        (b'{"error": ' * 6_000, UNKNOWN, ""),
+        (b"\xff", UNKNOWN, ""),
     ],
 )
 def test_kinds_of_429(body, kind, told):
@@ -123,7 +123,7 @@ def test_problem_types_need_no_profile(name):
     ("headers", "after_s", "kind", "told"),
     [
         ({"retry-after": "172800"}, 172_800.0, QUOTA, ": asked to wait 2 d"),
-        ({"retry-after": "599"}, 599.0, RATE, ""),
+        ({"retry-after": "599"}, 599.0, UNKNOWN, ""),
         ({"retry-after": "9" * 30}, 3600.0, QUOTA, ": asked for more than 7 d, tried again in 60 min"),
         ({"retry-after": "5", **SPENT}, 5.0, RATE, ": remaining 0 of core"),
         ({**SPENT, "x-ratelimit-reset": "90"}, 90.0, RATE, ": remaining 0 of core, resets in 90 s"),

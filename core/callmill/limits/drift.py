@@ -50,7 +50,7 @@ def facts(
     """
     observations = list(observations)
     return [
-        *_found(layout, observations),
+        *_found(layout, key, observations),
         *(
             fact
             for seen in observations
@@ -60,7 +60,7 @@ def facts(
     ]
 
 
-def _found(layout: Layout, observations: Iterable[Observation]) -> Iterator[Fact]:
+def _found(layout: Layout, key: int, observations: Iterable[Observation]) -> Iterator[Fact]:
     """The pace of an unknown limit, where the server tells it: the slowest of its policies that is no quota."""
     rates = [
         seen.limit / seen.window_s
@@ -68,7 +68,7 @@ def _found(layout: Layout, observations: Iterable[Observation]) -> Iterator[Fact
         if seen.unit is AUTO.unit and seen.limit and seen.window_s and seen.window_s < SHORTEST_QUOTA_S
     ]
     for node in layout.nodes if rates else ():
-        if not node.clock.spec.amount:
+        if not node.clock.spec.amount and node.owner in {OF_API, key}:
             yield Fact(node, "most", min(rates) / FIRST_GUESS_PER_S)
 
 

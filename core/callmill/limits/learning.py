@@ -128,7 +128,7 @@ class Learning:
     def _refusal(self, group: Group, slot: Slot, cause: Cause, permits: Permits, asked_s: float) -> Refusal:
         """What is known when a call is refused; the rest shows when its wave is over."""
         begins = None
-        if not self._rules().has_pace:
+        if self._rules().learns_pace:
             nodes = learned_nodes(self._rules(), self._store.keys)
             begins = next(node for node in nodes if node.owner in {OF_API, slot.key + 1})
         return Refusal(

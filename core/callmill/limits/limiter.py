@@ -22,7 +22,7 @@ from callmill.limits.drift import facts
 from callmill.limits.feedback import Observation
 from callmill.limits.group import Group
 from callmill.limits.key_ring import KeyRing
-from callmill.limits.layout import layout
+from callmill.limits.layout import layout, learned_nodes
 from callmill.limits.learning import Cause, Learning
 from callmill.limits.overrides import Overrides
 from callmill.limits.pauses import WHOLE_API, Pauses
@@ -223,9 +223,12 @@ class Limiter:
     def feed(self, slot: Slot, observations: Sequence[Observation]) -> None:
         """Take what the headers of a call's answer say of the limits."""
         if (group := self._group_of(slot)) is not None:
+            limits = group.layout
+            if self._rules.learns_pace and not self._rules.learned_pace:
+                limits = replace(limits, nodes=(*limits.nodes, *learned_nodes(self._rules, self._store.keys)))
             self._learning.take(
                 facts(
-                    group.layout,
+                    limits,
                     slot.key + 1,
                     observations,
                     enforcer=self._rules.enforcer,
@@ -376,7 +379,7 @@ class Limiter:
     def _override(self, state: InForce) -> None:
         limits = self._configured.limits if state.limits is None else state.limits
         rules = replace(self._configured, limits=limits)
-        learned_pace = state.learned_pace and rules.learns and not rules.has_pace
+        learned_pace = state.learned_pace and rules.learns_pace
         self.reconfigure(
             replace(rules, learned_pace=learned_pace, learned_in_flight=state.learned_in_flight and rules.learns)
         )

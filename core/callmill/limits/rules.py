@@ -77,6 +77,11 @@ class LimitRules(Struct, frozen=True):
         return NONE not in self.limits
 
     @property
+    def learns_pace(self) -> bool:
+        """Whether a pace is learned: where none is written down."""
+        return self.learns and not self.has_pace
+
+    @property
     def learns_in_flight(self) -> bool:
         """Whether the number of calls in flight is learned now: from the start where no pace is written down."""
         return self.learns and (self.learned_in_flight or not self.has_pace)

@@ -282,7 +282,11 @@ class LimitStore:
             RedisUnavailableError: Redis cannot be reached or refused.
         """
         keys = list(dict.fromkeys(fact.node.key for fact in facts))
-        args = [part for fact in facts for part in (keys.index(fact.node.key) + 1, fact.kind, fact.first, fact.second)]
+        args: list[str | float] = [self.keys.channel]
+        for fact in facts:
+            args += [keys.index(fact.node.key) + 1, fact.kind, fact.first, fact.second]
+        if begun := [fact.node for fact in facts if fact.kind == "most"]:
+            await answer(self._publish(*begun).execute())
         await self._run("feed", [self.keys.meta, *keys], args)
 
     async def restore(self, boot: str, nodes: Sequence[Node], grants: Iterable[tuple[int, float, int]]) -> None:

@@ -1,11 +1,11 @@
 -- Take what an API's answers say about its limits.
 --
 -- KEYS  1 meta hash   2.. one hash per limit
--- ARGV  for each fact: index of the limit (from 1), kind, two numbers:
+-- ARGV  1 channel   2.. for each fact: index of the limit (from 1), kind, two numbers:
 --         slow     emission us at least, us that it holds: others use the limit too
 --         block    us in which no call may start, unless somebody resumes the API; 0: the quota is used up until then
 --         aligned  us from now to a beginning of the server's window (may be negative), us by which that may be wrong
---         most     factor by which the pace may grow at most, 0: the limit was found
+--         most     factor by which the pace may grow at most: the limit was found; a pace that nobody wrote down begins
 -- Returns the number of facts that changed something.
 --
 -- Invariant: facts slow down at once, and never make a pace faster than it is configured. When it is learnt
@@ -13,7 +13,7 @@
 local DRIFT = 1e-4 -- clocks drift apart by less
 local boot = redis.call('HGET', M, 'boot') or ''
 local changed = 0
-for at = 1, #ARGV, 4 do
+for at = 2, #ARGV, 4 do
   local key, kind, first, second = KEYS[tonumber(ARGV[at]) + 1], ARGV[at + 1], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3])
   local h = redis.call('HMGET', key, 'window', 'amount', 'aligned', 'blur', 'slow', 'slow_until', 'block', 'mode', 'most', 'tat',
     'life', 'aligned_at')
@@ -43,9 +43,14 @@ for at = 1, #ARGV, 4 do
         redis.call('HSET', key, 'aligned', text(aligned), 'aligned_at', text(now), 'blur', text(second), 'life', boot)
         changed = changed + 1
       end
-    elseif kind == 'most' and h[8] and math.abs(first - tonumber(h[9] or 0)) > first / 1e6 then
+    elseif kind == 'most' and math.abs(first - tonumber(h[9] or 0)) > first / 1e6 then
       redis.call('HSET', key, 'most', first, 'mode', 'hold', 'factor', first, 'good', first, 'sure', first,
         'top', first, 'since', text(now), 'drop', 0.02, 'reach', 1)
+      if not h[8] then
+        redis.call('HSET', key, 'learned_at', text(now))
+        redis.call('HSET', M, 'learned_pace', 1)
+        redis.call('PUBLISH', ARGV[1], 'learned')
+      end
       changed = changed + 1
     end
   end
