@@ -313,7 +313,7 @@ class LimitStore:
             args.append("")
         else:
             args += ["learn", answers.count, round(answers.sum_us), round(answers.squares)]
-        return Lease(*await self._run("permits", self.keys.permits(scope), args))
+        return Lease(*await self._run("permits", [*self.keys.permits(scope), self.keys.meta], args))
 
     def _publish(self, *nodes: Node) -> Pipeline:
         pipeline = self.redis.pipeline(transaction=True)

@@ -16,10 +16,11 @@
 local adapt = {}
 local STEP, STEP_US, GROWTH, GROWTH_US, FAR = 1.01, 3000000, 1.5, 500000, 1.05
 local HOLD_US, LONGEST_HOLD_US, HOLD_CALLS, LEAST, LEAST_DROP = 30000000, 600000000, 3000, 0.0001, 0.02
+local FORGOTTEN = 4
 local GROWTH_CALLS, FORGETS = 10, 1.3 -- what was taken at a much slower pace counts less and less
 local CALM_US, CLOSE, NEAR, LEAST_GROWTH = 60000000, 0.9, 0.85, 1.06
 adapt.FAST, adapt.SLOW = GROWTH, LEAST_GROWTH
-adapt.FIELDS = { 'good', 'sure', 'top', 'hold', 'since', 'drop', 'most', 'reach', 'growth' }
+adapt.FIELDS = { 'good', 'sure', 'top', 'hold', 'since', 'drop', 'most', 'reach', 'growth', 'learned_at' }
 
 function adapt.read(x, factor, mode)
   x.factor, x.mode = tonumber(factor or 1), mode or ''
@@ -28,7 +29,16 @@ function adapt.read(x, factor, mode)
   x.good, x.sure, x.top = tonumber(h[1] or x.factor), tonumber(h[2] or x.factor), tonumber(h[3] or 0)
   x.hold, x.since = tonumber(h[4] or HOLD_US), tonumber(h[5] or 0)
   x.drop, x.most, x.reach = tonumber(h[6] or LEAST_DROP), tonumber(h[7] or 1), tonumber(h[8] or 1)
-  x.growth = tonumber(h[9] or GROWTH)
+  x.growth, x.learned_at = tonumber(h[9] or GROWTH), tonumber(h[10] or now)
+end
+
+-- For people: what was learned of which limit, in a field pace:LIMIT of the meta hash, as "units a second, us of when it was
+-- learned, units a second that were refused".
+local function tell(x)
+  local field = 'pace:' .. string.match(x.key, '}:limit:(.*)$')
+  if x.mode == '' then return redis.call('HDEL', M, field) end
+  local per_s = x.amount * 1000000 / x.window
+  redis.call('HSET', M, field, string.format('%.4g %.0f %.4g', per_s * x.factor, x.learned_at, per_s * x.top))
 end
 
 local function set(x, mode, factor)
@@ -36,11 +46,13 @@ local function set(x, mode, factor)
   x.factor = math.max(LEAST, math.min(factor, x.most))
   if x.most == 1 and x.factor == 1 then x.mode = '' end
   redis.call('HSET', x.key, 'factor', x.factor, 'mode', x.mode, 'good', x.good, 'sure', x.sure, 'top', x.top,
-    'hold', x.hold, 'since', text(x.since), 'drop', x.drop, 'most', x.most, 'reach', x.reach, 'growth', x.growth)
+    'hold', x.hold, 'since', text(x.since), 'drop', x.drop, 'most', x.most, 'reach', x.reach, 'growth', x.growth, 'learned_at', text(x.learned_at))
+  tell(x)
 end
 
 function adapt.begin(x, factor, most, growth) -- the first refusal of a pace that nobody wrote down
   x.good, x.sure, x.top, x.hold, x.drop, x.most, x.reach, x.growth = factor, factor, 0, HOLD_US, LEAST_DROP, most, 1, growth
+  x.learned_at = now
   set(x, 'start', factor)
 end
 
@@ -48,7 +60,18 @@ local function longest_hold(x)
   return math.max(HOLD_US, math.min(LONGEST_HOLD_US, HOLD_CALLS * x.window / (x.amount * x.factor)))
 end
 
-function adapt.raise(x) -- calls wait for this pace and nothing else
+local function forgotten(x) -- nobody wrote it down, and the API takes far more than it once refused
+  if not x.learned or x.owner ~= 0 or x.top == 0 or x.factor < FORGOTTEN * x.top then return false end
+  x.mode, x.factor = '', x.most
+  redis.call('HSET', x.key, 'mode', '', 'factor', x.most)
+  redis.call('HDEL', M, 'learned_pace')
+  tell(x)
+  return true
+end
+
+-- Calls wait for this pace and nothing else. Returns whether a pace that was learned is dropped.
+function adapt.raise(x)
+  if x.mode ~= 'hold' and forgotten(x) then return true end
   local lasted = now - math.max(x.since, x.busy)
   if x.mode == 'start' and lasted >= math.max(GROWTH_US, x.top > 0 and GROWTH_CALLS * x.window / (x.amount * x.factor) or 0) then
     x.good = x.factor
@@ -92,6 +115,7 @@ end
 function adapt.lower(x, delivered)
   if x.mode == '' then
     x.top, x.hold, x.drop, x.most, x.reach, x.good, x.since, x.growth = 1, HOLD_US / 3, 0.05, 1, 1, 1, now, 1.2
+    x.learned_at = now
   end
   if delivered == 0 then -- the API takes nothing at all: that says nothing of the pace
     redis.call('HSET', x.key, 'since', text(now))

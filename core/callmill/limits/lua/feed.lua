@@ -46,7 +46,9 @@ for at = 2, #ARGV, 4 do
     elseif kind == 'most' and math.abs(first - tonumber(h[9] or 0)) > first / 1e6 then
       redis.call('HSET', key, 'most', first, 'mode', 'hold', 'factor', first, 'good', first, 'sure', first,
         'top', first, 'since', text(now), 'drop', 0.02, 'reach', 1)
-      if not h[8] then
+      redis.call('HSET', M, 'pace:' .. string.match(key, '}:limit:(.*)$'),
+        string.format('%.4g %.0f 0', tonumber(h[2]) * first * 1000000 / window, now))
+      if not h[8] or h[8] == '' then
         redis.call('HSET', key, 'learned_at', text(now))
         redis.call('HSET', M, 'learned_pace', 1)
         redis.call('PUBLISH', ARGV[1], 'learned')

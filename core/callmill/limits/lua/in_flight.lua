@@ -15,11 +15,12 @@ local in_flight = {}
 local CERTAIN, DOUBTFUL, SAMPLES = 0.05, 0.25, 12
 local FIRST, GROWTH, TRY, WAIT_US, REFUSED_US, SLOW_US, ROUND_US = 4, 1.5, 0.125, 2000000, 60000000, 600000000, 1000000
 local SLOW, SPARE, NEAR, ROUNDS, FAST_US, LEVEL_US, REMEMBERED_US = 1.6, 1.5, 1.25, 4, 20000, 50000, 1000000
-in_flight.FIELDS = { 'most', 'mode', 'before', 'since', 'top', 'wait', 'count', 'sum', 'squares', 'base', 'error', 'full', 'taken', 'taken_from', 'sure', 'why' }
+local FORGOTTEN = 4
+in_flight.FIELDS = { 'most', 'mode', 'before', 'since', 'top', 'wait', 'count', 'sum', 'squares', 'base', 'error', 'full', 'taken', 'taken_from', 'sure', 'learned_at', 'why' }
 
-function in_flight.read(key, now)
+function in_flight.read(key, now, told)
   local h = redis.call('HMGET', key, unpack(in_flight.FIELDS))
-  local x = { key = key, now = now, mode = h[2] or '', why = h[#in_flight.FIELDS] or '' }
+  local x = { key = key, now = now, told = told, mode = h[2] or '', why = h[#in_flight.FIELDS] or '' }
   for i, name in ipairs(in_flight.FIELDS) do
     if name ~= 'mode' and name ~= 'why' then x[name] = tonumber(h[i] or 0) end
   end
@@ -33,7 +34,8 @@ function in_flight.write(x)
     fields[#fields + 1] = type(x[name]) == 'number' and string.format('%.6g', x[name]) or x[name]
   end
   redis.call('HSET', x.key, unpack(fields))
-  redis.call('HSET', x.key, 'since', string.format('%.0f', x.since), 'taken_from', string.format('%.0f', x.taken_from))
+  redis.call('HSET', x.key, 'since', string.format('%.0f', x.since), 'taken_from', string.format('%.0f', x.taken_from),
+    'learned_at', string.format('%.0f', x.learned_at))
 end
 
 function in_flight.take(x, count) -- so many calls were taken since the last renewal; of what is longer ago half is forgotten
@@ -52,11 +54,24 @@ function in_flight.taken(x, untold) -- how many calls that is, and so many that 
   return x.taken + untold
 end
 
+-- For people: what was learned, in a field in_flight:SCOPE of the limiter's meta hash, as "calls at once, us of when it was
+-- learned, why".
+local function tell(x)
+  local field = 'in_flight' .. string.match(x.key, '}:permits(.*):meta$')
+  if x.top == 0 or x.most > FORGOTTEN * x.top then
+    redis.call('HDEL', x.told, field)
+  else
+    redis.call('HSET', x.told, field, string.format('%.0f %.0f %s', x.most, x.learned_at, x.why))
+  end
+end
+
 local function set(x, mode, most)
   if most > x.most and x.count >= x.most then x.sure = x.most end -- a whole round was answered
   x.before, x.mode, x.most, x.since = x.most, mode, math.max(1, math.floor(most)), x.now
   x.count, x.sum, x.squares = 0, 0, 0
+  if x.mode == 'hold' and x.learned_at == 0 then x.learned_at = x.now end
   in_flight.write(x)
+  tell(x)
 end
 
 function in_flight.fill(x, full) -- whether as many calls are in flight as may be
@@ -66,7 +81,7 @@ function in_flight.fill(x, full) -- whether as many calls are in flight as may b
 end
 
 function in_flight.begin(x)
-  x.top, x.wait, x.base, x.error, x.sure, x.why = 0, WAIT_US, 0, 0, 0, ''
+  x.top, x.wait, x.base, x.error, x.sure, x.learned_at, x.why = 0, WAIT_US, 0, 0, 0, 0, ''
   set(x, 'start', FIRST)
 end
 

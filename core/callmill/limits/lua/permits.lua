@@ -1,13 +1,13 @@
 -- Lease concurrency permits to one worker: take, renew, give back.
 --
 -- KEYS  1 zset worker -> lease end us   2 hash worker -> permits held   3 hash worker -> permits wanted
---       4 zset of workers that wait for a single permit (FIFO)   5 meta hash
+--       4 zset of workers that wait for a single permit (FIFO)   5 meta hash   6 meta hash of the limiter
 -- ARGV  1 worker   2 permits wanted   3 permits in use   4 permits held at the last reply   5 lease us
 --       6 limit that is configured, 0: none   7 channel   8 'learn': a limit that nobody wrote down is found; else ''
 --       9 calls answered since the last renewal   10 sum of their latencies, us   11 of their squares
 -- Returns {permits this worker holds now, how many it should come down to, workers that lack permits, limit in force, 1: it
--- is being searched for}. What is in use is held until it is given back; starting no call above the second number brings it there. Wanting
--- and using none ends the lease.
+-- is being searched for}. What is in use is held until it is given back; starting no call above the second number brings it
+-- there. Wanting and using none ends the lease.
 --
 -- Invariant: the permits of all live leases never exceed the limit, but where more calls are already in flight (a lowered
 -- limit). After lost state, and on a server that took over and may have missed the latest leases, everybody keeps what he had
@@ -58,7 +58,7 @@ end
 
 local searching = 0
 if ARGV[8] == 'learn' then
-  local x = in_flight.read(META, now)
+  local x = in_flight.read(META, now, KEYS[6])
   if x.most == 0 then in_flight.begin(x) end
   local wanted = 0
   for _, wish in ipairs(wants) do wanted = wanted + wish end

@@ -45,7 +45,7 @@ local begins_now = tightest and tightest.begins and tightest.mode == ''
 if now - field(1) < SINCE_US and not begins_now and not (tightest and tightest.mode == 'start') then return 0 end
 redis.call('HSET', M, 'epoch', text(now), 'calm', text(now))
 
-local crowd, again, blamed = in_flight.read(KEYS[2], now), now - field(6) < CALM_US, false
+local crowd, again, blamed = in_flight.read(KEYS[2], now, M), now - field(6) < CALM_US, false
 if held > 0 and crowd.most > 0 then
   blamed = kind == 'concurrency' or kind == '' and crowded and others > 0 and crowd.count < crowd.most
   if blamed then in_flight.lower(crowd, others) end
@@ -85,9 +85,9 @@ local guard = math.max(field(2), field(3), LEAST_GUARD_US) + extra
 local function affordable(x) return forgiving or x.gain * math.max(0, 1.5 * guard - x.slack) <= x.window / 10 end
 if begins_now and blamed and not again then
   return 1 -- if it was not that, the next refusal comes soon
-elseif begins_now then
+elseif begins_now and kind ~= 'concurrency' then
   local lately = math.max(1, tonumber(ARGV[5]), in_flight.taken_per_s(crowd)) * (blamed and 2 or 1)
-  redis.call('HSET', tightest.key, 'taken', lately / 2, 'taken_from', text(at - 1000000), 'learned_at', text(now))
+  redis.call('HSET', tightest.key, 'taken', lately / 2, 'taken_from', text(at - 1000000))
   if asked > 0 then lately = math.min(lately, in_flight.taken(crowd, just_taken) * 1e6 / asked) end
   adapt.begin(tightest, lately * tightest.window / (tightest.amount * 1e6), tonumber(ARGV[8]), asked > 0 and adapt.SLOW or adapt.FAST)
   redis.call('HSET', M, 'learned_pace', 1)

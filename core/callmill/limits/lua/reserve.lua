@@ -86,7 +86,7 @@ for i = 1, #KEYS - FIRST + 1 do
     'life', 'aligned_at', 'latest', 'blocked_at', 'log', 'heavy_at', 'taken', 'taken_from')
   if not h[1] then return { 'unconfigured' } end
   local x = { key = key, index = i, owner = number(at_owner + i), window = tonumber(h[1]), amount = tonumber(h[2]),
-    column = tonumber(h[5]), quota = h[6] == '1', block = tonumber(h[7] or 0),
+    column = tonumber(h[5]), learned = string.find(key, ':learned:0', 1, true), quota = h[6] == '1', block = tonumber(h[7] or 0),
     aligned = same_life and h[24] == boot and tonumber(h[8] or nil),
     blur = tonumber(h[9] or 0) + DRIFT * (now - tonumber(h[25] or now)), force = force }
   if field(14) > tonumber(h[27] or 0) then x.block = 0 end -- somebody said since then that calls may go on
@@ -307,7 +307,7 @@ if n > 0 then
       s, free = grant(s, key, free, most, furthest)
     end
     local held = by > 0 and limits[by]
-    if held and held.mode and held.mode ~= '' then adapt.raise(held) end
+    if held and held.mode and held.mode ~= '' and adapt.raise(held) then redis.call('PUBLISH', ARGV[8], 'learned') end
     if redis.call('ZREM', QUEUE, me) == 1 then redis.call('HDEL', M, 'promise:' .. class .. ':' .. me) end
     green_at = v + (active - 1) * turn / share - 100000
     base = reach()
