@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from callmill.config.limit_spec import AUTO, LimitSpec, parse_limit
 from callmill.errors import UnknownFormatError, UsageError
 from callmill.limits.keys import Keys
+from callmill.limits.learned import Learned, learned
 from callmill.limits.scripts import script
 from callmill.limits.store import answer
 
@@ -64,12 +65,14 @@ class ControlState(Struct, frozen=True):
         limits: Limits that hold instead of the profile's; None: the profile's hold.
         pause: The pause of the whole API.
         keys: The pauses of single credentials, by name.
+        learned: What the API's answers showed of its limits.
     """
 
     generation: int
     limits: tuple[LimitSpec, ...] | None
     pause: Pause | None
     keys: Mapping[str, Pause]
+    learned: Sequence[Learned] = ()
 
 
 class ChangeKind(StrEnum):
@@ -208,7 +211,7 @@ def _state(noted: Mapping[str, str], state: Mapping[str, str], now_us: float) ->
     names = sorted(field.removeprefix(_KEY_PAUSE) for field in state if field.startswith(_KEY_PAUSE))
     keys = {name: _pause(noted, state, name, f":key:{name}", now_us) for name in names}
     whole = _pause(noted, state, "", "", now_us)
-    return ControlState(generation, limits, whole, {name: pause for name, pause in keys.items() if pause})
+    return ControlState(generation, limits, whole, {name: pause for name, pause in keys.items() if pause}, learned(state))
 
 
 async def load_in_force(redis: Redis, api: str) -> InForce:

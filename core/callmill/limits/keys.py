@@ -8,6 +8,11 @@ OWNERS = "callmill:limit:owners"
 """HASH: API name -> identity of the API whose state has the plain name."""
 
 
+def limit_kind(spec: LimitSpec) -> str:
+    """What the key of a limit says that it counts."""
+    return spec.unit.value.replace(" ", "-") if spec.amount else str(spec)
+
+
 class Keys:
     """The keys of one API. The braces keep them on one node wherever slots are hashed."""
 
@@ -30,7 +35,7 @@ class Keys:
 
     def limit(self, spec: LimitSpec, owner: str = "") -> str:
         """The hash of a limit; ``owner``: the key or model that it holds for."""
-        kind = spec.unit.value.replace(" ", "-") if spec.amount else str(spec)
+        kind = limit_kind(spec)
         if spec.scope is Scope.API:
             return f"{self._prefix}:limit:{kind}:{spec.window_s}"
         return f"{self._prefix}:limit:{spec.scope.value}:{owner}:{kind}:{spec.window_s}"

@@ -33,6 +33,13 @@ class LimitNow(Struct, frozen=True, kw_only=True):
     why: str | None
 
 
+class LearnedNow(Struct, frozen=True, kw_only=True):
+    """What was learned of its limits, in words, and since when (Unix time in seconds)."""
+
+    words: str
+    since_s: float
+
+
 class KeyNow(Struct, frozen=True, kw_only=True):
     """One credential of an API; ``paused_s``: 0 in use, None set aside until resumed."""
 
@@ -61,6 +68,7 @@ class ApiNow(Struct, frozen=True, kw_only=True):
         diverted_to: The API that serves its calls now; None: itself.
         held: Why no call starts until someone acts, and what to do; empty: calls may start.
         guard: The timing uncertainty that is allowed for; None: nobody has measured.
+        learned: What its answers showed of its limits.
     """
 
     api: str
@@ -90,6 +98,7 @@ class ApiNow(Struct, frozen=True, kw_only=True):
     guard: Guard | None
     bounds: list[LimitNow]
     keys: list[KeyNow]
+    learned: list[LearnedNow]
 
     @property
     def paused(self) -> bool:
@@ -148,6 +157,9 @@ def summed_up(
         guard=guard,
         bounds=[_limit_now(bound, rate, lanes) for bound in _bounds(rules, guard)],
         keys=_keys(lanes, state, holds),
+        learned=[
+            LearnedNow(words=found.in_words(api.name, specs), since_s=found.since.timestamp()) for found in state.learned
+        ],
     )
 
 

@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import cast
 
 from callmill.breaker import BreakerStore
 from callmill.config.profiles import ApiProfile
@@ -102,7 +103,7 @@ class Lane:
         self._endings = Endings(profile, requests, limiter, self._breaker, self._holds)
         self._runners: set[asyncio.Task[None]] = set()
         self._asking = Asking(self._queue)
-        self._asking_for_any = 0
+        self._asking_for_any: set[asyncio.Task[None]] = set()
         self._headers = HeaderReader(self._rules.throttle.statuses)
         self._pace = Pace()
         self._intake = Intake(limiter, self._queue, max_in_flight=max_in_flight)
@@ -200,6 +201,9 @@ class Lane:
         if self._serves is not self:
             self._divert(self._serves)
         slot_first, startable = self._intake.slot_first, self._startable
+        if not slot_first:
+            for runner in self._asking_for_any:  # now calls ask themselves: a slot for nobody would be wasted
+                runner.cancel()
         while (
             self._queue
             and len(self._runners) - self.in_flight < startable
@@ -302,7 +306,7 @@ class Lane:
 
     @property
     def _runners_asking(self) -> int:
-        return len(self._asking) + self._asking_for_any
+        return len(self._asking) + len(self._asking_for_any)
 
     def _runner_ended(self, runner: asyncio.Task[None]) -> None:
         self._runners.discard(runner)
@@ -345,11 +349,12 @@ class Lane:
         while self._intake.slot_first and self._queue and self._startable:
             asked_s, slot = 0.0, self._limiter.try_acquire()
             if slot is None:
-                self._asking_for_any += 1
+                runner = cast("asyncio.Task[None]", asyncio.current_task())
+                self._asking_for_any.add(runner)
                 try:
                     asked_s, slot = time.perf_counter(), await self._limiter.acquire()
                 finally:
-                    self._asking_for_any -= 1
+                    self._asking_for_any.discard(runner)
                     self.kick()
             call = self._next(self._queue.take if self._breaker.closed else self._probes.take)
             if call is None:
