@@ -67,7 +67,7 @@ class LimitSpec(Struct, frozen=True):
 
     def __str__(self) -> str:
         if not self.amount:
-            return "none" if self.unit is Unit.CONCURRENT else "auto" if self.window_s else "learned"
+            return "none" if self.unit is Unit.CONCURRENT else "auto" if self.window_s else "a learned pace"
         suffix = "" if self.scope is Scope.API else f" per {self.scope.value}"
         if self.unit is Unit.CONCURRENT:
             return f"{self.amount} concurrent{suffix}"

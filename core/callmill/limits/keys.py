@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from callmill.config.limit_spec import LimitSpec, Scope
+from callmill.config.limit_spec import AUTO, LimitSpec, Scope
 
 OWNERS = "callmill:limit:owners"
 """HASH: API name -> identity of the API whose state has the plain name."""
@@ -10,7 +10,9 @@ OWNERS = "callmill:limit:owners"
 
 def limit_kind(spec: LimitSpec) -> str:
     """What the key of a limit says that it counts."""
-    return spec.unit.value.replace(" ", "-") if spec.amount else str(spec)
+    if spec.amount:
+        return spec.unit.value.replace(" ", "-")
+    return "auto" if spec == AUTO else "learned"
 
 
 class Keys:

@@ -34,18 +34,21 @@ class Learned(Struct, frozen=True, kw_only=True):
     limit: tuple[str, int] | None = None
     since: datetime
 
-    def in_words(self, api: str, written: Iterable[LimitSpec]) -> str:
-        """The same for people, in one line without a time; ``written``: the limits that are written down."""
+    def in_words(self, api: str, written: Iterable[LimitSpec]) -> tuple[str, str]:
+        """The same for people: what stands before the time since when it is known, and what stands behind it.
+
+        ``written``: the limits that are written down.
+        """
         kind, _, name = self.owner.partition(":")
         whose = f" with {kind} {name}" if name else ""
         if self.at_once is not None:
             why = "it becomes slow beyond" if self.slow else "it refuses more"
-            return f"learned: {self.at_once} calls at once{whose}, {why}"
+            return f"learned: {self.at_once} calls at once{whose}", f", {why}"
         rate = f"{self.per_s:.3g}/s"
         spec = next((spec for spec in written if (limit_kind(spec), spec.window_s) == self.limit), None)
         if spec is not None:
-            return f"{api} answers 429 above {rate}{whose} though {spec} is configured"
-        return f"learned: {rate}{whose}" + ("" if self.refused_per_s else ", still searching")
+            return f"{api} answers 429 at {rate}{whose}", f" though {spec} is configured"
+        return f"learned: {rate}{whose}", "" if self.refused_per_s else ", still searching"
 
 
 def learned(state: Mapping[str, str]) -> list[Learned]:

@@ -34,10 +34,11 @@ class LimitNow(Struct, frozen=True, kw_only=True):
 
 
 class LearnedNow(Struct, frozen=True, kw_only=True):
-    """What was learned of its limits, in words, and since when (Unix time in seconds)."""
+    """What was learned of its limits: in words, with a place for the time since when it is known (Unix time, seconds)."""
 
     words: str
     since_s: float
+    more: str
 
 
 class KeyNow(Struct, frozen=True, kw_only=True):
@@ -158,7 +159,9 @@ def summed_up(
         bounds=[_limit_now(bound, rate, lanes) for bound in _bounds(rules, guard)],
         keys=_keys(lanes, state, holds),
         learned=[
-            LearnedNow(words=found.in_words(api.name, specs), since_s=found.since.timestamp()) for found in state.learned
+            LearnedNow(words=words, since_s=found.since.timestamp(), more=more)
+            for found in state.learned
+            for words, more in [found.in_words(api.name, specs)]
         ],
     )
 

@@ -8,7 +8,7 @@ from rich.text import Text
 
 from callmill.cli.figures import bar, byte_size, per_second, printable, short_count, short_rate, short_time
 from callmill.cli.fitted_table import Cell, Column, FittedTable, Row, cell
-from callmill.cli.limits_view import pause_in_words, percent
+from callmill.cli.limits_view import learned_line, pause_in_words, percent
 from callmill.cli.progress_view import total_text
 from callmill.cli.run_report import latency, seconds
 from callmill.jobs.traffic import NORMAL
@@ -119,7 +119,7 @@ def _api(view: ApiView) -> Row:
         if now.paused and not now.held
         else view.limits_by
     )
-    remark = f"{why} ({limits})" if limits else why
+    remark = "; ".join([f"{why} ({limits})" if limits else why, *map(learned_line, now.learned)])
     return Row(
         [
             cell(printable(now.api), style="bold"),

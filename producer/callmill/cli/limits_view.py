@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -13,7 +15,7 @@ from callmill.cli.figures import printable
 from callmill.cli.run_report import latency, seconds
 from callmill.limits.bound import Guard
 from callmill.limits.control import ControlChange
-from callmill.overview.api_now import ApiNow, KeyNow, LimitNow
+from callmill.overview.api_now import ApiNow, KeyNow, LearnedNow, LimitNow
 
 _ANY_WIDTH = 10_000
 
@@ -111,11 +113,22 @@ def pause_in_words(left_s: float | None, why: str | None, by: str | None) -> str
     return printable(f"{time}{f': {why}' if why else ''}{f' ({by})' if by else ''}")
 
 
+def learned_line(found: LearnedNow) -> str:
+    """Say what was learned of a limit, with the time of day in the zone of this machine, or the day if it is another."""
+    since, now = (datetime.fromtimestamp(at_s).astimezone() for at_s in (found.since_s, time.time()))
+    at = since.strftime("%H:%M" if since.date() == now.date() else "%Y-%m-%d %H:%M")
+    return printable(f"{found.words} since {at}{found.more}")
+
+
 def _counted(row: ApiNow) -> str:
     return row.enforcer if row.burst == 1 else f"{row.enforcer}, burst {row.burst}"
 
 
 def _now(row: ApiNow) -> str:
+    return "\n".join(filter(None, [_state(row), *map(learned_line, row.learned)]))
+
+
+def _state(row: ApiNow) -> str:
     if row.held:
         return printable(row.held.removeprefix(f"{row.api} is "))
     if row.paused:
@@ -140,7 +153,9 @@ def _details(row: ApiNow) -> Iterator[tuple[str, str]]:
         yield "limit", _limit_line(bound)
         if bound.why:
             yield "", bound.why
-    yield "now", _now(row) or "running"
+    for found in row.learned:
+        yield "learned", learned_line(found).removeprefix("learned: ")
+    yield "now", _state(row) or "running"
     yield "workers", str(row.workers) if row.adopted == row.workers else _lagging(row)
     if row.workers:
         yield "calls", ", ".join(_calls(row))

@@ -66,6 +66,7 @@ function create(api) {
       element("div", {},
         element("h3", {}, "Limits"),
         element("ul", { class: "cm-shares", "data-shares": true }),
+        element("ul", { class: "cm-keys", "data-learned": true }),
         element("p", { class: "cm-muted", "data-no-limits": true }, "No limit: calls start as fast as workers can."),
         element("div", { "data-keys-part": true, hidden: true }, element("h3", {}, "Credentials"), element("ul", { class: "cm-keys", "data-keys": true }))),
       element("figure", { class: "cm-chart" },
@@ -83,7 +84,8 @@ function update(panel, api) {
   say(find("notice", panel), more);
   find("notice", panel).hidden = !more || more === api.limits_by;
   say(find("limits-by", panel), api.limits_by);
-  find("no-limits", panel).hidden = api.shares.length > 0;
+  find("no-limits", panel).hidden = api.shares.length > 0 || now.learned.length > 0;
+  sync(find("learned", panel), now.learned, (one) => one.words, () => element("li", {}), updateLearned);
   sync(find("shares", panel), api.shares, (share) => share.limit, createShare, (line, share) => updateShare(line, share, now));
   find("keys-part", panel).hidden = !now.keys.length;
   sync(find("keys", panel), now.keys, (key) => key.name, () => element("li", {}, element("code"), element("span")), updateKey);
@@ -115,6 +117,10 @@ function updateShare(line, share, now) {
     bar(part.querySelector(".cm-bar"), [{ kind: value >= 0.9 ? "full" : "used", share: value ?? 0 }], `${format.percent(value)} of ${share.limit} used, ${name === "now" ? "now" : "over the last hour"}`);
     say(part.querySelector("b"), format.percent(value));
   }
+}
+
+function updateLearned(line, one) {
+  say(line, `${one.words} since ${format.time(one.since_s)}${one.more}`);
 }
 
 function updateKey(line, key) {
