@@ -18,7 +18,7 @@ from callmill.config.public_api import PublicApi
 from callmill.config.redis_connections import connect, connect_blocking
 from callmill.ledger.fleet import Fleet, KeyStatus, LaneStatus, WorkerStatus
 from callmill.ledger.session import LedgerSession
-from callmill.limits.control import LimitControl, load_override
+from callmill.limits.control import LimitControl, load_in_force
 from callmill.limits.keys import Keys
 
 OPENAI = PublicApi(
@@ -162,7 +162,7 @@ def test_limits_are_set_and_reset(limiter_url):
 
 async def _override(url):
     async with Redis.from_url(url) as redis:
-        return await load_override(redis, "openai")
+        return await load_in_force(redis, "openai")
 
 
 def test_the_command_waits_for_the_workers(report, redis_url, limiter_url):

@@ -94,6 +94,7 @@ class Call:
         counted_in: The breaker epoch in which a failure of it counted; -1: none.
         doubted_in: The row of doubts about the API that a failure of it belongs to; -1: none.
         redirects: Redirects followed since the job's own URL.
+        busy: Answers 503 that counted as a limiter's.
         refusals: Attempts refused because of their credential.
         refused_keys: The credentials that these were made with.
         started_ms: Unix time in milliseconds at which the last attempt began.
@@ -105,6 +106,7 @@ class Call:
 
     __slots__ = (
         "attempts",
+        "busy",
         "counted_in",
         "deadline_s",
         "doubted_in",
@@ -137,6 +139,7 @@ class Call:
         self.deadline_s: float | None = None
         self.attempts = 0
         self.spared = 0
+        self.busy = 0
         self.repeated = False
         self.counted_in = -1
         self.doubted_in = -1

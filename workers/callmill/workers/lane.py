@@ -29,6 +29,7 @@ from callmill.limits import Limiter, Slot
 from callmill.limits.feedback import Feedback
 from callmill.workers.asking import Asking
 from callmill.workers.breaker_gate import BreakerGate
+from callmill.workers.busy_answers import BusyAnswers
 from callmill.workers.call import Call, CallCost, CallOwner, Postponed
 from callmill.workers.call_cost import REFUNDED, CallCosts
 from callmill.workers.endings import Endings, outcome_too_late, outcome_without_answer
@@ -105,6 +106,7 @@ class Lane:
         self._asking = Asking(self._queue)
         self._asking_for_any: set[asyncio.Task[None]] = set()
         self._headers = HeaderReader(self._rules.throttle.statuses)
+        self._busy = BusyAnswers(asyncio.get_running_loop().time)
         self._pace = Pace()
         self._intake = Intake(limiter, self._queue, max_in_flight=max_in_flight)
         self._now = asyncio.get_running_loop().time
@@ -434,6 +436,7 @@ class Lane:
             answer = self._requests.masks[slot.key].answer(answer)
             feedback = self._headers.read(answer)
             verdict = classify_response(call.job.method, answer, feedback, self._rules)
+            verdict = self._busy.judged(call, verdict, answer)
         except TransportFault as fault:
             verdict, sent, met = classify_fault(call.job.method, fault, self._rules), fault.sent, fault
         except ForbiddenUrlError as error:
