@@ -22,9 +22,11 @@ from callmill.limits.slots import Slot
 from callmill.limits.store import Fact, LimitStore, Refusal
 from callmill.limits.taken_lately import TakenLately, Untold
 
-FIRST_PAUSE_S, LEAST_PAUSE_S, PAUSE_CALLS, LONGEST_GUESS_S = 0.25, 0.05, 3, 60.0
-"""Pauses after refusals that do not say how long: the first one, which is shorter where it would cost more than so many
-calls, and the longest one. They double with each refusal in a row."""
+FIRST_PAUSE_S, LONGEST_GUESS_S = 0.25, 60.0
+"""Pauses after refusals that do not say how long: doubled with each one in a row."""
+
+LEAST_PAUSE_S, PAUSE_CALLS = 0.05, 3
+"""At a fast pace that is learned the first pause costs no more than so many calls, or is as short as this."""
 
 FORGOTTEN_S = 600.0
 """Refusals that are further apart are in no row."""
@@ -74,8 +76,7 @@ class Learning:
             refusal = self._refusal(group, slot, cause, permits, after_s or 0.0) if learns else None
             self.in_background(self._tell_refusal(refusal, slot, now, permits))
         permits.refused(others)
-        shortest_s = LEAST_PAUSE_S if self._rules().learned_pace else FIRST_PAUSE_S
-        first_s = max(shortest_s, min(FIRST_PAUSE_S, PAUSE_CALLS / max(group.refill.rate() * permits.workers, 1.0)))
+        first_s = self._first_pause_s(group.refill.rate() * permits.workers)
         guess_s = min(first_s * 2.0 ** (self._in_a_row - 1), LONGEST_GUESS_S)
         if not after_s and self._in_a_row == 1 and permits.learns and in_flight:
             self._paused = False
@@ -84,6 +85,12 @@ class Learning:
         pause_s = max(after_s or 0.0, guess_s if not after_s or self._in_a_row > 1 else 0.0)
         self._pauses.hold(pause_s, reason, _whom(group, slot))  # now: the next call may start before any task runs
         self.in_background(self._pauses.tell())
+
+    def _first_pause_s(self, rate_per_s: float) -> float:
+        """A pause costs calls: at a fast pace that is learned it is short."""
+        if not self._rules().learned_pace or rate_per_s <= 0:
+            return FIRST_PAUSE_S
+        return max(LEAST_PAUSE_S, min(FIRST_PAUSE_S, PAUSE_CALLS / rate_per_s))
 
     def accepted(self, slot: Slot) -> None:
         """The API took a call: refusals before it are over."""
