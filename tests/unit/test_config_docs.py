@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from callmill.config.alert_policy import AlertEvent, AlertPolicy
-from callmill.config.api_profile import ApiProfile, ThrottlePolicy
+from callmill.config.api_profile import ApiProfile
 from callmill.config.failure_policy import BreakerPolicy, RetryPolicy
 from callmill.config.profiles import find_alerts, load_profiles
 from callmill.config.settings import Settings, load_settings
+from callmill.config.throttle_policy import ThrottlePolicy
 
 PAGE = (Path(__file__).parents[2] / "docs/configuration.md").read_text()
 ALERTS = (Path(__file__).parents[2] / "docs/alerts.md").read_text()

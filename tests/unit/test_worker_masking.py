@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from callmill.config.api_profile import ThrottlePolicy
 from callmill.config.redaction import hide
+from callmill.config.throttle_policy import ThrottlePolicy
 from callmill.limits.headers import read_feedback
 from callmill.workers.answer_mask import AnswerMask
 from callmill.workers.throttling import ThrottleRules

@@ -18,11 +18,11 @@ from callmill.config.idempotency import Idempotency
 from callmill.config.limit_spec import AUTO, Enforcer, LimitSpec, Scope, Unit, parse_limit
 from callmill.config.public_api import PublicApi, covers, resolve
 from callmill.config.secret_refs import checked_reference, checked_schemed_reference, is_reference, split_reference
-from callmill.config.table import Seconds, Table
+from callmill.config.table import Pointer, Seconds, Table
 from callmill.config.tenant import checked_tenant
+from callmill.config.throttle_policy import ThrottlePolicy
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)*")
 _CALLABLE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 _SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"})
 
@@ -90,12 +90,6 @@ def _idempotency_header(value: Any) -> Any:
     return value
 
 
-def _pointer(pointer: str) -> str:
-    if not _POINTER.fullmatch(pointer) or not pointer:
-        raise ValueError("must be a JSON pointer, such as /usage/total_tokens")
-    return pointer
-
-
 def _callable(name: str) -> str:
     if not _CALLABLE.fullmatch(name):
         raise ValueError("must name a callable as module:callable, such as mypackage.auth:session")
@@ -108,12 +102,6 @@ def _usage(value: Any) -> Any:
 
 def _listed(value: Any) -> Any:
     return [value] if isinstance(value, dict) else value
-
-
-def _texts(texts: list[str]) -> list[str]:
-    if not all(texts):
-        raise ValueError("an empty text occurs in everything")
-    return texts
 
 
 def _parameter(name: str) -> str:
@@ -129,9 +117,7 @@ Reference = Annotated[str, AfterValidator(checked_reference)]
 ParameterName = Annotated[str, AfterValidator(_parameter)]
 Tenant = Annotated[str, AfterValidator(checked_tenant)]
 SchemedReference = Annotated[str, AfterValidator(checked_schemed_reference)]
-AnswerStatus = Annotated[int, Field(ge=200, le=599)]
 Weight = Annotated[float, Field(ge=0.001, le=1000)]
-Pointer = Annotated[str, AfterValidator(_pointer)]
 CallableName = Annotated[str, AfterValidator(_callable)]
 
 
@@ -182,37 +168,6 @@ class Credential(Table):
         texts = [self.bearer or "", *(text for table in tables for text in table.values()), *reversed(self.basic or [])]
         kind_and_name = next((split_reference(text)[1:] for text in texts if is_reference(text)), ("", "default"))
         return re.sub(r"[^A-Za-z0-9_.-]", "-", kind_and_name[1].rpartition("/")[2])[:64]
-
-
-BodyTexts = dict[Pointer, Annotated[list[str], Field(min_length=1), AfterValidator(_texts)]]
-
-
-class ThrottlePolicy(Table):
-    """How the API says that it wants fewer calls, besides the status 429.
-
-    Each of the three tables has JSON pointers into the body of an answer, and for each of them texts, of which one
-    occurs in the value there, in any case; a number must be equal.
-
-    Attributes:
-        statuses: Statuses that say so when a text below is found; or, other than 2xx, when they come with Retry-After
-            or with headers by which nothing remains.
-        rate: Texts that tell of too many calls, or tokens, in too short a time.
-        quota: Texts that tell of a quota that is spent, or of money.
-        concurrency: Texts that tell of too many calls at once.
-    """
-
-    statuses: tuple[AnswerStatus, ...] = Field(default=(), strict=False)
-    rate: BodyTexts = Field(default_factory=dict)
-    quota: BodyTexts = Field(default_factory=dict)
-    concurrency: BodyTexts = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _successes_need_texts(self) -> ThrottlePolicy:
-        if any(status < 300 for status in self.statuses) and not (self.rate or self.quota or self.concurrency):
-            raise ValueError(
-                "statuses with 2xx need a table rate, quota or concurrency that tells refusals from answers"
-            )
-        return self
 
 
 class Usage(Table):

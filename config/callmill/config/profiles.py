@@ -13,10 +13,11 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from callmill.config.alert_policy import AlertPolicy
-from callmill.config.api_profile import ApiProfile, Charge, Credential, ThrottlePolicy, Usage
+from callmill.config.api_profile import ApiProfile, Charge, Credential, Usage
 from callmill.config.failure_policy import BreakerPolicy, RetryPolicy
 from callmill.config.problems import describe, unknown_key
 from callmill.config.settings import Settings
+from callmill.config.throttle_policy import ThrottlePolicy
 from callmill.errors import ConfigurationError
 
 __all__ = [

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+_POINTER = re.compile(r"(?:/(?:[^~/]|~[01])*)*")
+
+
+def _pointer(pointer: str) -> str:
+    if not _POINTER.fullmatch(pointer) or not pointer:
+        raise ValueError("must be a JSON pointer, such as /usage/total_tokens")
+    return pointer
+
 
 Status = Annotated[int, Field(ge=300, le=599)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Pointer = Annotated[str, AfterValidator(_pointer)]
 
 
 class Table(BaseModel):

@@ -9,9 +9,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from callmill.config.api_profile import ThrottlePolicy
 from callmill.config.limit_spec import Unit
 from callmill.config.redaction import without_secrets
+from callmill.config.throttle_policy import ThrottlePolicy
 from callmill.jobs.json_pointers import JsonPointers
 from callmill.limits.feedback import Feedback, Observation
 from callmill.limits.headers import ABSURD_RETRY_AFTER_S, LONGEST_RETRY_AFTER_S
