@@ -52,6 +52,12 @@ def test_documented_defaults_are_the_real_ones(model):
     assert checked >= 4
 
 
+@pytest.mark.parametrize("name", ["max_refusals", "max_wait"])
+def test_documented_bounds_of_refusals_are_the_real_ones(name):
+    """What bounds the refusals of a job is stated with its default."""
+    assert ROWS[f"throttle.{name}"] == str(getattr(ThrottlePolicy(), name))
+
+
 def test_examples_load(tmp_path):
     """Every TOML example on the page is a file that loads."""
     examples = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)

@@ -132,7 +132,9 @@ def test_defaults(load):
     assert (profile.enforcer, profile.burst, profile.timeout, profile.connect_timeout) == (Enforcer.UNKNOWN, 1, 60, 10)
     assert (profile.retry.attempts, profile.retry.base, profile.retry.cap) == (5, 0.5, 30)
     assert profile.retry.statuses == (408, 425, 500, 502, 503, 504, 529)
-    assert profile.throttle == ThrottlePolicy(statuses=(), rate={}, quota={}, concurrency={})
+    assert profile.throttle == ThrottlePolicy(
+        statuses=(), rate={}, quota={}, concurrency={}, max_refusals=100, max_wait=31 * 86_400
+    )
     assert (profile.transport, profile.idempotency_header) == ("pyreqwest", "Idempotency-Key")
     assert profile.keep_headers == ["x-request-id", "request-id", "content-type"]
     assert (profile.max_response_bytes, profile.max_connections, profile.ca_file) == (8 * 1024 * 1024, 500, None)
@@ -204,6 +206,11 @@ def test_literal_secret_in_headers_is_refused(problem_of, name):
         ('throttle = { rate = { "/code" = [""] } }', "throttle.rate./code", "occurs in everything"),
         ('throttle = { quota = { "code" = ["x"] } }', "throttle.quota.code", "JSON pointer"),
         ("throttle = { statuses = [200] }", "throttle", "need a table"),
+        ("throttle = { max_refusals = 0 }", "throttle.max_refusals", "greater than or equal to 1"),
+        ("throttle = { max_refusals = 2.5 }", "throttle.max_refusals", "integer"),
+        ("throttle = { max_wait = 0 }", "throttle.max_wait", "greater than 0"),
+        ("throttle = { max_wait = inf }", "throttle.max_wait", "finite"),
+        ('throttle = { max_wait = "31d" }', "throttle.max_wait", "number"),
         ('usage = "usage.total"', "usage", "/usage/total_tokens"),
         ('usage = { totl = "/n" }', "usage.totl", "did you mean 'total'?"),
         ('usage = { input = "/n" }', "usage", "both input and output"),

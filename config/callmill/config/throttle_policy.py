@@ -1,4 +1,4 @@
-"""How an API says that it wants fewer calls, as its profile has it."""
+"""How an API says that it wants fewer calls, and how often it may say so to one job, as its profile has it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from callmill.config.table import Pointer, Table
+from callmill.config.table import Pointer, Seconds, Table
 
 
 def _texts(texts: list[str]) -> list[str]:
@@ -20,7 +20,7 @@ BodyTexts = dict[Pointer, Annotated[list[str], Field(min_length=1), AfterValidat
 
 
 class ThrottlePolicy(Table):
-    """How the API says that it wants fewer calls, besides the status 429.
+    """How the API says that it wants fewer calls, besides the status 429, and what bounds a job's refusals.
 
     Each of the three tables has JSON pointers into the body of an answer, and for each of them texts, of which one
     occurs in the value there, in any case; a number must be equal.
@@ -31,12 +31,17 @@ class ThrottlePolicy(Table):
         rate: Texts that tell of too many calls, or tokens, in too short a time.
         quota: Texts that tell of a quota that is spent, or of money.
         concurrency: Texts that tell of too many calls at once.
+        max_refusals: With so many refusals a job fails; with several credentials, so many for each of them.
+        max_wait: Seconds since a job's first refusal after which the next one fails it. Defaults to 31 days: every
+            quota has come back by then.
     """
 
     statuses: tuple[AnswerStatus, ...] = Field(default=(), strict=False)
     rate: BodyTexts = Field(default_factory=dict)
     quota: BodyTexts = Field(default_factory=dict)
     concurrency: BodyTexts = Field(default_factory=dict)
+    max_refusals: int = Field(default=100, ge=1)
+    max_wait: Seconds = 2_678_400
 
     @model_validator(mode="after")
     def _successes_need_texts(self) -> ThrottlePolicy:
