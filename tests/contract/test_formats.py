@@ -27,10 +27,11 @@ from callmill.jobs.wire import (
     encode_chunk,
     encode_outcomes,
 )
-from callmill.ledger import Batches, Bundle, Chunks, Claim, Finish, LedgerSession, Lines, keys
+from callmill.ledger import Batches, Bundle, Chunks, Claim, Finish, LedgerSession, Lines, Throttles, keys
 from callmill.ledger.alert_log import AlertLog
 from callmill.ledger.fleet import Fleet, WorkerStatus
 from callmill.ledger.keys import BatchKeys
+from callmill.ledger.rests import Rest, encode_rest, read_rest
 from callmill.ledger.scripts import _WITHOUT_BATCH
 from callmill.limits.keys import Keys
 from callmill.limits.layout import layout
@@ -163,6 +164,26 @@ def test_packed_bytes_are_those_of_their_format():
     assert (written[:5], zlib.decompress(written[5:])) == (CHUNK_BYTES[:5], zlib.decompress(CHUNK_BYTES[5:]))
     assert (decode_outcomes(OUTCOMES_BYTES), encode_outcomes(OUTCOMES)) == (OUTCOMES, OUTCOMES_BYTES)
     assert decode_outcomes(LARGE_BYTES) == decode_outcomes(encode_outcomes([LARGE])) == [LARGE]
+
+
+def test_older_workers_skip_what_they_do_not_know_of_a_remainder():
+    """Spared and refused calls are kept where format 1 has attempts and times, under the offset of no job."""
+    known = {"attempts": {0: 1, 499: 2}, "not_before_ms": {3: 1795268761277}}
+    more = {"spared": {0: 7, 499: 20}, "throttles": {0: Throttles(100, 1795268761277), 499: Throttles(1, 1)}}
+    written = encode_rest(**known, **more)
+    numbers, times = msgspec.msgpack.decode(written, type=tuple[dict[int, int], dict[int, int]])
+    assert {at: number for at, number in numbers.items() if at >= 0} == known["attempts"]
+    assert {at: ms for at, ms in times.items() if at >= 0} == known["not_before_ms"]
+    assert read_rest(written) == Rest(**known, **more)
+    assert read_rest(encode_rest(**known, spared={}, throttles={})) == Rest(**known)
+
+
+@pytest.mark.parametrize(
+    "damaged", [b"", b"x", msgspec.msgpack.encode(({},)), msgspec.msgpack.encode(({-(2**33): 1}, {}))]
+)
+def test_damaged_remainders_hold_no_chunk_up(damaged):
+    """What cannot be read of a remainder is as if it were not there."""
+    assert read_rest(damaged) == Rest()
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

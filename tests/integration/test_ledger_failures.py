@@ -21,6 +21,7 @@ from callmill.ledger import (
     Finish,
     LedgerSession,
     Requeued,
+    Throttles,
     keys,
 )
 from callmill.ledger.failure_filter import ALL, FailureFilter
@@ -186,12 +187,13 @@ def test_history_is_kept(run):
 
 @pytest.mark.parametrize("place", ["done", "queued", "waiting", "parked"])
 def test_some_run_again_wherever_their_chunk_is(run, place):
-    """Of a chunk that nobody holds, the jobs meant run again, no attempt spent or spared; the others stay failed."""
+    """Of a chunk that nobody holds, the jobs meant run again as if for the first time; the others stay failed."""
 
     async def scenario(ledger: Ledger) -> None:
         claim = await ledger.begin(9)
         attempts, times, spared = {0: 2, 1: 2, 7: 4}, {1: 1, 7: 5}, {1: 3, 7: 6}
-        await ledger.chunks.commit(claim, Bundle(), Finish(attempts=attempts, not_before_ms=times, spared=spared))
+        refused = {1: Throttles(3, 2**41), 7: Throttles(7, 2**41 + 1)}
+        await ledger.chunks.commit(claim, Bundle(), Finish(0, attempts, times, spared, refused))
         claim = await ledger.claim()
         last = 9 if place == "done" else 7
         outcomes = [outcome(0, 500), outcome(1, 503), *map(outcome, range(2, last))]
@@ -203,7 +205,7 @@ def test_some_run_again_wherever_their_chunk_is(run, place):
             await ledger.redis.zadd(keys.DUE, {ledger.ref.member: 0}, xx=True)
             assert await ledger.chunks.requeue_due() == Requeued(put_back=[ledger.ref])
         else:
-            finish = Finish(delay_ms=delay_ms, attempts={7: 4}, not_before_ms={7: 5}, spared={7: 6})
+            finish = Finish(delay_ms, {7: 4}, {7: 5}, {7: 6}, {7: Throttles(7, 2**41 + 1)})
             await ledger.record(claim, *outcomes, finish=finish)
         assert await ledger.retry("status=503") == 1
         assert await ledger.retry("status=503") == 0
@@ -218,6 +220,9 @@ def test_some_run_again_wherever_their_chunk_is(run, place):
         assert {at: n for at, n in again.attempts.items() if at not in again.recorded} == left
         assert {at: n for at, n in again.not_before_ms.items() if at not in again.recorded} == dict.fromkeys(left, 5)
         assert {at: n for at, n in again.spared.items() if at not in again.recorded} == dict.fromkeys(left, 6)
+        assert {at: n for at, n in again.throttles.items() if at not in again.recorded} == dict.fromkeys(
+            left, refused[7]
+        )
         await ledger.record(again, outcome(1, 500), *map(outcome, range(last, 9)), finish=Finish())
         assert await ledger.counters() == (7, 2, True)
         assert await ledger.chunks.claim(ledger.ref) is ClaimRefused.GONE

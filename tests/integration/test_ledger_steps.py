@@ -22,6 +22,7 @@ from callmill.ledger import (
     LedgerSession,
     Lines,
     Requeued,
+    Throttles,
     keys,
 )
 from callmill.ledger.keys import BatchKeys
@@ -106,15 +107,19 @@ def test_exactly_the_failed_jobs_run_again(run, jobs):
 
 
 def test_attempts_come_back_with_the_next_claim(run):
-    """Attempts that jobs which are not over spent, or were spared, are known to whoever claims the chunk next."""
+    """What jobs that are not over spent, were spared and were refused is known to whoever claims the chunk next."""
 
     async def scenario(steps: Steps) -> None:
         claim = await steps.begin(5)
-        await steps.record(claim, set(), range(2), Finish(attempts={2: 1, 4: 3}, spared={0: 7, 2: 5}))
+        refused = {0: Throttles(1, 5), 2: Throttles(99, 2**41)}
+        finish = Finish(attempts={2: 1, 4: 3}, not_before_ms={2: 4}, spared={0: 7, 2: 5}, throttles=refused)
+        await steps.record(claim, set(), range(2), finish)
         claim = await steps.claim()
-        assert (claim.attempts, claim.spared) == ({2: 1, 4: 3}, {0: 7, 2: 5})
+        assert (claim.attempts, claim.not_before_ms) == ({2: 1, 4: 3}, {2: 4})
+        assert (claim.spared, claim.throttles) == ({0: 7, 2: 5}, refused)
         await steps.chunks.release(claim, 0)
-        assert (await steps.claim()).spared == {0: 7, 2: 5}
+        claim = await steps.claim()
+        assert (claim.spared, claim.throttles) == ({0: 7, 2: 5}, refused)
 
     run(scenario)
 

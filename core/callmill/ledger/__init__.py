@@ -4,7 +4,16 @@ from callmill.ledger.batches import FIRST, Batches
 from callmill.ledger.chunks import Bundle, Chunks, Finish
 from callmill.ledger.keys import ChunkRef
 from callmill.ledger.lines import Lines
-from callmill.ledger.records import BatchRecord, BatchState, Claim, ClaimRefused, CommitResult, Requeued, Suspect
+from callmill.ledger.records import (
+    BatchRecord,
+    BatchState,
+    Claim,
+    ClaimRefused,
+    CommitResult,
+    Requeued,
+    Suspect,
+    Throttles,
+)
 from callmill.ledger.session import LedgerSession
 
 __all__ = [
@@ -23,4 +32,5 @@ __all__ = [
     "Lines",
     "Requeued",
     "Suspect",
+    "Throttles",
 ]

@@ -26,7 +26,8 @@ from callmill.ledger.bitmaps import members
 from callmill.ledger.failure_records import encode_failure
 from callmill.ledger.keys import BatchKeys, ChunkRef
 from callmill.ledger.latency import count_buckets
-from callmill.ledger.records import Claim, ClaimRefused, CommitResult, Requeued, Suspect
+from callmill.ledger.records import Claim, ClaimRefused, CommitResult, Requeued, Suspect, Throttles
+from callmill.ledger.rests import encode_rest, read_rest
 from callmill.ledger.session import Argument, LedgerSession
 
 _PUT_BACK, _NOT_TAKEN = 1, 2
@@ -39,7 +40,6 @@ _PLAIN_ANSWER, _FLOORS_KNOWN = 2, 256
 """Parts of an answer of ``commit.lua`` that tells nothing of the slowest jobs, and batches of which that is known."""
 
 _encoder = msgspec.msgpack.Encoder()
-_rest_decoder = msgspec.msgpack.Decoder(tuple[dict[int, int], dict[int, int]])
 
 
 class Bundle(msgspec.Struct):
@@ -87,6 +87,7 @@ class Finish(msgspec.Struct, frozen=True):
         attempts: Attempts spent on unrecorded jobs, by offset.
         not_before_ms: Unix times in milliseconds, on the clock of Redis, before which jobs must not run, by offset.
         spared: Uncounted failed attempts, by offset: see ``Claim.spared``.
+        throttles: Refusals because of limits, by offset.
         deaths: Those of ``Claim.deaths`` that still stand against the chunk; 0: it is harmless.
     """
 
@@ -94,6 +95,7 @@ class Finish(msgspec.Struct, frozen=True):
     attempts: Mapping[int, int] = {}
     not_before_ms: Mapping[int, int] = {}
     spared: Mapping[int, int] = {}
+    throttles: Mapping[int, Throttles] = {}
     deaths: int = 0
 
 
@@ -126,15 +128,16 @@ class Chunks:
             return ClaimRefused(answer[0].decode())
         _, fence, payload, bitmap, rest, claims, now_ms, deadline_ms, *trouble = answer
         count, deaths, alone, alone_deaths, name = trouble
-        counted, not_before_ms = _read_rest(rest)
+        known = read_rest(rest)
         return Claim(
             ref=ref,
             fence=fence,
             payload=payload,
             recorded=frozenset(members(bitmap)),
-            attempts={offset: number for offset, number in counted.items() if offset >= 0},
-            not_before_ms=not_before_ms,
-            spared={_spared_key(key): number for key, number in counted.items() if key < 0},
+            attempts=known.attempts,
+            not_before_ms=known.not_before_ms,
+            spared=known.spared,
+            throttles=known.throttles,
             claims=claims,
             now_ms=now_ms,
             deadline_ms=int(deadline_ms) or None,
@@ -168,6 +171,7 @@ class Chunks:
             attempts=claim.attempts,
             not_before_ms=claim.not_before_ms,
             spared=claim.spared,
+            throttles=claim.throttles,
             deaths=claim.deaths,
         )
         await self.commit(claim, Bundle(), as_it_was)
@@ -293,7 +297,7 @@ def commit_arguments(claim: Claim, bundle: Bundle, finish: Finish | None, floor_
         bundle.throttled,
         "keep" if finish is None else "finish",
         0 if finish is None else finish.delay_ms,
-        _rest(finish) if finish else b"",
+        encode_rest(finish.attempts, finish.not_before_ms, finish.spared, finish.throttles) if finish else b"",
         b"".join([encode_failure(claim.ref.api, failure) for failure in failures]),
         finish.deaths if finish else 0,
         _causes(failures),
@@ -335,26 +339,6 @@ def commit_result(claim: Claim, answer: list[bytes]) -> CommitResult:
     if answer[0] == b"stale":
         raise _stale(claim)
     return CommitResult(hint_wanted=answer[0] == b"queued", proceed=answer[1] == b"run")
-
-
-def _rest(finish: Finish) -> bytes:
-    counted = {**finish.attempts, **{_spared_key(offset): number for offset, number in finish.spared.items()}}
-    return _encoder.encode((counted, finish.not_before_ms))
-
-
-def _spared_key(offset: int) -> int:
-    """Convert an offset to the key of its spared attempts among the spent ones, and back.
-
-    These keys are negative: older versions, which only know spent attempts, find no such job and skip them.
-    """
-    return -1 - offset
-
-
-def _read_rest(rest: bytes) -> tuple[dict[int, int], dict[int, int]]:
-    try:
-        return _rest_decoder.decode(rest) if rest else ({}, {})
-    except msgspec.MsgspecError:  # corrupt: better a few attempts too many than a chunk that nobody can claim
-        return {}, {}
 
 
 def _stale(claim: Claim) -> StaleLeaseError:

@@ -129,7 +129,7 @@ class BatchKeys:
         self.failed = prefix + "failed"
         """HASH: chunk number -> bitmap of its failed jobs."""
         self.rest = prefix + "rest"
-        """HASH: chunk number -> attempts spent on its unrecorded jobs, or spared, and when they may run (msgpack);
+        """HASH: chunk number -> what was spent on its unrecorded jobs so far, and when they may run (rests.py);
         again/chunk number -> bitmap of its failed jobs that run again when its worker has given it up."""
         self.parked = prefix + "parked"
         """ZSET: chunk member -> since when it is held back (paused, or not yet sealed) (ms)."""

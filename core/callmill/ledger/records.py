@@ -191,6 +191,18 @@ class Suspect(Struct, frozen=True):
     deaths: int
 
 
+class Throttles(Struct, frozen=True):
+    """How an API refused a job because of its limits.
+
+    Attributes:
+        count: How often.
+        since_ms: Unix time in milliseconds of the first time, on the clock of Redis.
+    """
+
+    count: int
+    since_ms: int
+
+
 class Claim(Struct, frozen=True):
     """The right to execute a chunk, until the lease ends or a higher fence is given out.
 
@@ -199,6 +211,7 @@ class Claim(Struct, frozen=True):
         attempts: Attempts spent so far, by offset, where there were any.
         not_before_ms: Unix times in milliseconds, on the clock of Redis, before which jobs must not run, by offset.
         spared: Failed attempts that were not counted because the API was down, by offset.
+        throttles: Refusals because of limits, by offset.
         claims: How often the chunk was claimed before.
         now_ms: Unix time in milliseconds of the claim, on the clock of Redis.
         deadline_ms: Unix time in milliseconds after which no call of its batch starts; None: no such time.
@@ -218,6 +231,7 @@ class Claim(Struct, frozen=True):
     now_ms: int
     count: int
     spared: dict[int, int] = {}
+    throttles: dict[int, Throttles] = {}
     deaths: int = 0
     suspect: Suspect | None = None
     deadline_ms: int | None = None

@@ -183,8 +183,9 @@ end
 -- outcomes so far are superseded. Its caller writes the state. Its helpers are inside it, because every script
 -- creates the functions out here anew each time it runs.
 local function open_failed(number, s, chosen)
-  -- Forgets the spent and spared attempts (the latter at -1 - offset) and waits of jobs; `dropped` has their offsets as
-  -- keys.
+  -- Forgets attempts, waits and refusals of jobs, which are where rests.py says; `dropped` has their offsets as keys.
+  local REFUSED = 4294967296
+
   local function forget_attempts(number, dropped)
     local rest = redis.call('HGET', REST, number)
     if not rest then return end
@@ -192,7 +193,7 @@ local function open_failed(number, s, chosen)
     for _, map in ipairs(cmsgpack.unpack(rest)) do
       local n, items = 0, {}
       for offset, value in pairs(map) do
-        if not dropped[offset] and not dropped[-1 - offset] then
+        if not (dropped[offset] or dropped[-1 - offset] or dropped[-1 - offset - REFUSED]) then
           n = n + 1
           items[n] = cmsgpack.pack(offset) .. cmsgpack.pack(value)
         end
