@@ -24,7 +24,8 @@ ATTEMPTS = 3
 def endings(attempts: int) -> Endings:
     """Return the endings of an API whose calls may have so many attempts."""
     profile = ApiProfile(name="x", base_url="https://x.test", retry={"attempts": attempts})
-    return Endings(profile, RequestBuilder(profile), cast("Any", None), cast("Any", None), cast("Any", None))
+    nothing = cast("Any", None)
+    return Endings(profile, RequestBuilder(profile), nothing, nothing, nothing, now=lambda: 0.0)
 
 
 ENDINGS = endings(ATTEMPTS)

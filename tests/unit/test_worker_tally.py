@@ -51,7 +51,7 @@ def test_what_was_taken_is_not_taken_again():
     tally = Tally()
     tally.tokens += 7
     tally.recorded(3, 1)
-    tally.again(spends_attempt=True, throttled=False)
+    tally.again(spends_attempt=True)
     tally.started(0.0)
     first = tally.take()
     assert (first["tokens"], first["succeeded"], first["failed"], first["retries"]) == (7, 3, 1, 1)
@@ -64,8 +64,17 @@ def test_what_was_taken_is_not_taken_again():
 def test_a_refusal_spends_no_attempt(throttled):
     """What the API refused because of its limits is a throttled call and no retry."""
     tally = Tally()
-    tally.again(spends_attempt=not throttled, throttled=throttled)
-    assert tally.take() == ({"throttled": 1} if throttled else {"retries": 1})
+    tally.ended(Throttled(None) if throttled else Retryable("timeout", ""), answer(429), 1000)
+    tally.again(spends_attempt=not throttled)
+    counts = tally.take()
+    assert (counts["throttled"], counts["retries"]) == ((1, 0) if throttled else (0, 1))
+
+
+def test_a_refusal_that_ends_its_job_is_counted():
+    """A call that the API refused because of its limits is a throttled one, also where no other attempt follows."""
+    tally = Tally()
+    tally.ended(Throttled(None), answer(429), 1000)
+    assert tally.take()["throttled"] == 1
 
 
 def test_counts_that_nobody_takes_stay_small(monkeypatch):

@@ -97,6 +97,8 @@ class Call:
         busy: Answers 503 that counted as a limiter's.
         refusals: Attempts refused because of their credential.
         refused_keys: The credentials that these were made with.
+        throttles: Attempts refused because of the API's limits, by whichever worker they were made.
+        throttled_since_s: Time on the event loop's clock of the first of them.
         started_ms: Unix time in milliseconds at which the last attempt began.
         latency_us: How long it took.
         model: The model that the last estimate found.
@@ -125,6 +127,8 @@ class Call:
         "spared",
         "started_ms",
         "stated",
+        "throttled_since_s",
+        "throttles",
         "trace",
         "url",
     )
@@ -146,6 +150,8 @@ class Call:
         self.redirects = 0
         self.refusals = 0
         self.refused_keys: frozenset[int] = frozenset()
+        self.throttles = 0
+        self.throttled_since_s = 0.0
         self.started_ms = 0
         self.latency_us = 0
         self.model = ""

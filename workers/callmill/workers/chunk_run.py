@@ -13,10 +13,11 @@ from typing import Protocol
 
 from callmill.jobs.traffic import TrafficClass
 from callmill.jobs.wire import Chunk, WireOutcome, assigned_id
-from callmill.ledger import Bundle, Claim, Finish
+from callmill.ledger import Bundle, Claim, Finish, Throttles
 from callmill.workers.call import Call, CallOwner, Postponed
 from callmill.workers.endings import outcome_too_late, outcome_without_answer
 from callmill.workers.suspicion import Stage, stage_of, verdict
+from callmill.workers.throttle_bounds import THROTTLED
 
 BUDGET_S = 30.0
 """How long a chunk is held before the rest of it goes back, so that others get their turn."""
@@ -36,7 +37,7 @@ class Caller(Protocol):
         ...
 
     def add_first(self, call: Call) -> None:
-        """Take a call in before others: it has waited already."""
+        """Take a call in before others, for it has waited already."""
         ...
 
     def forget(self, owner: CallOwner) -> None:
@@ -150,6 +151,7 @@ class ChunkRun:
         self._tried = True
         self.bundle.latencies_us.append(outcome.latency_us)
         self._latencies_us.append(outcome.latency_us)
+        self.bundle.throttled += outcome.error_code == THROTTLED
         self._take(call, outcome)
 
     def refuse(self, call: Call, outcome: WireOutcome) -> None:
@@ -221,6 +223,9 @@ class ChunkRun:
             call = calls[offset] = Call(job, self, offset, index, assigned_id(batch_id, index))
             call.attempts = self.claim.attempts.get(offset, 0)
             call.spared = self.claim.spared.get(offset, 0)
+            if (refused := self.claim.throttles.get(offset)) is not None:
+                call.throttles = refused.count
+                call.throttled_since_s = self._began_s + (refused.since_ms - self.claim.now_ms) / 1000
             call.trace = chunk.trace
             deadlines_ms = [ms for ms in (job.deadline_ms, self.claim.deadline_ms) if ms is not None]
             if deadlines_ms:
@@ -310,9 +315,18 @@ class ChunkRun:
                 attempts={offset: spent for offset, call in self._unrecorded.items() if (spent := _spent(call))},
                 not_before_ms={offset: self._redis_ms(due_s) for offset, due_s in self._due_s.items()},
                 spared={offset: call.spared for offset, call in self._unrecorded.items() if call.spared},
+                throttles=self._throttles(),
                 deaths=0 if regular and self._tried else self.claim.deaths,
             ),
         )
+
+    def _throttles(self) -> dict[int, Throttles]:
+        """Return the refusals of what is left, for whoever claims the chunk next."""
+        return {
+            offset: Throttles(call.throttles, self._redis_ms(call.throttled_since_s))
+            for offset, call in self._unrecorded.items()
+            if call.throttles
+        }
 
     def _only_waits(self) -> bool:
         """Say whether nothing is left, or only what waits longer for a retry than a chunk is held for that."""
@@ -325,7 +339,7 @@ class ChunkRun:
 
     def _redis_ms(self, time_s: float) -> int:
         """Return the time on the clock of Redis for one on the event loop's."""
-        return self.claim.now_ms + int((time_s - self._began_s) * 1000)
+        return self.claim.now_ms + round((time_s - self._began_s) * 1000)
 
 
 def _spent(call: Call) -> int:

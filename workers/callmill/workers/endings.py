@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from callmill.config.profiles import ApiProfile
 from callmill.config.redaction import without_secrets
 from callmill.jobs.wire import WireOutcome
@@ -12,6 +14,7 @@ from callmill.workers.call import Call, Postponed
 from callmill.workers.hold_gate import HoldGate
 from callmill.workers.key_refusals import KeyRefusals
 from callmill.workers.request_builder import RequestBuilder
+from callmill.workers.throttle_bounds import ThrottleBounds
 from callmill.workers.throttling import Throttled, ThrottleKind
 from callmill.workers.transports.port import Response
 from callmill.workers.verdict import Failed, KeyRefused, Redirected, Retryable, Succeeded, Verdict
@@ -29,7 +32,14 @@ class Endings:
     """Ends the attempts of one API's calls; what they teach about limits and credentials goes to the limiter."""
 
     def __init__(
-        self, profile: ApiProfile, requests: RequestBuilder, limiter: Limiter, breaker: BreakerGate, holds: HoldGate
+        self,
+        profile: ApiProfile,
+        requests: RequestBuilder,
+        limiter: Limiter,
+        breaker: BreakerGate,
+        holds: HoldGate,
+        *,
+        now: Callable[[], float],
     ) -> None:
         self._retry_policy = profile.retry
         self._base_url = profile.base_url
@@ -38,6 +48,7 @@ class Endings:
         self._limiter = limiter
         self._breaker = breaker
         self._keys = KeyRefusals(profile.name, limiter, holds)
+        self._throttles = ThrottleBounds(profile, now)
 
     def of(
         self, call: Call, slot: Slot, verdict: Verdict, answer: Response | None, *, spared: bool
@@ -50,7 +61,7 @@ class Endings:
                 call.attempts += 1
                 return self._outcome(call, slot, answer)
             case Throttled():
-                return self._throttle(slot, verdict)
+                ending = self._throttle(call, slot, verdict)
             case Retryable():
                 ending = self._retry(call, verdict, spared=spared)
             case Redirected():
@@ -64,12 +75,13 @@ class Endings:
         call.attempts += 1
         return self._outcome(call, slot, answer, ending)
 
-    def _throttle(self, slot: Slot, verdict: Throttled) -> Postponed:
+    def _throttle(self, call: Call, slot: Slot, verdict: Throttled) -> Postponed | Failed:
         after_s = verdict.after_s
         if after_s is None and verdict.kind is ThrottleKind.QUOTA:
             after_s = _SPENT_QUOTA_S
         self._limiter.refused(slot, after_s, verdict.reason, cause=verdict.kind.value)
-        return Postponed(verdict.code, verdict.reason, spends_attempt=False, throttled=True)
+        again = Postponed(verdict.code, verdict.reason, spends_attempt=False, throttled=True)
+        return self._throttles.refused(call, verdict.reason) or again
 
     def _retry(self, call: Call, verdict: Retryable, *, spared: bool) -> Postponed | Failed:
         policy = self._retry_policy

@@ -101,7 +101,8 @@ class Lane:
             has_work=self._has_work,
             in_flight=lambda: self.in_flight,
         )
-        self._endings = Endings(profile, requests, limiter, self._breaker, self._holds)
+        self._now = asyncio.get_running_loop().time
+        self._endings = Endings(profile, requests, limiter, self._breaker, self._holds, now=self._now)
         self._runners: set[asyncio.Task[None]] = set()
         self._asking = Asking(self._queue)
         self._asking_for_any: set[asyncio.Task[None]] = set()
@@ -109,7 +110,6 @@ class Lane:
         self._busy = BusyAnswers(asyncio.get_running_loop().time)
         self._pace = Pace()
         self._intake = Intake(limiter, self._queue, max_in_flight=max_in_flight)
-        self._now = asyncio.get_running_loop().time
         self._fallback: Lane | None = None
         self._parked = False
         self._serves: Lane = self
@@ -420,7 +420,7 @@ class Lane:
             if watched is not None:
                 self._holds.over(watched, slot.key)
         if isinstance(ending, Postponed):
-            self.tally.again(spends_attempt=ending.spends_attempt, throttled=ending.throttled)
+            self.tally.again(spends_attempt=ending.spends_attempt)
             call.owner.postpone(call, ending)
         else:
             call.owner.record(call, ending)

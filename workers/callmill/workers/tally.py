@@ -48,6 +48,7 @@ class Tally:
         """Count a call that ended."""
         if type(verdict) is Throttled:
             result: int | str = 429
+            self._counts["throttled"] += 1
         elif answer is not None:
             result = answer.status
         else:
@@ -62,10 +63,9 @@ class Tally:
         """Count a call of which nobody knows what became of it."""
         self._results[result] = self._results.get(result, 0) + 1
 
-    def again(self, *, spends_attempt: bool, throttled: bool) -> None:
+    def again(self, *, spends_attempt: bool) -> None:
         """Count that a call wants another attempt."""
         self._counts["retries"] += spends_attempt
-        self._counts["throttled"] += throttled
 
     def recorded(self, succeeded: int, failed: int) -> None:
         """Count outcomes that are in the ledger."""

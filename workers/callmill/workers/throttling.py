@@ -128,6 +128,12 @@ def status_line(status: int) -> str:
     return f"{status} {_PHRASES.get(status, '')}".strip()
 
 
+def span(seconds: float) -> str:
+    """Write a time in the largest unit of which it has two, so that it is told to within a half."""
+    size_s, unit = next((size for size in _SPANS if seconds >= 2 * size[0]), _SPANS[-1])
+    return f"{seconds / size_s:.0f} {unit}"
+
+
 def _folded(value: Any) -> str | int | None:
     if isinstance(value, str):
         return value[:_LONGEST_TEXT].casefold()
@@ -165,15 +171,9 @@ def _wait(spent: Observation | None, feedback: Feedback | None) -> tuple[float |
     if feedback is not None and feedback.retry_after_s is not None:
         asked_s = feedback.retry_after_s
         if feedback.absurd:
-            return asked_s, f"asked for more than {_span(LONGEST_RETRY_AFTER_S)}, tried again in {_span(asked_s)}"
-        return asked_s, left or (f"asked to wait {_span(asked_s)}" if asked_s >= QUOTA_FROM_S else "")
+            return asked_s, f"asked for more than {span(LONGEST_RETRY_AFTER_S)}, tried again in {span(asked_s)}"
+        return asked_s, left or (f"asked to wait {span(asked_s)}" if asked_s >= QUOTA_FROM_S else "")
     if spent is None or spent.reset_s is None:
         return None, left
-    told = f"{left}, resets in {_span(spent.reset_s)}"
+    told = f"{left}, resets in {span(spent.reset_s)}"
     return (spent.reset_s if spent.reset_s <= LONGEST_RETRY_AFTER_S else ABSURD_RETRY_AFTER_S), told
-
-
-def _span(seconds: float) -> str:
-    """Write a time in the largest unit of which it has two, so that it is told to within a half."""
-    size_s, unit = next((span for span in _SPANS if seconds >= 2 * span[0]), _SPANS[-1])
-    return f"{seconds / size_s:.0f} {unit}"
