@@ -6,6 +6,8 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
+import pytest
+
 from callmill.config.api_profile import ApiProfile
 from callmill.jobs.traffic import NORMAL
 from callmill.jobs.wire import Chunk, WireJob, WireOutcome
@@ -222,3 +224,17 @@ def test_the_refusal_that_fails_a_job_counts_among_the_refused_calls():
         return held.run.bundle.throttled, held.run.bundle.calls, held.run.bundle.retries
 
     assert asyncio.run(scene()) == (3, 3, 0)
+
+
+@pytest.mark.parametrize(("refused_again", "first"), [(range(10), 64), (range(80), 20), (range(0), 64)])
+def test_what_was_refused_again_comes_last_of_a_chunk(refused_again, first):
+    """When a chunk is claimed again, jobs refused more than once come behind all others, in their order."""
+
+    async def scene() -> tuple[list[int], int]:
+        known = {at: Throttles(2, NOW_MS) for at in refused_again} | {99: Throttles(1, NOW_MS)}
+        held = Held(claim_of(jobs=100, throttles=known))
+        return [call.offset for call in held.calls], held.first
+
+    offsets, overtaking = asyncio.run(scene())
+    assert offsets == [at for at in range(100) if at not in refused_again] + list(refused_again)
+    assert overtaking == first

@@ -157,3 +157,8 @@ class Call:
         self.model = ""
         self.stated: tuple[Origin, int] | None = None
         self.trace: TraceContext | None = None
+
+    @property
+    def lets_others_go_first(self) -> bool:
+        """Whether it was refused more than once because of limits: the next refusal should be another call's."""
+        return self.throttles > 1

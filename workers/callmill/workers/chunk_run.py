@@ -37,7 +37,7 @@ class Caller(Protocol):
         ...
 
     def add_first(self, call: Call) -> None:
-        """Take a call in before others, for it has waited already."""
+        """Take a call in before others, for it has waited already; or behind them where it lets them go first."""
         ...
 
     def forget(self, owner: CallOwner) -> None:
@@ -107,7 +107,9 @@ class ChunkRun:
             due_ms = claim.not_before_ms.get(offset, 0)
             self._wait(self._unrecorded[offset], max(0, due_ms - claim.now_ms) / 1000)
         calls = [call for offset, call in self._unrecorded.items() if offset not in again]
-        self._lane.add(self, calls, first=_WERE_IN_HAND if claim.claims else 0)
+        last = [call for call in calls if call.lets_others_go_first]
+        calls = [call for call in calls if not call.lets_others_go_first]
+        self._lane.add(self, [*calls, *last], first=min(_WERE_IN_HAND, len(calls)) if claim.claims else 0)
         self._refuse_late()
         self._end_if_over()
 

@@ -170,8 +170,9 @@ class Lane:
         """Take a call in before the others of its class: it has waited already.
 
         While the API fails or is down, others go first: they show whether it is down or the call itself is at fault.
+        They do so as well where the API refused this call more than once: refusals are to be spread over all.
         """
-        if self._breaker.failing or not self._breaker.closed:
+        if call.lets_others_go_first or self._breaker.failing or not self._breaker.closed:
             self._queue.add(call.owner, [call])
         else:
             self._queue.add_first(call)

@@ -55,8 +55,11 @@ class OneByOne:
         self._next()
 
     def add_first(self, call: Call) -> None:
-        """Take a call in before the others: it has waited already."""
-        self._waiting.appendleft(call)
+        """Take a call in before the others, or behind them where it lets them go first."""
+        if call.lets_others_go_first:
+            self._waiting.append(call)
+        else:
+            self._waiting.appendleft(call)
         self._next()
 
     def forget(self, owner: CallOwner) -> None:  # noqa: ARG002 - there is one
