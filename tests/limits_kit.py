@@ -278,7 +278,9 @@ class Fleet:
 
     def permits(self, worker: str, want: int, used: int, had: int, *, limit: int, lease_us: int) -> Lease:
         """Renew a lease of permits."""
-        return Lease(*self._run("permits", [*self.keys.permits(), self.keys.meta], [worker, want, used, had, lease_us, limit, self.keys.channel, ""])[1])
+        keys = [*self.keys.permits(), self.keys.meta]
+        args = [worker, want, used, had, lease_us, limit, self.keys.channel, ""]
+        return Lease(*self._run("permits", keys, args)[1])
 
     def warm(self) -> Worker:
         """Let a first worker get over the cold start and return it."""

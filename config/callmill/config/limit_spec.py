@@ -104,7 +104,8 @@ def parse_limit(text: str) -> LimitSpec:
     if match is None or window not in _WINDOWS_S:
         raise ValueError(
             f"{text!r} is no limit; write '500/minute', '10/second', '200000 tokens/minute', '10000/day', "
-            "'30000 input tokens/minute', '60/minute per key', '100/minute per model', '64 concurrent', 'auto' or 'none'"
+            "'30000 input tokens/minute', '60/minute per key', '100/minute per model', '64 concurrent', 'auto' "
+            "or 'none'"
         )
     return LimitSpec(
         _positive(text, match["amount"]), _unit(match["unit"] or ""), _WINDOWS_S[window], Scope(match["scope"] or "api")

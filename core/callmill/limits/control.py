@@ -48,7 +48,7 @@ class InForce(Struct, frozen=True):
             missed a message, and looks for pauses.
         limits: Limits that hold instead of the profile's; None: the profile's hold.
         learned_pace: Whether a pace that nobody wrote down is in force.
-        learned_in_flight: Whether a number of calls in flight that nobody wrote down is, beside a pace that somebody did.
+        learned_in_flight: Whether a number of calls in flight that nobody wrote down is, beside a written pace.
     """
 
     generation: int = 0
@@ -211,7 +211,8 @@ def _state(noted: Mapping[str, str], state: Mapping[str, str], now_us: float) ->
     names = sorted(field.removeprefix(_KEY_PAUSE) for field in state if field.startswith(_KEY_PAUSE))
     keys = {name: _pause(noted, state, name, f":key:{name}", now_us) for name in names}
     whole = _pause(noted, state, "", "", now_us)
-    return ControlState(generation, limits, whole, {name: pause for name, pause in keys.items() if pause}, learned(state))
+    paused_keys = {name: pause for name, pause in keys.items() if pause}
+    return ControlState(generation, limits, whole, paused_keys, learned(state))
 
 
 async def load_in_force(redis: Redis, api: str) -> InForce:

@@ -166,7 +166,7 @@ class Learning:
             self._leases.sync()
 
     def _untold(self, slot: Slot, permits: Permits) -> int:
-        """Calls that the API took and that Redis was not told of: with requests for slots, or with renewals of permits."""
+        """Calls that the API took and that neither a request for slots nor a renewal of permits has told of."""
         paced = self._rules().learned_pace or self._rules().has_pace
         return self.untold.pop(slot.key) if paced else permits.answers.count
 

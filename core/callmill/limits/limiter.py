@@ -336,7 +336,7 @@ class Limiter:
             self._ring,
             paced=bool(limits.nodes),
         )
-        refill = Refill(self._store, dispatcher, self._timing, self._clock, self._pauses, self._learning.untold)
+        refill = Refill(self._store, dispatcher, self._timing, self._clock, self._pauses, untold=self._learning.untold)
         refill.use(limits)
         group = self._groups[model, traffic] = Group(limits, dispatcher, refill)
         dispatcher.served = min((other.dispatcher.served for other in self._groups.values()), default=0.0)

@@ -89,7 +89,7 @@ class PermitLeases:
             permits.limit = concurrency(rules.of_key(key))
         for model, permits in self._models.items():
             permits.limit = concurrency(rules.of_model(model))
-        for permits in self._keys[1:] and self._keys or [self._api]:
+        for permits in self._keys if len(self._keys) > 1 else [self._api]:
             permits.learns = rules.learns_in_flight
         for permits in self._all():
             if permits.limited:

@@ -59,6 +59,7 @@ class Refill:
         timing: Timing,
         clock: RedisClock,
         pauses: Pauses,
+        *,
         untold: Untold,
     ) -> None:
         self._store = store

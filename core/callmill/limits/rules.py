@@ -57,7 +57,7 @@ class LimitRules(Struct, frozen=True):
         models: Limits of single models beyond those "per model".
         tenant_weights: Parts of the limits that tenants get while all want more; 1 for those not named.
         learned_pace: Whether a pace that nobody wrote down is in force.
-        learned_in_flight: Whether a number of calls in flight that nobody wrote down is, beside a pace that somebody did.
+        learned_in_flight: Whether a number of calls in flight that nobody wrote down is, beside a written pace.
     """
 
     limits: tuple[LimitSpec, ...] = ()

@@ -34,7 +34,7 @@ class LimitNow(Struct, frozen=True, kw_only=True):
 
 
 class LearnedNow(Struct, frozen=True, kw_only=True):
-    """What was learned of its limits: in words, with a place for the time since when it is known (Unix time, seconds)."""
+    """What was learned of a limit: the words before and after the time since when it is known (Unix time in s)."""
 
     words: str
     since_s: float

@@ -114,7 +114,7 @@ def pause_in_words(left_s: float | None, why: str | None, by: str | None) -> str
 
 
 def learned_line(found: LearnedNow) -> str:
-    """Say what was learned of a limit, with the time of day in the zone of this machine, or the day if it is another."""
+    """Say what was learned of a limit, and since when: the time of day here, with the date if it was not today."""
     since, now = (datetime.fromtimestamp(at_s).astimezone() for at_s in (found.since_s, time.time()))
     at = since.strftime("%H:%M" if since.date() == now.date() else "%Y-%m-%d %H:%M")
     return printable(f"{found.words} since {at}{found.more}")

@@ -12,11 +12,11 @@
 --
 -- Invariants: no growth while there are fewer calls than may be in flight; every change begins a new round.
 local in_flight = {}
-local CERTAIN, DOUBTFUL, SAMPLES = 0.05, 0.25, 12
+local CERTAIN, DOUBTFUL, SAMPLES = 0.05, 0.2, 16
 local FIRST, GROWTH, TRY, WAIT_US, REFUSED_US, SLOW_US, ROUND_US = 4, 1.5, 0.125, 2000000, 60000000, 600000000, 1000000
 local SLOW, SPARE, NEAR, ROUNDS, FAST_US, LEVEL_US, REMEMBERED_US = 1.6, 1.5, 1.25, 4, 20000, 50000, 1000000
-local FORGOTTEN = 4
-in_flight.FIELDS = { 'most', 'mode', 'before', 'since', 'top', 'wait', 'count', 'sum', 'squares', 'base', 'error', 'full', 'taken', 'taken_from', 'sure', 'learned_at', 'why' }
+local FORGOTTEN, FEWER, STEADY = 4, 0.75, 0.85
+in_flight.FIELDS = { 'most', 'mode', 'before', 'since', 'top', 'wait', 'count', 'sum', 'squares', 'base', 'error', 'full', 'taken', 'taken_from', 'sure', 'learned_at', 'worst', 'among', 'why' }
 
 function in_flight.read(key, now, told)
   local h = redis.call('HMGET', key, unpack(in_flight.FIELDS))
@@ -69,6 +69,7 @@ local function set(x, mode, most)
   if most > x.most and x.count >= x.most then x.sure = x.most end -- a whole round was answered
   x.before, x.mode, x.most, x.since = x.most, mode, math.max(1, math.floor(most)), x.now
   x.count, x.sum, x.squares = 0, 0, 0
+  if x.mode == 'hold' then x.before = x.most end
   if x.mode == 'hold' and x.learned_at == 0 then x.learned_at = x.now end
   in_flight.write(x)
   tell(x)
@@ -94,7 +95,7 @@ end
 local function judged(x) -- whether this level is slower than the best one; nil while that cannot be told
   local mean, error = latency(x)
   local enough = x.count >= math.max(SAMPLES, ROUNDS * x.before)
-  if x.base == 0 or mean < x.base then
+  if x.base == 0 or mean * (1 + error) < x.base then
     local sure = error < CERTAIN or error < DOUBTFUL and x.count >= SAMPLES
     if sure or x.base == 0 and enough then
       x.base, x.error = mean, error
@@ -116,25 +117,32 @@ local function back_off(x, mode, most, longest)
   set(x, mode, most)
 end
 
+local function too_slow(x, mean)
+  -- Most of the calls that were answered had started among fewer: those of the level before.
+  local useful = math.ceil(x.before * x.base / mean * SPARE)
+  x.why, x.worst, x.among = 'slow', mean, x.before
+  back_off(x, 'hold', x.mode == 'try' and x.before or math.min(x.most - 1, useful), SLOW_US)
+end
+
 -- As many calls are in flight as may be. count, sum, squares: latencies (us) of calls answered since the last renewal.
 function in_flight.raise(x, count, sum, squares)
   x.count, x.sum, x.squares = x.count + count, x.sum + sum, x.squares + squares
   local lasted = x.now - x.since
   local answered = x.count >= math.max(1, x.before) and lasted >= LEVEL_US
   if x.mode == 'hold' then
-    if lasted >= x.wait and answered then
-      if judged(x) == true then x.base = latency(x) / SPARE end -- it has become slower whatever we do: that is normal now
-      set(x, 'try', x.most + math.max(1, TRY * x.most))
+    if lasted < x.wait or not answered then return in_flight.write(x) end
+    local slow, mean = judged(x)
+    local in_vain = x.most <= FEWER * x.among and mean >= STEADY * x.worst -- fewer calls in flight made it no faster
+    if slow and not in_vain then
+      too_slow(x, mean)
     else
-      in_flight.write(x)
+      if slow then x.base = mean end
+      set(x, 'try', x.most + math.max(1, TRY * x.most))
     end
   elseif answered then
     local slow, mean = judged(x)
     if slow then
-      x.why = 'slow'
-      -- Most of the calls that were answered had started among fewer: those of the level before.
-      back_off(x, 'hold', math.min(x.most - 1, math.ceil(x.before * x.base / mean * SPARE)), SLOW_US)
-      x.before = x.most
+      too_slow(x, mean)
     elseif slow == nil then
       in_flight.write(x)
     elseif x.mode == 'try' and x.most <= x.top then
