@@ -96,7 +96,7 @@ local function judged(x) -- whether this level is slower than the best one; nil 
   local mean, error = latency(x)
   local enough = x.count >= math.max(SAMPLES, ROUNDS * x.before)
   if x.base == 0 or mean * (1 + error) < x.base then
-    local sure = error < CERTAIN or error < DOUBTFUL and x.count >= SAMPLES
+    local sure = error < CERTAIN and x.count >= FIRST or error < DOUBTFUL and x.count >= SAMPLES
     if sure or x.base == 0 and enough then
       x.base, x.error = mean, error
     elseif x.base == 0 then
