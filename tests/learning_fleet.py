@@ -1,4 +1,4 @@
-"""Fleets that meet model APIs in virtual time: real limiters, real scripts on a real Redis, no limits in the profile."""
+"""Fleets that meet model APIs in virtual time: real limiters and real scripts on a real Redis."""
 
 from __future__ import annotations
 

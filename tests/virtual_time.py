@@ -49,7 +49,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 def virtual_time() -> Iterator[VirtualLoop]:
     """Let ``monotonic`` of every module of Callmill follow a virtual loop."""
     loop = VirtualLoop()
-    modules = [m for name, m in sys.modules.items() if name.startswith("callmill") and hasattr(m, "monotonic")]
+    modules: list[Any] = [
+        module for name, module in sys.modules.items() if name.startswith("callmill") and hasattr(module, "monotonic")
+    ]
     real = [module.monotonic for module in modules]
     for module in modules:
         module.monotonic = loop.time
@@ -135,7 +137,7 @@ class _Subscription:
         self._listeners.append(self._queue)
         self._queue.put_nowait({"type": "subscribe", "data": 1})
 
-    async def get_message(self, timeout: float) -> dict[str, Any] | None:  # noqa: ASYNC109 - as redis-py's
+    async def get_message(self, timeout: float) -> dict[str, Any] | None:  # noqa: ARG002, ASYNC109 - as redis-py's
         return await self._queue.get()
 
     async def ping(self) -> None: ...
