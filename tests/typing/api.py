@@ -130,7 +130,7 @@ def limited_threads() -> None:
             late: TimeoutError = error
             raise late from None
         with limiter.slot(model="large") as slot:
-            limiter.refused(slot, 2.0, "429", learn=False)
+            limiter.refused(slot, 2.0, "429", cause="concurrency")
             limiter.accepted(slot)
         limiter.pause(10, "asked to")
         assert_type(limiter.status(), LimiterStatus)
