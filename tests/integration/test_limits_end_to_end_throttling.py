@@ -34,7 +34,7 @@ def site(redis_server, tmp_path_factory, api) -> Iterator[Site]:
     common = [f'base_url = "{api.url}"', "max_connections = 100"]
     paced = [*common, 'enforcer = "bucket"', "burst = 20"]
     profiles = {
-        "free": common,
+        "free": [*common, 'limits = ["none"]'],
         "paced": [*paced, 'limits = ["400/second"]'],
         "worded": [*paced, 'limits = ["200/second"]', THROTTLE],
         "quota": [*paced, 'limits = ["200/second", "1000/day"]'],

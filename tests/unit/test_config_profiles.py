@@ -133,7 +133,7 @@ def test_defaults(load):
     assert (profile.retry.attempts, profile.retry.base, profile.retry.cap) == (5, 0.5, 30)
     assert profile.retry.statuses == (408, 425, 500, 502, 503, 504, 529)
     assert profile.throttle == ThrottlePolicy(
-        statuses=(), rate={}, quota={}, concurrency={}, max_refusals=100, max_wait=31 * 86_400
+        statuses=(), rate={}, quota={}, concurrency={}, max_refusals=10_000, max_wait=31 * 86_400
     )
     assert (profile.transport, profile.idempotency_header) == ("pyreqwest", "Idempotency-Key")
     assert profile.keep_headers == ["x-request-id", "request-id", "content-type"]

@@ -40,7 +40,7 @@ class ThrottlePolicy(Table):
     rate: BodyTexts = Field(default_factory=dict)
     quota: BodyTexts = Field(default_factory=dict)
     concurrency: BodyTexts = Field(default_factory=dict)
-    max_refusals: int = Field(default=100, ge=1)
+    max_refusals: int = Field(default=10_000, ge=1)
     max_wait: Seconds = 2_678_400
 
     @model_validator(mode="after")
