@@ -206,6 +206,8 @@ def test_literal_secret_in_headers_is_refused(problem_of, name):
         ('throttle = { rate = { "/code" = [""] } }', "throttle.rate./code", "occurs in everything"),
         ('throttle = { quota = { "code" = ["x"] } }', "throttle.quota.code", "JSON pointer"),
         ("throttle = { statuses = [200] }", "throttle", "need a table"),
+        ('limits = ["none", "5/second"]', "limits", "there is no limit"),
+        ('auth = [{ bearer = "env:A", limits = ["none"] }, { bearer = "env:B" }]', "auth[0].limits", "whole API only"),
         ("throttle = { max_refusals = 0 }", "throttle.max_refusals", "greater than or equal to 1"),
         ("throttle = { max_refusals = 2.5 }", "throttle.max_refusals", "integer"),
         ("throttle = { max_wait = 0 }", "throttle.max_wait", "greater than 0"),

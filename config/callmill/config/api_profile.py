@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, model_
 
 from callmill.config.failure_policy import BreakerPolicy, RetryPolicy, breaker_or_none
 from callmill.config.idempotency import Idempotency
-from callmill.config.limit_spec import AUTO, Enforcer, LimitSpec, Scope, Unit, parse_limit
+from callmill.config.limit_spec import AUTO, Enforcer, LimitSpec, Scope, Unit, check_alone, parse_limit
 from callmill.config.public_api import PublicApi, covers, resolve
 from callmill.config.secret_refs import checked_reference, checked_schemed_reference, is_reference, split_reference
 from callmill.config.table import Pointer, Seconds, Table
@@ -69,6 +69,7 @@ def _limits(texts: list[str]) -> list[str]:
         first = seen.setdefault((spec.unit, spec.window_s, spec.scope, spec == AUTO), text)
         if first is not text:
             raise ValueError(f"{first!r} and {text!r} limit the same thing; keep the one that holds")
+    check_alone(map(parse_limit, texts))
     return texts
 
 
@@ -79,6 +80,13 @@ def _model_limits(texts: list[str]) -> list[str]:
             raise ValueError(f"{text!r}: a limit of one model holds for it whatever the key")
         if not spec.amount:
             raise ValueError(f"{text!r}: what is not known is found for a whole API only; write it into limits")
+    return texts
+
+
+def _key_limits(texts: list[str]) -> list[str]:
+    for text in _limits(texts):
+        if not parse_limit(text).amount:
+            raise ValueError(f"{text!r}: holds for a whole API only; write it into the limits of the API")
     return texts
 
 
@@ -143,7 +151,7 @@ class Credential(Table):
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")] | None = None
-    limits: Annotated[list[str], AfterValidator(_limits)] = Field(default_factory=list)
+    limits: Annotated[list[str], AfterValidator(_key_limits)] = Field(default_factory=list)
     bearer: Reference | None = None
     header: dict[HeaderName, SchemedReference] | None = Field(default=None, min_length=1)
     query: dict[ParameterName, Reference] | None = Field(default=None, min_length=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from enum import StrEnum
 
 from msgspec import Struct
@@ -110,6 +111,17 @@ def parse_limit(text: str) -> LimitSpec:
     return LimitSpec(
         _positive(text, match["amount"]), _unit(match["unit"] or ""), _WINDOWS_S[window], Scope(match["scope"] or "api")
     )
+
+
+def check_alone(specs: Iterable[LimitSpec]) -> None:
+    """Check that ``none`` stands alone.
+
+    Raises:
+        ValueError: It does not.
+    """
+    every = list(specs)
+    if NONE in every and len(every) > 1:
+        raise ValueError("'none' says that there is no limit; leave it out, or leave the others out")
 
 
 def _unit(text: str) -> Unit:

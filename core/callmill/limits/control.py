@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 from redis.asyncio import Redis
 
-from callmill.config.limit_spec import AUTO, LimitSpec, parse_limit
+from callmill.config.limit_spec import AUTO, LimitSpec, check_alone, parse_limit
 from callmill.errors import UnknownFormatError, UsageError
 from callmill.limits.keys import Keys
 from callmill.limits.learned import Learned, learned
@@ -248,6 +248,10 @@ def checked(limits: Iterable[str]) -> tuple[LimitSpec, ...]:
             raise UsageError(f"{seen[counted]!r} and {text!r} count the same: keep one of them")
         seen[counted] = text
         specs.append(spec)
+    try:
+        check_alone(specs)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     if not specs:
         raise UsageError("name at least one limit; to go back to those of the profile, reset")
     return tuple(specs)
