@@ -18,7 +18,7 @@ from callmill.config.public_api import PublicApi
 from callmill.config.redis_connections import connect, connect_blocking
 from callmill.ledger.fleet import Fleet, KeyStatus, LaneStatus, WorkerStatus
 from callmill.ledger.session import LedgerSession
-from callmill.limits.control import LimitControl, load_in_force
+from callmill.limits.control import InForce, LimitControl, load_in_force
 from callmill.limits.keys import Keys
 
 OPENAI = PublicApi(
@@ -150,7 +150,7 @@ def test_limits_are_set_and_reset(limiter_url):
     changed = asked("set", "openai", "300/min", "8 concurrent")
     assert (changed["limits"], changed["workers"]) == (["300/minute", "8 concurrent"], 0)
     specs = (parse_limit("300/minute"), parse_limit("8 concurrent"))
-    assert asyncio.run(_override(limiter_url)) == (changed["generation"], specs)
+    assert asyncio.run(_override(limiter_url)) == InForce(changed["generation"], specs)
     shown = asked("show", "openai")
     assert (shown["limits"], shown["profile_limits"]) == (["300/minute", "8 concurrent"], list(OPENAI.limits))
     assert "instead of the profile's 100/second, 64 concurrent" in joined(call("show", "openai").stdout)

@@ -76,6 +76,7 @@ class Learning:
             refusal = self._refusal(group, slot, cause, permits, after_s or 0.0) if learns else None
             self.in_background(self._tell_refusal(refusal, slot, now, permits))
         permits.refused(others)
+        slot.refused = True
         first_s = self._first_pause_s(group.refill.rate() * permits.workers)
         guess_s = min(first_s * 2.0 ** (self._in_a_row - 1), LONGEST_GUESS_S)
         if not after_s and self._in_a_row == 1 and permits.learns and in_flight:
@@ -94,11 +95,8 @@ class Learning:
 
     def accepted(self, slot: Slot) -> None:
         """The API took a call: refusals before it are over."""
-        now, permits = monotonic(), self._leases.learner(slot.key)
-        self._taken.add(now)
+        self._taken.add(monotonic())
         self.untold.add(slot.key)
-        if permits.learns:
-            permits.answered(now - slot.start)
         if self._in_a_row and slot.start > self._refused_at:
             self.in_a_row(0)
             self.in_background(self._store.publish("row 0"))

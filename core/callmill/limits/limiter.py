@@ -184,6 +184,8 @@ class Limiter:
         if not slot.open or slot.line is None:
             return
         slot.open = False
+        if not slot.refused:
+            self._leases.answered(slot)
         slot.give_permits()
         if tokens_used is not None:
             output = slot.cost.output_tokens if output_tokens_used is None else output_tokens_used

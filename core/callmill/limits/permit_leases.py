@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from time import monotonic
 
 from callmill.config.cancelling import end_tasks
 from callmill.errors import RedisUnavailableError
 from callmill.limits.permits import UNLIMITED, PermitLease, Permits, PermitSet, PermitStore
 from callmill.limits.rules import LimitRules, concurrency
+from callmill.limits.slots import Slot
 
 
 class PermitLeases:
@@ -44,6 +46,11 @@ class PermitLeases:
     def learner(self, key: int) -> Permits:
         """The permits that show how many calls may be in flight with a credential, where nobody wrote it down."""
         return self._api if len(self._keys) == 1 else self._keys[key]
+
+    def answered(self, slot: Slot) -> None:
+        """A call is over that was not refused: what its latency tells counts where calls in flight are learned."""
+        if (permits := self.learner(slot.key)).learns:
+            permits.answered(monotonic() - slot.start)
 
     def try_with_all(self) -> None:
         """The API takes calls again: as many may be in flight as the permits say."""

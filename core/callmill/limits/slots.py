@@ -28,6 +28,7 @@ class Slot(Struct):
         open: False once it is settled.
         line: Where it comes from.
         permits: What the call took of concurrency limits: given back there, whatever limits hold by then.
+        refused: Whether the API refused the call because of its limits.
     """
 
     start: float
@@ -36,6 +37,7 @@ class Slot(Struct):
     open: bool = True
     line: Dispatcher | None = None
     permits: PermitSet | None = None
+    refused: bool = False
 
     def give_permits(self) -> None:
         """The call is over, or never started; repeats are ignored."""
