@@ -101,7 +101,8 @@ class Bench:
         tally = run.tally
         print(
             f"{case.name}, workers: {workers}, run {number}: {tally.calls} calls, {tally.refused} refused, "
-            f"{tally.took_s:.2f} s of {ideal.took_s:.2f} s, one job {tally.most_refused} times; {run.told or 'all ok'}",
+            f"{tally.took_s:.2f} s of {ideal.took_s:.2f} s, one job {tally.most_refused} times; "
+            f"{run.told or 'all ok'}; load {os.getloadavg()[0]:.1f}",
             file=sys.stderr,
             flush=True,
         )
