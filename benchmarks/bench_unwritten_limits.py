@@ -29,9 +29,6 @@ from unwritten_cases import Case, cases  # noqa: E402 - as above
 from unwritten_runs import Ideal, Run, run_alone, run_batch  # noqa: E402 - as above
 
 _WORKERS = (1, 4)
-_LEAST_PATIENCE_S, _PATIENCE = 30.0, 4.0
-"""How long a batch may take: so many seconds, and so many times its ideal."""
-
 _QUICK_SHARE, _QUICK_JOBS = 3, 50
 """A quick run does one of so many jobs, but not fewer than that."""
 
@@ -78,8 +75,7 @@ class Bench:
     def _row(self, case: Case, workers: int) -> None:
         jobs = min(case.jobs, max(_QUICK_JOBS, case.jobs // _QUICK_SHARE)) if self._quick else case.jobs
         try:
-            ideal = Ideal(case.ideal_s(jobs)) if case.ideal_s else _alone(case, jobs)
-            runs = [self._run(case, workers, jobs, ideal, number) for number in range(1, self._runs + 1)]
+            runs = [self._run(case, workers, jobs, number) for number in range(1, self._runs + 1)]
         except MissingProgramError:
             raise
         except Exception:  # noqa: BLE001 - one that cannot be measured must not cost the others
@@ -87,7 +83,7 @@ class Bench:
             self.missed += 1
             _line(case.name, str(workers), "", "", "", "", "FAILED")
             return
-        first, *others = _checks(case, runs, ideal)
+        first, *others = _checks(case, runs)
         wrong = [f"run {number}: {run.told}" for number, run in enumerate(runs, 1) if run.told]
         is_met = not wrong and all(check.is_met for check in (first, *others))
         self.missed += not is_met
@@ -95,9 +91,9 @@ class Bench:
         verdict = "ok" if is_met else "MISSED"
         _line(case.name, str(workers), str(first), str(time), str(most), "; ".join([*map(str, more), *wrong]), verdict)
 
-    def _run(self, case: Case, workers: int, jobs: int, ideal: Ideal, number: int) -> Run:
-        patience_s = _LEAST_PATIENCE_S + _PATIENCE * ideal.took_s
-        run = run_batch(case.make, jobs=jobs, workers=workers, patience_s=patience_s)
+    def _run(self, case: Case, workers: int, jobs: int, number: int) -> Run:
+        ideal = Ideal(case.ideal_s(jobs)) if case.ideal_s else _alone(case, jobs, number)
+        run = run_batch(case.server(number), jobs=jobs, workers=workers, ideal=ideal)
         tally = run.tally
         print(
             f"{case.name}, workers: {workers}, run {number}: {tally.calls} calls, {tally.refused} refused, "
@@ -110,19 +106,19 @@ class Bench:
 
 
 @cache
-def _alone(case: Case, jobs: int) -> Ideal:
-    return run_alone(case.make, jobs=jobs)
+def _alone(case: Case, jobs: int, number: int) -> Ideal:
+    return run_alone(case.server(number), jobs=jobs)
 
 
-def _checks(case: Case, runs: Sequence[Run], ideal: Ideal) -> Iterator[Check]:
+def _checks(case: Case, runs: Sequence[Run]) -> Iterator[Check]:
     """Yield refusals, time and the most refusals of one job, then what only some cases are judged by."""
     must = case.must
     yield _median(runs, lambda run: run.tally.refused_percent, must.refused, " %", ".1f")
-    yield _median(runs, lambda run: run.tally.took_s / ideal.took_s, must.times, "x", ".2f")
+    yield _median(runs, lambda run: run.times, must.times, "x", ".2f")
     most = max(run.tally.most_refused for run in runs)
     yield Check(str(most), most, must.most)
-    if ideal.latency_s:
-        yield _median(runs, lambda run: run.tally.mean_latency_s / ideal.latency_s, must.latency, "x latency", ".2f")
+    if must.latency is not None:
+        yield _median(runs, lambda run: run.latency, must.latency, "x latency", ".2f")
     if must.calls is not None:
         yield _median(runs, lambda run: run.tally.calls, must.calls, " calls", ".0f")
 

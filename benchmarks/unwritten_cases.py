@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
-from pathlib import Path
 
 from msgspec import Struct
 from real_limiters import Served, express_rate_limit, limit_conn, limit_req, queueing, refusing, simulated, slowapi
@@ -13,11 +12,11 @@ from real_limiters import Served, express_rate_limit, limit_conn, limit_req, que
 from callmill.simulator import EnforcerKind, HeaderStyle
 
 _LATENCY_S = 0.2
-SLOTS, _SEED = 4, 1
+SLOTS = 4
 _WINDOW_S = 5
 _REFUSING_S = 4.0
 
-Make = Callable[[Path], AbstractContextManager[Served]]
+Make = Callable[..., AbstractContextManager[Served]]
 
 
 class Must(Struct, frozen=True, kw_only=True):
@@ -43,6 +42,7 @@ class Case(Struct, frozen=True, kw_only=True):
 
     Attributes:
         ideal_s: The least time for so many jobs; None: it is measured, with calls that just come.
+        is_drawn: Whether the server draws its times, and each run has a seed of its own.
     """
 
     name: str
@@ -50,6 +50,11 @@ class Case(Struct, frozen=True, kw_only=True):
     must: Must
     ideal_s: Callable[[int], float] | None
     jobs: int = 150
+    is_drawn: bool = False
+
+    def server(self, run: int) -> Make:
+        """Return what starts the server of a run, which counts from 1."""
+        return partial(self.make, seed=run) if self.is_drawn else self.make
 
 
 BLIND = Must(refused=8, times=1.35)
@@ -134,7 +139,8 @@ def _others() -> list[Case]:
     return [
         Case(
             name=f"M/M/{SLOTS}",
-            make=partial(queueing, slots=SLOTS, mean_s=_LATENCY_S, seed=_SEED),
+            make=partial(queueing, slots=SLOTS, mean_s=_LATENCY_S),
+            is_drawn=True,
             must=QUEUE,
             ideal_s=None,
         ),

@@ -21,6 +21,8 @@ from callmill.ledger.fleet import Fleet
 from callmill.producer import Job
 
 _PREFIX = "callmill-bench-"
+_LEAST_PATIENCE_S, _PATIENCE = 30.0, 4.0
+"""How long a batch may take: so many seconds, and so many times its ideal."""
 
 
 class Ideal(Struct, frozen=True):
@@ -39,9 +41,20 @@ class Run(Struct, frozen=True):
     """One run: what the server saw, and what became of the jobs."""
 
     tally: Tally
+    ideal: Ideal
     ok: int
     failed: int
     jobs: int
+
+    @property
+    def times(self) -> float:
+        """Its time as a multiple of the ideal."""
+        return self.tally.took_s / self.ideal.took_s
+
+    @property
+    def latency(self) -> float:
+        """Its mean latency as a multiple of the ideal, where that is known."""
+        return self.tally.mean_latency_s / self.ideal.latency_s
 
     @property
     def told(self) -> str:
@@ -51,8 +64,8 @@ class Run(Struct, frozen=True):
         return ", ".join(filter(None, parts))
 
 
-def run_batch(make: Make, *, jobs: int, workers: int, patience_s: float) -> Run:
-    """Run a batch; what is not done after ``patience_s`` is left.
+def run_batch(make: Make, *, jobs: int, workers: int, ideal: Ideal) -> Run:
+    """Run a batch; what is not done after several times the ideal is left.
 
     Raises:
         MissingProgramError: This machine lacks what the server is made of.
@@ -64,7 +77,7 @@ def run_batch(make: Make, *, jobs: int, workers: int, patience_s: float) -> Run:
             profiles = {"api": [f'base_url = "{served.url}"']}
             with limits_site(Path(name), redis.url, profiles, workers=workers) as site:
                 until(lambda: asyncio.run(_reported(redis.url)) == workers, what="every worker has reported")
-                return _wait(site, jobs, patience_s, served.tally)
+                return _wait(site, jobs, ideal, served.tally)
         finally:
             redis.teardown()
 
@@ -80,16 +93,16 @@ def run_alone(make: Make, *, jobs: int) -> Ideal:
     return Ideal(min(busy.took_s, saturated.took_s), busy.mean_latency_s)
 
 
-def _wait(site: Site, jobs: int, patience_s: float, tally: Callable[[], Tally]) -> Run:
+def _wait(site: Site, jobs: int, ideal: Ideal, tally: Callable[[], Tally]) -> Run:
     batch = site.client.submit([Job("POST", f"/job/{n}", api="api", json={"n": n}) for n in range(jobs)])
     try:
-        batch.wait(patience_s)
+        batch.wait(_LEAST_PATIENCE_S + _PATIENCE * ideal.took_s)
     except TimeoutError:
         progress = batch.progress()
         batch.cancel()
     else:
         progress = batch.progress()
-    return Run(tally(), progress.succeeded, progress.failed, jobs)
+    return Run(tally(), ideal, progress.succeeded, progress.failed, jobs)
 
 
 async def _reported(redis_url: str) -> int:
