@@ -75,12 +75,12 @@ def _install(npm: str, installed: Path) -> None:
             subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=_INSTALL_S)
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
             raise MissingProgramError(
-                f"no express-rate-limit: npm could not install it: {_last_line(error)}"
+                f"no express-rate-limit: npm could not install it: {_first_line(error)}"
             ) from error
         with suppress(OSError):  # another one was faster
             folder.rename(installed)
 
 
-def _last_line(error: subprocess.CalledProcessError | subprocess.TimeoutExpired) -> str:
+def _first_line(error: subprocess.CalledProcessError | subprocess.TimeoutExpired) -> str:
     lines = (error.stderr or b"").decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else str(error)
+    return lines[0] if lines else str(error)
