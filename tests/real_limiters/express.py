@@ -70,7 +70,7 @@ def _install(npm: str, installed: Path) -> None:
         folder.mkdir()
         for name in ("package.json", "package-lock.json"):
             shutil.copy(_HERE / name, folder)
-        command = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
+        command = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts", "--fetch-retries=1"]
         try:
             subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=_INSTALL_S)
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
