@@ -74,7 +74,8 @@ def test_what_is_given_back_to_a_quota_is_used_at_once(redis_url):
     """Slots of a quota that a stalled process dropped are asked for again when they are given back, not later."""
 
     async def scenario() -> None:
-        async with started(redis_url, rules("6/hour", "1000/second"), socket_timeout=2) as limiter, asyncio.timeout(PATIENCE_S):
+        limits = rules("6/hour", "1000/second")
+        async with started(redis_url, limits, socket_timeout=2) as limiter, asyncio.timeout(PATIENCE_S):
             calls = [asyncio.create_task(limiter.acquire()) for _ in range(7)]
             while not limiter.status().granted:  # noqa: ASYNC110 - the limiter tells its state only to those who ask
                 await asyncio.sleep(0)
