@@ -108,7 +108,7 @@ class Learning:
             self._refused_at = self._row_at
         if not refusals and self._paused:
             self._paused = False
-            self._leases.try_with_all()
+            self._leases.try_with(UNLIMITED)
 
     def take(self, facts: list[Fact]) -> None:
         """Pass on facts about limits soon; of two about the same the later one counts."""
@@ -160,7 +160,8 @@ class Learning:
                 refusal.taken_per_s = self._taken.per_s(now, self._in_flight)
                 await self._store.refused(refusal)
         finally:
-            permits.try_with(1 if self._paused and self._in_a_row else UNLIMITED)
+            # Of every credential: others were refused in the same wave, and nobody else lets them go on.
+            self._leases.try_with(1 if self._paused and self._in_a_row else UNLIMITED)
             self._leases.sync()
 
     def _untold(self, slot: Slot, permits: Permits) -> int:

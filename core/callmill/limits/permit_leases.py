@@ -9,7 +9,7 @@ from time import monotonic
 
 from callmill.config.cancelling import end_tasks
 from callmill.errors import RedisUnavailableError
-from callmill.limits.permits import UNLIMITED, PermitLease, Permits, PermitSet, PermitStore
+from callmill.limits.permits import PermitLease, Permits, PermitSet, PermitStore
 from callmill.limits.rules import LimitRules, concurrency
 from callmill.limits.slots import Slot
 
@@ -52,10 +52,10 @@ class PermitLeases:
         if (permits := self.learner(slot.key)).learns:
             permits.answered(monotonic() - slot.start)
 
-    def try_with_all(self) -> None:
-        """The API takes calls again: as many may be in flight as the permits say."""
+    def try_with(self, most: int) -> None:
+        """Have no more calls in flight here than so many, with each credential, until the API takes one."""
         for permits in [self._api, *self._keys]:
-            permits.try_with(UNLIMITED)
+            permits.try_with(most)
         self._on_change()
 
     @property

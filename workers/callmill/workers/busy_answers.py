@@ -1,8 +1,8 @@
 """BusyAnswers: tells a 503 of a limiter from one of a server in trouble.
 
-nginx answers 503 where its limit_req or limit_conn refuses, unless it was told otherwise; others do as well. What tells
-a limiter apart is that it takes other calls at the same time, and takes the refused one when it comes again more
-slowly. A job that gets 503 again and again meanwhile has a trouble of its own.
+nginx answers 503 with a page of its own where its limit_req or limit_conn refuses, unless it was told otherwise. It sends
+that page for maintenance, too; but a limiter takes other calls at the same time, and takes the refused one when it comes
+again more slowly. A 503 of the application behind it has another body: an API that fails now and then is no limiter.
 """
 
 from __future__ import annotations
@@ -15,6 +15,10 @@ from callmill.workers.throttling import Throttled, status_line
 from callmill.workers.transports.port import Response
 from callmill.workers.verdict import SUCCEEDED, Retryable, Verdict
 
+_PAGE = b"<title>503 Service Temporarily Unavailable</title>"
+"""In nginx's own page, and in OpenResty's."""
+
+_LONGEST_PAGE = 4096
 _TOGETHER_S = 1.0
 """An API that took a call within this time takes calls."""
 
@@ -42,7 +46,7 @@ class BusyAnswers:
             if call.busy:
                 self._proved_s = self._took_s
             return verdict
-        if answer.status != HTTPStatus.SERVICE_UNAVAILABLE or not isinstance(verdict, Retryable) or not self._refuses():
+        if not isinstance(verdict, Retryable) or not _is_page(answer) or not self._refuses():
             return verdict
         if call.busy >= _MOST:
             self._doubted_s = self._now()
@@ -58,3 +62,7 @@ class BusyAnswers:
         if now_s - self._doubted_s < _DOUBTED_FOR_S:
             return False
         return now_s - self._took_s < _TOGETHER_S or now_s - self._proved_s < _SURE_FOR_S
+
+
+def _is_page(answer: Response) -> bool:
+    return answer.status == HTTPStatus.SERVICE_UNAVAILABLE and _PAGE in answer.body[:_LONGEST_PAGE]

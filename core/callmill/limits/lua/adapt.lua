@@ -2,21 +2,22 @@
 --
 -- A pace that an API refuses slows down (factor < 1) and probes its way back; a pace whose limit nobody knows is found in
 -- the same way, without an upper end. Modes:
---   start  between what was delivered from one refusal to the next, which the API surely takes, and the pace that it
---          refused: begins at their geometric mean and grows every half second; each refusal halves the growth.
+--   start  begins between what was delivered from one refusal to the next, which the API surely takes, and the pace that
+--          it refused, nearer to the former; grows every half second, each refusal cuts the growth to a third. It ends when
+--          the two are close, or a refusal comes near the last refused pace.
 --   hold   wait.
 --   probe  + 1 % every 3 s until the next refusal. A server's bucket hides for a while that a probe went too far: a refused
 --          probe falls back to what seemed good, and if that is refused too, to what held all through a wait (sure); then
 --          the next one falls back to half as far above that (reach). Each refused probe doubles the wait, up to the time
---          of 3 000 calls; one that gets beyond the last refused one (top) makes it short again, and well beyond it goes
---          on by 5 %.
+--          of 3 000 calls; one that gets well beyond the last refused one (top) makes it short again, and
+--          goes on by 5 %.
 --
 -- Invariants: one change per refusal that counts; no increase while something else limits the calls, or while there have
 -- been too few of them to show what the API takes; never above the most.
 local adapt = {}
 local STEP, STEP_US, GROWTH, GROWTH_US, FAR = 1.01, 3000000, 1.5, 500000, 1.05
 local HOLD_US, LONGEST_HOLD_US, HOLD_CALLS, LEAST, LEAST_DROP = 30000000, 600000000, 3000, 0.0001, 0.02
-local FORGOTTEN = 4
+local FORGOTTEN = 4 -- a learned pace beyond so many times the refused one is dropped
 local GROWTH_CALLS, FORGETS = 10, 1.3 -- what was taken at a much slower pace counts less and less
 local CALM_US, CLOSE, NEAR, LEAST_GROWTH = 60000000, 0.9, 0.85, 1.06
 adapt.FAST, adapt.SLOW = GROWTH, LEAST_GROWTH
