@@ -16,7 +16,7 @@ from started_limiter import started
 
 from callmill.config.limit_spec import Enforcer
 from callmill.errors import UsageError
-from callmill.limits import Limiter, Slot
+from callmill.limits import KeyRules, Limiter, LimitRules, Slot
 
 
 async def until(condition: Callable[[], object]) -> None:
@@ -303,5 +303,22 @@ def test_acquire_on_a_limiter_that_does_not_run_says_so(redis_url):
             await task
         with pytest.raises(UsageError):
             await limiter.acquire()
+
+    asyncio.run(scenario())
+
+
+def test_keys_of_a_pool_that_are_refused_together_all_go_on(redis_url):
+    """After a wave of refusals of two keys, each has as many calls in flight as before: none stays held back."""
+
+    async def scenario() -> None:
+        pool = LimitRules(keys=(KeyRules("a"), KeyRules("b")))
+        async with started(redis_url, pool) as limiter, asyncio.timeout(10):
+            refused = [await limiter.acquire() for _ in range(4)]
+            for slot in refused:
+                limiter.refused(slot, None, "429")
+            for slot in refused:
+                limiter.settle(slot, 0)
+            again = [await limiter.acquire() for _ in range(4)]
+            assert sorted(slot.key for slot in again) == [0, 0, 1, 1]
 
     asyncio.run(scenario())
