@@ -1,9 +1,9 @@
 """BusyAnswers: tells a 503 of a limiter from one of a server in trouble.
 
-nginx answers 503 with a page of its own where its limit_req or limit_conn refuses, unless it was told otherwise. It
-sends that page for maintenance, too; but a limiter takes other calls at the same time, and takes the refused one when it
-comes again more slowly. A 503 of the application behind it has another body: an API that fails now and then is no
-limiter.
+nginx answers 503 with a page of its own where its limit_req or limit_conn refuses, unless it was told otherwise.
+It sends that page for maintenance, too; but a limiter takes other calls at the same time, and takes the refused one
+when it comes again more slowly. A 503 of the application behind it has another body: an API that fails now and then
+is no limiter.
 """
 
 from __future__ import annotations
