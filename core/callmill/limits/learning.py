@@ -35,6 +35,9 @@ TELL_EVERY_S = 0.250
 _WAVE_S = 0.020
 """Refusals that come so soon after the first one are told with it."""
 
+_HEARD_S = 0.030
+"""Until every worker has heard of a refusal, and what it changed."""
+
 Cause = Literal["", "rate", "concurrency", "quota"]
 """What an API says there was too much of; empty: it does not say."""
 
@@ -66,9 +69,10 @@ class Learning:
         """
         now, permits = monotonic(), self._leases.learner(slot.key)
         first, others = slot.start > self._refused_at, permits.used - (slot.permits is not None)
-        in_flight = self._in_flight = others if first else min(self._in_flight, others)
         if first:
             self.in_a_row(self._in_a_row + 1 if slot.start - self._row_at < FORGOTTEN_S else 1)
+        in_flight = self._in_flight = min(self._in_flight, others)
+        if first:
             self.in_background(self._store.publish(f"row {self._in_a_row}"))
         if not self._telling:
             self._telling = True
@@ -101,11 +105,16 @@ class Learning:
             self.in_a_row(0)
             self.in_background(self._store.publish("row 0"))
 
+    def heard(self, refusals: int) -> None:
+        """A worker, perhaps this one, tells how many waves of refusals came one after the other."""
+        if not refusals or refusals != self._in_a_row:
+            self.in_a_row(refusals)
+
     def in_a_row(self, refusals: int) -> None:
         """So many waves of refusals came one after the other, here or elsewhere; 0: the API takes calls again."""
         self._in_a_row, self._row_at = refusals, monotonic()
         if refusals:
-            self._refused_at = self._row_at
+            self._refused_at, self._in_flight = self._row_at + _HEARD_S, UNLIMITED
         if not refusals and self._paused:
             self._paused = False
             self._leases.try_with(UNLIMITED)
@@ -161,8 +170,11 @@ class Learning:
                 await self._store.refused(refusal)
         finally:
             # Of every credential: others were refused in the same wave, and nobody else lets them go on.
-            self._leases.try_with(1 if self._paused and self._in_a_row else UNLIMITED)
-            self._leases.sync()
+            if self._paused and self._in_a_row:
+                self._leases.try_with(1)
+                self._leases.sync()
+            else:
+                self._leases.lift()
 
     def _untold(self, slot: Slot, permits: Permits) -> int:
         """Calls that the API took and that neither a request for slots nor a renewal of permits has told of."""

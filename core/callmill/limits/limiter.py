@@ -401,7 +401,7 @@ class Limiter:
         if kind == "boot":
             self._sync()
         elif kind == "row":
-            self._learning.in_a_row(int(rest))
+            self._learning.heard(int(rest))
         elif kind == "slower":
             self._drop_held()
         elif kind in {"rules", "learned"}:

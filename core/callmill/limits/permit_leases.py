@@ -58,6 +58,12 @@ class PermitLeases:
             permits.try_with(most)
         self._on_change()
 
+    def lift(self) -> None:
+        """Redis has been told of a refusal: it says how many calls there may be in flight."""
+        for permits in [self._api, *self._keys]:
+            permits.lift()
+        self.sync()
+
     @property
     def limited(self) -> bool:
         """Whether there is any such limit."""

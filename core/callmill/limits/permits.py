@@ -78,6 +78,7 @@ class Permits:
     Attributes:
         limit: What is configured; None: nothing.
         learns: Whether a limit that nobody wrote down is learned.
+        cap: The most calls in flight after a refusal; ``is_lifted``: until the next renewal only.
     """
 
     def __init__(self, limit: int | None, scope: str = "", *, learns: bool = False) -> None:
@@ -86,6 +87,7 @@ class Permits:
         self.scope = scope
         self.answers = Answers()
         self.cap = UNLIMITED
+        self.is_lifted = False
         self.in_all = 0
         self.granted = 0
         self.goal = 0
@@ -119,11 +121,15 @@ class Permits:
     def refused(self, others: int) -> None:
         """The API refused a call: no more than the others that are in flight until Redis has been told."""
         if self.learns:
-            self.cap = min(self.cap, others)
+            self.cap, self.is_lifted = min(self.cap, others), False
 
     def try_with(self, most: int) -> None:
         """No more calls in flight here than so many until the API takes one."""
-        self.cap = most
+        self.cap, self.is_lifted = most, False
+
+    def lift(self) -> None:
+        """Redis has been told of a refusal: as many calls in flight as the next renewal grants."""
+        self.is_lifted = True
 
 
 class PermitSet:
@@ -215,7 +221,7 @@ class PermitLease:
         """
         permits = self._permits
         limit, used, held = permits.limit or 0, permits.used, permits.granted
-        asked = monotonic()
+        asked, is_lifted = monotonic(), permits.is_lifted
         want = used + self._wanting()
         answers = None
         if permits.learns:
@@ -232,6 +238,8 @@ class PermitLease:
         self._searching = lease.searching
         permits.granted, permits.goal, permits.in_all = lease.held, lease.goal, lease.limit
         permits.valid_until = asked + LEASE_S - SAFETY_S
+        if is_lifted and permits.is_lifted:
+            permits.try_with(UNLIMITED)
         self._on_change()
 
     async def release(self) -> None:

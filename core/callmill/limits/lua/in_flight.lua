@@ -163,6 +163,7 @@ function in_flight.lower(x, taken) -- the API refused a call while it had taken 
     x.top, x.wait = 0, WAIT_US
     set(x, 'start', 1)
   else
-    back_off(x, 'hold', math.max(math.min(x.most, taken), math.min(x.most - 1, x.sure)), REFUSED_US)
+    local proved = math.max(x.sure, x.mode == 'hold' and 0 or x.before) -- servers refuse sooner than a level lasts
+    back_off(x, 'hold', math.max(math.min(x.most, taken), math.min(x.most - 1, proved)), REFUSED_US)
   end
 end

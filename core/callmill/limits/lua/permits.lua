@@ -42,7 +42,7 @@ local function forget(worker)
 end
 for _, dead in ipairs(redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', now)) do forget(dead) end
 
-local mine, others, unmet, wants = 0, 0, 0, { want }
+local mine, others, unmet, wants, wishes = 0, 0, 0, { want }, {}
 local held, all = {}, redis.call('HGETALL', HELD)
 for i = 1, #all, 2 do
   held[all[i]] = tonumber(all[i + 1])
@@ -52,6 +52,7 @@ all = redis.call('HGETALL', WANT)
 for i = 1, #all, 2 do
   if all[i] ~= me then
     wants[#wants + 1] = tonumber(all[i + 1])
+    wishes[all[i]] = wants[#wants]
     if wants[#wants] > (held[all[i]] or 0) then unmet = unmet + 1 end
   end
 end
@@ -82,7 +83,13 @@ local function fair_share() -- max-min fairness: who wants less than an equal pa
   end
   return math.huge
 end
+local function lacking(part) -- permits that others lack of this part
+  local count = 0
+  for worker, wish in pairs(wishes) do count = count + math.max(0, math.min(wish, part) - (held[worker] or 0)) end
+  return count
+end
 local fair, goal = fair_share(), want
+local whole = math.floor(math.min(fair, want))
 if configured and now < born + lease / 10 then
   goal = had -- others may still be at work on leases that nobody remembers
 elseif fair < 1 and want > 0 then -- fewer permits than workers: one each, in turn
@@ -93,7 +100,8 @@ elseif fair < 1 and want > 0 then -- fewer permits than workers: one each, in tu
     goal = redis.call('ZRANK', WAITING, me) < room and 1 or 0
   end
 elseif unmet > 0 then
-  goal = math.min(want, math.floor(fair))
+  goal = whole
+  if whole < want and whole < fair and room - lacking(whole) > whole then goal = whole + 1 end -- what equal parts leave over
 end
 goal = math.min(goal, room)
 mine = math.max(used, goal) -- what is in use is in use
