@@ -19,9 +19,9 @@ local STEP, STEP_US, GROWTH, GROWTH_US, FAR = 1.01, 3000000, 1.5, 500000, 1.05
 local HOLD_US, LONGEST_HOLD_US, HOLD_CALLS, LEAST, LEAST_DROP = 30000000, 600000000, 3000, 0.0001, 0.02
 local FORGOTTEN = 4 -- a learned pace beyond so many times the refused one is dropped
 local GROWTH_CALLS, FORGETS = 10, 1.3 -- what was taken at a much slower pace counts less and less
-local CALM_US, CLOSE, NEAR, LEAST_GROWTH = 60000000, 0.9, 0.85, 1.06
-adapt.FAST, adapt.SLOW = GROWTH, LEAST_GROWTH
-adapt.FIELDS = { 'good', 'sure', 'top', 'hold', 'since', 'drop', 'most', 'reach', 'growth', 'learned_at' }
+local CALM_US, CLOSE, NEAR, LEAST_GROWTH, WINDOW_GROWTH = 60000000, 0.9, 0.85, 1.06, 1.1
+adapt.FAST = GROWTH
+adapt.FIELDS = { 'good', 'sure', 'top', 'hold', 'since', 'drop', 'most', 'reach', 'growth', 'learned_at', 'span' }
 
 function adapt.read(x, factor, mode)
   x.factor, x.mode = tonumber(factor or 1), mode or ''
@@ -30,7 +30,7 @@ function adapt.read(x, factor, mode)
   x.good, x.sure, x.top = tonumber(h[1] or x.factor), tonumber(h[2] or x.factor), tonumber(h[3] or 0)
   x.hold, x.since = tonumber(h[4] or HOLD_US), tonumber(h[5] or 0)
   x.drop, x.most, x.reach = tonumber(h[6] or LEAST_DROP), tonumber(h[7] or 1), tonumber(h[8] or 1)
-  x.growth, x.learned_at = tonumber(h[9] or GROWTH), tonumber(h[10] or now)
+  x.growth, x.learned_at, x.span = tonumber(h[9] or GROWTH), tonumber(h[10] or now), tonumber(h[11] or 0)
 end
 
 -- For people: what was learned of which limit, in a field pace:LIMIT of the meta hash, as "units a second, us of when it was
@@ -47,13 +47,25 @@ local function set(x, mode, factor)
   x.factor = math.max(LEAST, math.min(factor, x.most))
   if x.most == 1 and x.factor == 1 then x.mode = '' end
   redis.call('HSET', x.key, 'factor', x.factor, 'mode', x.mode, 'good', x.good, 'sure', x.sure, 'top', x.top,
-    'hold', x.hold, 'since', text(x.since), 'drop', x.drop, 'most', x.most, 'reach', x.reach, 'growth', x.growth, 'learned_at', text(x.learned_at))
+    'hold', x.hold, 'since', text(x.since), 'drop', x.drop, 'most', x.most, 'reach', x.reach, 'growth', x.growth, 'learned_at', text(x.learned_at),
+    'span', text(x.span))
   tell(x)
 end
 
-function adapt.begin(x, factor, most, growth) -- the first refusal of a pace that nobody wrote down
-  x.good, x.sure, x.top, x.hold, x.drop, x.most, x.reach, x.growth = factor, factor, 0, HOLD_US, LEAST_DROP, most, 1, growth
-  x.learned_at = now
+-- The first refusal of a pace that nobody wrote down. exact: it is what a refusal's own hint makes of it.
+function adapt.begin(x, factor, most, exact)
+  x.good, x.sure, x.hold, x.drop, x.most, x.reach, x.growth, x.span = factor, factor, HOLD_US, LEAST_DROP, most, 1, GROWTH, 0
+  x.top, x.learned_at = exact and factor or 0, now
+  set(x, exact and 'hold' or 'start', factor)
+end
+
+-- The API took no call for some time after a refusal: if it counts windows, it takes so many calls in the long run, and more
+-- than the highest only in bursts. span: how long a window may be, us.
+function adapt.bound(x, factor, highest, span)
+  x.since = now
+  if x.mode ~= 'start' or factor >= x.factor then return redis.call('HSET', x.key, 'since', text(now)) end
+  x.good, x.sure, x.growth, x.span = factor, factor, WINDOW_GROWTH, span
+  if x.top == 0 or highest < x.top then x.top = highest end
   set(x, 'start', factor)
 end
 
@@ -74,12 +86,13 @@ end
 function adapt.raise(x)
   if x.mode ~= 'hold' and forgotten(x) then return true end
   local lasted = now - math.max(x.since, x.busy)
-  if x.mode == 'start' and lasted >= math.max(GROWTH_US, x.top > 0 and GROWTH_CALLS * x.window / (x.amount * x.factor) or 0) then
+  local calls_us = x.top and x.top > 0 and GROWTH_CALLS * x.window / (x.amount * x.factor) or 0
+  if x.mode == 'start' and lasted >= math.max(GROWTH_US, x.span, calls_us) then
     x.good = x.factor
     if x.most == 1 and x.factor * x.growth >= x.top then
       set(x, 'hold', x.factor)
     else
-      if x.factor > x.top then x.growth = math.min(GROWTH, 2 * x.growth - 1) end
+      if x.factor > x.top then x.growth, x.span = math.min(GROWTH, 2 * x.growth - 1), 0 end
       if x.growth > FORGETS then x.taken, x.taken_from = x.taken / 2, (now + x.taken_from) / 2 end
       set(x, 'start', x.factor * x.growth)
     end
@@ -101,30 +114,26 @@ local function lower_still(x, delivered) -- further and further down while refus
   set(x, 'hold', x.sure)
 end
 
-local function bracket(x, delivered)
+local function bracket(x, delivered, doubt)
   delivered = math.min(delivered, x.factor)
   local close = delivered >= CLOSE * x.factor or math.abs(x.factor - x.top) < (1 - CLOSE) * x.top
   local other, weight = x.top > 0 and x.factor or x.good, x.top > 0 and 0.33 or 0.5
-  x.sure = delivered * math.max(1, other / delivered) ^ weight
+  x.sure = delivered * math.max(1, other / delivered) ^ (weight * doubt)
   if close then x.sure = math.min(x.sure, x.factor * (1 - LEAST_DROP)) end
   x.top, x.growth = x.factor, math.max(LEAST_GROWTH, 1 + (x.growth - 1) / 3)
   set(x, close and 'hold' or 'start', x.sure)
 end
 
 -- The API refused a call that this pace allowed. delivered: what it took since the refusal before, as a factor; nil where
--- nothing is known, 0 where it took nothing.
-function adapt.lower(x, delivered)
+-- nothing is known. doubt: how far that may be from the truth, 0 to 1.
+function adapt.lower(x, delivered, doubt)
   if x.mode == '' then
     x.top, x.hold, x.drop, x.most, x.reach, x.good, x.since, x.growth = 1, HOLD_US / 3, 0.05, 1, 1, 1, now, 1.2
-    x.learned_at = now
-  end
-  if delivered == 0 then -- the API takes nothing at all: that says nothing of the pace
-    redis.call('HSET', x.key, 'since', text(now))
-    return
+    x.learned_at, x.span = now, 0
   end
   if x.mode == 'start' or delivered and delivered < CLOSE * CLOSE * math.min(x.factor, x.sure or x.factor) then
     if x.mode ~= 'start' then x.growth, x.top, x.good, x.hold = GROWTH, 0, delivered, HOLD_US end -- the limit is another
-    bracket(x, math.max(LEAST, math.min(delivered or x.factor / GROWTH, x.factor)))
+    bracket(x, math.max(LEAST, math.min(delivered or x.factor / GROWTH, x.factor)), doubt)
   elseif x.mode == 'probe' then
     x.top, x.hold = x.factor, math.min(2 * x.hold, longest_hold(x))
     local good = x.good * (1 - LEAST_DROP / 2)

@@ -14,9 +14,12 @@
 local in_flight = {}
 local CERTAIN, DOUBTFUL, SAMPLES = 0.05, 0.2, 16
 local FIRST, GROWTH, TRY, WAIT_US, REFUSED_US, SLOW_US, ROUND_US = 4, 1.5, 0.125, 2000000, 60000000, 600000000, 1000000
-local SLOW, SPARE, NEAR, ROUNDS, FAST_US, LEVEL_US, REMEMBERED_US = 1.6, 1.5, 1.25, 4, 20000, 50000, 1000000
+local SLOW, SPARE, NEAR, ROUNDS, FAST_US, LEVEL_US, REMEMBERED_US, MINUTE_US =
+  1.6, 1.5, 1.25, 4, 20000, 50000, 1000000, 60000000
 local FORGOTTEN, FEWER, STEADY = 4, 0.75, 0.85
-in_flight.FIELDS = { 'most', 'mode', 'before', 'since', 'top', 'wait', 'count', 'sum', 'squares', 'base', 'error', 'full', 'taken', 'taken_from', 'sure', 'learned_at', 'worst', 'among', 'why' }
+local TIMES = { 'since', 'taken_from', 'minute_from', 'learned_at' }
+in_flight.FIELDS = { 'most', 'mode', 'before', 'since', 'top', 'wait', 'count', 'sum', 'squares', 'base', 'error', 'full',
+  'taken', 'taken_from', 'minute', 'minute_from', 'sure', 'learned_at', 'worst', 'among', 'why' }
 
 function in_flight.read(key, now, told)
   local h = redis.call('HMGET', key, unpack(in_flight.FIELDS))
@@ -33,25 +36,29 @@ function in_flight.write(x)
     fields[#fields + 1] = name
     fields[#fields + 1] = type(x[name]) == 'number' and string.format('%.6g', x[name]) or x[name]
   end
+  for _, name in ipairs(TIMES) do
+    fields[#fields + 1] = name
+    fields[#fields + 1] = string.format('%.0f', x[name])
+  end
   redis.call('HSET', x.key, unpack(fields))
-  redis.call('HSET', x.key, 'since', string.format('%.0f', x.since), 'taken_from', string.format('%.0f', x.taken_from),
-    'learned_at', string.format('%.0f', x.learned_at))
 end
 
-function in_flight.take(x, count) -- so many calls were taken since the last renewal; of what is longer ago half is forgotten
-  if x.now - x.taken_from > REMEMBERED_US then
-    x.taken, x.taken_from = x.taken / 2, math.max(x.now - REMEMBERED_US, (x.now + x.taken_from) / 2)
+-- So many calls were taken since the last renewal. taken: within the last second or so, minute: within the last minute; of
+-- what is longer ago half is forgotten.
+function in_flight.take(x, count)
+  for name, lasts in pairs({ taken = REMEMBERED_US, minute = MINUTE_US }) do
+    local from = x[name .. '_from']
+    if x.now - from > lasts then
+      x[name], from = x[name] / 2, math.max(x.now - lasts, (x.now + from) / 2)
+    end
+    if x[name] < 0.5 then x[name], from = 0, x.now end
+    x[name], x[name .. '_from'] = x[name] + count, from
+    redis.call('HSET', x.key, name, x[name], name .. '_from', string.format('%.0f', from))
   end
-  x.taken = x.taken + count
-  redis.call('HSET', x.key, 'taken', x.taken, 'taken_from', string.format('%.0f', x.taken_from))
 end
 
 function in_flight.taken_per_s(x) -- lately; never from a shorter time than half a second, for servers take bursts
   return x.taken * 1000000 / math.max(500000, x.now - x.taken_from)
-end
-
-function in_flight.taken(x, untold) -- how many calls that is, and so many that nobody told of yet
-  return x.taken + untold
 end
 
 -- For people: what was learned, in a field in_flight:SCOPE of the limiter's meta hash, as "calls at once, us of when it was
@@ -163,7 +170,8 @@ function in_flight.lower(x, taken) -- the API refused a call while it had taken 
     x.top, x.wait = 0, WAIT_US
     set(x, 'start', 1)
   else
-    local proved = math.max(x.sure, x.mode == 'hold' and 0 or x.before) -- servers refuse sooner than a level lasts
-    back_off(x, 'hold', math.max(math.min(x.most, taken), math.min(x.most - 1, proved)), REFUSED_US)
+    if x.mode ~= 'hold' then x.sure = math.max(x.sure, x.before) end -- servers refuse sooner than a level lasts
+    if x.sure >= x.most then x.sure = 0 end
+    back_off(x, 'hold', math.max(math.min(x.most, taken), x.sure), REFUSED_US)
   end
 end
