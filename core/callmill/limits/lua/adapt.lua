@@ -19,9 +19,10 @@ local STEP, STEP_US, GROWTH, GROWTH_US, FAR = 1.01, 3000000, 1.5, 500000, 1.05
 local HOLD_US, LONGEST_HOLD_US, HOLD_CALLS, LEAST, LEAST_DROP = 30000000, 600000000, 3000, 0.0001, 0.02
 local FORGOTTEN = 4 -- a learned pace beyond so many times the refused one is dropped
 local GROWTH_CALLS, FORGETS = 10, 1.3 -- what was taken at a much slower pace counts less and less
-local CALM_US, CLOSE, NEAR, LEAST_GROWTH, WINDOW_GROWTH = 60000000, 0.9, 0.85, 1.06, 1.1
+local CALM_US, CLOSE, NEAR, LEAST_GROWTH, WINDOW_GROWTH, BURST, UNSHAKEN =
+  60000000, 0.9, 0.85, 1.06, 1.1, 1.2, 0.7
 adapt.FAST = GROWTH
-adapt.FIELDS = { 'good', 'sure', 'top', 'hold', 'since', 'drop', 'most', 'reach', 'growth', 'learned_at', 'span' }
+adapt.FIELDS = { 'good', 'sure', 'top', 'hold', 'since', 'drop', 'most', 'reach', 'growth', 'learned_at', 'period' }
 
 function adapt.read(x, factor, mode)
   x.factor, x.mode = tonumber(factor or 1), mode or ''
@@ -30,7 +31,7 @@ function adapt.read(x, factor, mode)
   x.good, x.sure, x.top = tonumber(h[1] or x.factor), tonumber(h[2] or x.factor), tonumber(h[3] or 0)
   x.hold, x.since = tonumber(h[4] or HOLD_US), tonumber(h[5] or 0)
   x.drop, x.most, x.reach = tonumber(h[6] or LEAST_DROP), tonumber(h[7] or 1), tonumber(h[8] or 1)
-  x.growth, x.learned_at, x.span = tonumber(h[9] or GROWTH), tonumber(h[10] or now), tonumber(h[11] or 0)
+  x.growth, x.learned_at, x.period = tonumber(h[9] or GROWTH), tonumber(h[10] or now), tonumber(h[11] or 0)
 end
 
 -- For people: what was learned of which limit, in a field pace:LIMIT of the meta hash, as "units a second, us of when it was
@@ -48,25 +49,31 @@ local function set(x, mode, factor)
   if x.most == 1 and x.factor == 1 then x.mode = '' end
   redis.call('HSET', x.key, 'factor', x.factor, 'mode', x.mode, 'good', x.good, 'sure', x.sure, 'top', x.top,
     'hold', x.hold, 'since', text(x.since), 'drop', x.drop, 'most', x.most, 'reach', x.reach, 'growth', x.growth, 'learned_at', text(x.learned_at),
-    'span', text(x.span))
+    'period', text(x.period))
   tell(x)
 end
 
 -- The first refusal of a pace that nobody wrote down. exact: it is what a refusal's own hint makes of it.
 function adapt.begin(x, factor, most, exact)
-  x.good, x.sure, x.hold, x.drop, x.most, x.reach, x.growth, x.span = factor, factor, HOLD_US, LEAST_DROP, most, 1, GROWTH, 0
+  x.good, x.sure, x.hold, x.drop, x.most, x.reach, x.growth, x.period = factor, factor, HOLD_US, LEAST_DROP, most, 1, GROWTH, 0
   x.top, x.learned_at = exact and factor or 0, now
   set(x, exact and 'hold' or 'start', factor)
 end
 
 -- The API took no call for some time after a refusal: if it counts windows, it takes so many calls in the long run, and more
--- than the highest only in bursts. span: how long a window may be, us.
-function adapt.bound(x, factor, highest, span)
-  x.since = now
-  if x.mode ~= 'start' or factor >= x.factor then return redis.call('HSET', x.key, 'since', text(now)) end
-  x.good, x.sure, x.growth, x.span = factor, factor, WINDOW_GROWTH, span
-  if x.top == 0 or highest < x.top then x.top = highest end
-  set(x, 'start', factor)
+-- than the highest only in bursts. was: the factor that was refused; period: how long a window may be, us; again_at: when it
+-- takes calls again, at the latest. A pace that had proved itself comes down by a part only: perhaps others were at work.
+function adapt.bound(x, factor, was, highest, period, again_at)
+  local searching = x.mode == 'start'
+  if not searching then factor = math.max(factor, UNSHAKEN * was) end
+  if factor < x.factor and (searching or factor < CLOSE * was) then
+    x.good, x.sure, x.growth, x.period, x.drop = factor, factor, WINDOW_GROWTH, period, LEAST_DROP
+    if searching and (x.top == 0 or highest < x.top) then x.top = highest end
+    set(x, x.mode, factor)
+  end
+  if not searching then x.mode = 'hold' end
+  x.since = again_at
+  redis.call('HSET', x.key, 'mode', x.mode, 'since', text(again_at))
 end
 
 local function longest_hold(x)
@@ -87,18 +94,19 @@ function adapt.raise(x)
   if x.mode ~= 'hold' and forgotten(x) then return true end
   local lasted = now - math.max(x.since, x.busy)
   local calls_us = x.top and x.top > 0 and GROWTH_CALLS * x.window / (x.amount * x.factor) or 0
-  if x.mode == 'start' and lasted >= math.max(GROWTH_US, x.span, calls_us) then
+  if x.mode == 'start' and lasted >= math.max(GROWTH_US, x.period, calls_us) then
     x.good = x.factor
     if x.most == 1 and x.factor * x.growth >= x.top then
       set(x, 'hold', x.factor)
     else
-      if x.factor > x.top then x.growth, x.span = math.min(GROWTH, 2 * x.growth - 1), 0 end
+      if x.factor > x.top then x.growth = math.min(GROWTH, 2 * x.growth - 1) end
+      if x.factor > BURST * x.top then x.period = 0 end -- more than any such window holds
       if x.growth > FORGETS then x.taken, x.taken_from = x.taken / 2, (now + x.taken_from) / 2 end
       set(x, 'start', x.factor * x.growth)
     end
-  elseif x.mode == 'probe' and lasted >= STEP_US then
+  elseif x.mode == 'probe' and lasted >= math.max(STEP_US, x.period) then
     x.good = x.factor
-    if x.factor > FAR * x.top then x.hold, x.reach = HOLD_US, 1 end
+    if x.factor > FAR * x.top then x.hold, x.reach, x.period = HOLD_US, 1, 0 end
     set(x, 'probe', x.factor * (x.factor > FAR * x.top and FAR or STEP))
   elseif x.mode == 'hold' and now - x.since >= x.hold and lasted >= STEP_US then
     x.good, x.sure, x.drop, x.taken, x.taken_from = x.factor, x.factor, LEAST_DROP, 0, now
@@ -129,7 +137,7 @@ end
 function adapt.lower(x, delivered, doubt)
   if x.mode == '' then
     x.top, x.hold, x.drop, x.most, x.reach, x.good, x.since, x.growth = 1, HOLD_US / 3, 0.05, 1, 1, 1, now, 1.2
-    x.learned_at, x.span = now, 0
+    x.learned_at, x.period = now, 0
   end
   if x.mode == 'start' or delivered and delivered < CLOSE * CLOSE * math.min(x.factor, x.sure or x.factor) then
     if x.mode ~= 'start' then x.growth, x.top, x.good, x.hold = GROWTH, 0, delivered, HOLD_US end -- the limit is another

@@ -28,14 +28,15 @@ local function field(i) return tonumber(meta[i] or 0) end
 local tightest, forgiving
 for i = 3, #KEYS do
   local h = redis.call('HMGET', KEYS[i], 'tat', 'column', 'quota', 'factor', 'mode', 'window', 'gain', 'slack', 'amount', 'taken',
-    'taken_from', 'waited', 'row_at', 'row_until')
+    'taken_from', 'waited', 'row_at', 'row_until',
+    'row_factor')
   forgiving = forgiving or tonumber(h[8] or 0) > 0
   if h[6] and h[3] ~= '1' then
     local x = { key = KEYS[i], tat = tonumber(h[1] or 0), requests = h[2] == '1', window = tonumber(h[6]),
       gain = tonumber(h[7]), slack = tonumber(h[8]), amount = tonumber(h[9]), begins = i - 2 == begins }
     adapt.read(x, h[4], h[5])
     x.taken, x.taken_from, x.waited = tonumber(h[10] or 0) + just_taken, tonumber(h[11] or 0), tonumber(h[12] or 0)
-    x.row_at, x.row_until = tonumber(h[13] or at), tonumber(h[14] or 0)
+    x.row_at, x.row_until, x.row_factor = tonumber(h[13] or at), tonumber(h[14] or 0), tonumber(h[15] or x.factor)
     local searching = x.mode == 'start' or x.most and x.most > 1 or x.begins
     x.rank = (searching and 1e18 or 0) + (x.requests and 1e17 or 0) + x.tat
     if not tightest or x.rank > tightest.rank then tightest = x end
@@ -60,20 +61,20 @@ end
 -- A row of refusals: what the API took before it, of the pace's own count and within the last minute, and since when. If it
 -- counts windows, it takes that much from then until it takes calls again.
 local function begin_row(x, taken, from)
-  redis.call('HSET', x.key, 'row_at', text(at), 'row_until', text(at + asked), 'row_taken', taken, 'row_from', text(from),
+  redis.call('HSET', x.key, 'row_at', text(at), 'row_until', text(at + asked), 'row_factor', x.factor, 'row_taken', taken, 'row_from', text(from),
     'row_minute', crowd.minute + just_taken, 'row_minute_from', text(crowd.minute_from))
 end
 
 -- Units a second in the long run and at most, and how long a window may be, if the API takes calls again at this time.
 local function in_windows(x, again_at)
   local h = redis.call('HMGET', x.key, 'row_taken', 'row_from', 'row_minute', 'row_minute_from')
-  local best, highest, span = 0, 0, 0
+  local best, highest, period = 0, 0, 0
   for i = 1, 3, 2 do
     local taken, from = tonumber(h[i] or 0), tonumber(h[i + 1] or 0)
     local lasted = again_at - from
-    if from > 0 and taken / lasted > best then best, highest, span = taken / lasted, taken / math.max(1, at - from), lasted end
+    if from > 0 and taken / lasted > best then best, highest, period = taken / lasted, taken / math.max(1, at - from), lasted end
   end
-  return best * 1e6, highest * 1e6, span
+  return best * 1e6, highest * 1e6, period
 end
 
 local function as_factor(x, per_s) return per_s * x.window / (x.amount * 1e6) end
@@ -81,15 +82,16 @@ local function as_factor(x, per_s) return per_s * x.window / (x.amount * 1e6) en
 local function lower(x)
   local delivered, doubt = nil, 1 -- nil: unknown
   if in_a_row > 1 then -- it takes calls again between now and twice as late
-    redis.call('HSET', x.key, 'row_until', text(2 * at - x.row_at))
-    local per_s, highest, span = in_windows(x, x.row_at + AHEAD * (at - x.row_at))
-    return adapt.bound(x, per_s > 0 and as_factor(x, per_s) or x.factor, as_factor(x, highest), span)
+    local again_at = 2 * at - x.row_at
+    redis.call('HSET', x.key, 'row_until', text(again_at))
+    local per_s, highest, period = in_windows(x, x.row_at + AHEAD * (at - x.row_at))
+    return adapt.bound(x, per_s > 0 and as_factor(x, per_s) or x.factor, x.row_factor, as_factor(x, highest), period, again_at)
   elseif x.requests and x.taken > 0 and x.taken_from > 0 and at > x.taken_from then
     local lasted, waited = at + asked - x.taken_from, x.waited + math.max(0, x.row_until - x.row_at) + asked
     delivered = x.taken * x.window / (x.amount * lasted)
     doubt = math.min(1, 2 * waited / lasted + FEW / x.taken)
     if x.good and x.good > delivered then delivered = delivered * (x.good / delivered) ^ doubt end
-    begin_row(x, x.taken, x.taken_from)
+    begin_row(x, x.taken, math.min(at, math.max(x.taken_from, x.row_until)))
     if x.mode == 'start' then -- what was longer ago counts for half
       redis.call('HSET', x.key, 'taken', x.taken / 2, 'taken_from', text((at + x.taken_from) / 2), 'waited', text(waited / 2))
     else
