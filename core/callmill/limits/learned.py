@@ -50,6 +50,11 @@ class Learned(Struct, frozen=True, kw_only=True):
             return f"{api} answers 429 at {rate}{whose}", f" though {spec} is configured"
         return f"learned: {rate}{whose}", "" if self.refused_per_s else ", still searching"
 
+    def in_one_line(self, api: str, written: Iterable[LimitSpec]) -> str:
+        """The same as a sentence of its own."""
+        text = "".join(self.in_words(api, written))
+        return text if text.startswith(f"{api} ") else f"{api} has a limit that nobody wrote down; {text}"
+
 
 def learned(state: Mapping[str, str]) -> list[Learned]:
     """What the fields of a limiter's meta hash tell of it; what a newer Callmill wrote otherwise is left out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from time import monotonic
@@ -11,7 +12,8 @@ from typing import Any, Literal
 from msgspec.structs import replace
 
 from callmill.config.cancelling import end_tasks
-from callmill.errors import RedisUnavailableError
+from callmill.errors import RedisUnavailableError, UnknownFormatError
+from callmill.limits.control import current_states
 from callmill.limits.group import Group, tell_if_died
 from callmill.limits.layout import OF_API, learned_nodes
 from callmill.limits.pauses import WHOLE_API, Pauses
@@ -21,6 +23,8 @@ from callmill.limits.rules import LimitRules
 from callmill.limits.slots import Slot
 from callmill.limits.store import Fact, LimitStore, Refusal
 from callmill.limits.taken_lately import TakenLately, Untold
+
+log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, LONGEST_GUESS_S = 0.25, 60.0
 """Pauses after refusals that do not say how long: doubled with each one in a row."""
@@ -167,7 +171,8 @@ class Learning:
                 refusal.started_s, refusal.refused_s = now - slot.start, now - refused_at
                 refusal.in_flight, refusal.taken = self._in_flight, self._untold(slot, permits)
                 refusal.taken_per_s = self._taken.per_s(now, self._in_flight)
-                await self._store.refused(refusal)
+                if await self._store.refused(refusal):
+                    self.in_background(self._log_learned())
         finally:
             # Of every credential: others were refused in the same wave, and nobody else lets them go on.
             if self._paused and self._in_a_row:
@@ -175,6 +180,13 @@ class Learning:
                 self._leases.sync()
             else:
                 self._leases.lift()
+
+    async def _log_learned(self) -> None:
+        api, limits = self._store.name, self._rules().limits
+        with suppress(UnknownFormatError):
+            (state,) = await current_states(self._store.redis, [api])
+            for found in state.learned:
+                log.warning("%s", found.in_one_line(api, limits), extra={"action": "limit_learned", "api": api})
 
     def _untold(self, slot: Slot, permits: Permits) -> int:
         """Calls that the API took and that neither a request for slots nor a renewal of permits has told of."""

@@ -9,7 +9,7 @@ from time import monotonic
 
 from callmill.config.cancelling import end_tasks
 from callmill.errors import RedisUnavailableError
-from callmill.limits.permits import PermitLease, Permits, PermitSet, PermitStore
+from callmill.limits.permits import UNLIMITED, PermitLease, Permits, PermitSet, PermitStore
 from callmill.limits.rules import LimitRules, concurrency
 from callmill.limits.slots import Slot
 
@@ -66,8 +66,8 @@ class PermitLeases:
 
     @property
     def limited(self) -> bool:
-        """Whether there is any such limit."""
-        return bool(self._leases)
+        """Whether there is any such limit, or calls are few after a pause."""
+        return bool(self._leases) or self._api.cap < UNLIMITED
 
     @property
     def in_flight(self) -> int:

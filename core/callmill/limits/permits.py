@@ -102,8 +102,8 @@ class Permits:
     @property
     def free(self) -> int:
         """Permits with which a call may start now."""
-        if self.limit is None and not self.learns:
-            return UNLIMITED
+        if not self.limited:
+            return self.cap - self.used
         return min(self.granted, self.goal, self.cap) - self.used if monotonic() < self.valid_until else 0
 
     def answered(self, latency_s: float) -> None:
@@ -143,12 +143,11 @@ class PermitSet:
     def __init__(self, shared: Sequence[Permits], keys: Sequence[Permits] = ()) -> None:
         self._shared = tuple(shared)
         self._keys = tuple(keys)
-        self._limited = tuple(permits for permits in self._shared if permits.limited)
 
     @property
     def free(self) -> int:
         """Calls that may start now."""
-        free = min([permits.free for permits in self._limited], default=UNLIMITED)
+        free = min([permits.free for permits in self._shared])
         return min(free, sum(permits.free for permits in self._keys)) if self._keys else free
 
     def free_of(self, key: int) -> int:

@@ -12,7 +12,7 @@ brings the state up to its own version, and who is older then grants nothing mor
 _PARTS = {
     "reserve": ("clock", "quotas", "paces", "adapt", "reserve"),
     "pause": ("clock", "pause"),
-    "refused": ("clock", "adapt", "in_flight", "refused"),
+    "refused": ("clock", "adapt", "in_flight", "taken", "refused"),
     "feed": ("clock", "feed"),
     "restore": ("clock", "restore"),
     "permits": ("in_flight", "permits"),

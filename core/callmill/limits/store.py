@@ -236,8 +236,8 @@ class LimitStore:
         keys = [self.keys.meta, *sorted(limits)]
         await self._run("pause", keys, [round(seconds * 1e6), reason, self.keys.channel, scope])
 
-    async def refused(self, refusal: Refusal) -> None:
-        """Learn from a refusal.
+    async def refused(self, refusal: Refusal) -> bool:
+        """Learn from a refusal; return whether that is news for people.
 
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused.
@@ -247,7 +247,7 @@ class LimitStore:
         if begins is not None and begins.key not in limits:
             await answer(self._publish(begins).execute())
             limits.append(begins.key)
-        await self._run(
+        is_news = await self._run(
             "refused",
             [self.keys.meta, self.keys.permits(refusal.scope)[-1], *limits],
             [
@@ -266,6 +266,7 @@ class LimitStore:
                 round(refusal.asked_s * 1e6),
             ],
         )
+        return bool(is_news)
 
     async def publish(self, message: str) -> None:
         """Tell all workers of this API.

@@ -21,7 +21,6 @@ local FORGOTTEN = 4 -- a learned pace beyond so many times the refused one is dr
 local GROWTH_CALLS, FORGETS = 10, 1.3 -- what was taken at a much slower pace counts less and less
 local CALM_US, CLOSE, NEAR, LEAST_GROWTH, WINDOW_GROWTH, BURST, UNSHAKEN =
   60000000, 0.9, 0.85, 1.06, 1.1, 1.2, 0.7
-adapt.FAST = GROWTH
 adapt.FIELDS = { 'good', 'sure', 'top', 'hold', 'since', 'drop', 'most', 'reach', 'growth', 'learned_at', 'period' }
 
 function adapt.read(x, factor, mode)
@@ -56,7 +55,7 @@ end
 -- The first refusal of a pace that nobody wrote down. exact: it is what a refusal's own hint makes of it.
 function adapt.begin(x, factor, most, exact)
   x.good, x.sure, x.hold, x.drop, x.most, x.reach, x.growth, x.period = factor, factor, HOLD_US, LEAST_DROP, most, 1, GROWTH, 0
-  x.top, x.learned_at = exact and factor or 0, now
+  x.top, x.learned_at, x.is_new = exact and factor or 0, now, true
   set(x, exact and 'hold' or 'start', factor)
 end
 
@@ -64,6 +63,7 @@ end
 -- than the highest only in bursts. was: the factor that was refused; period: how long a window may be, us; again_at: when it
 -- takes calls again, at the latest. A pace that had proved itself comes down by a part only: perhaps others were at work.
 function adapt.bound(x, factor, was, highest, period, again_at)
+  if x.mode == '' then return end -- what is written down holds until a refusal tells more
   local searching = x.mode == 'start'
   if not searching then factor = math.max(factor, UNSHAKEN * was) end
   if factor < x.factor and (searching or factor < CLOSE * was) then
@@ -137,7 +137,7 @@ end
 function adapt.lower(x, delivered, doubt)
   if x.mode == '' then
     x.top, x.hold, x.drop, x.most, x.reach, x.good, x.since, x.growth = 1, HOLD_US / 3, 0.05, 1, 1, 1, now, 1.2
-    x.learned_at, x.period = now, 0
+    x.learned_at, x.period, x.is_new = now, 0, true
   end
   if x.mode == 'start' or delivered and delivered < CLOSE * CLOSE * math.min(x.factor, x.sure or x.factor) then
     if x.mode ~= 'start' then x.growth, x.top, x.good, x.hold = GROWTH, 0, delivered, HOLD_US end -- the limit is another

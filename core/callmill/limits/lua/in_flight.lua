@@ -77,7 +77,7 @@ local function set(x, mode, most)
   x.before, x.mode, x.most, x.since = x.most, mode, math.max(1, math.floor(most)), x.now
   x.count, x.sum, x.squares = 0, 0, 0
   if x.mode == 'hold' then x.before = x.most end
-  if x.mode == 'hold' and x.learned_at == 0 then x.learned_at = x.now end
+  if x.mode == 'hold' and x.learned_at == 0 then x.learned_at, x.is_new = x.now, true end
   in_flight.write(x)
   tell(x)
 end

@@ -1,0 +1,78 @@
+-- Part of refused: what an API took of a pace from one refusal to the next, and what that tells of the pace.
+--
+-- A bucket that was full at both refusals took exactly its rate in between. An API that counts windows refuses for the rest
+-- of one: it takes so much from the window's begin to the next, and a row of refusals shows how long that may be. Fields of a
+-- limit's hash: taken (calls), taken_from (since when), waited (us that no call could start in between); and of the latest
+-- row: row_at and row_until (when it began, when it is over at the latest), row_factor (the pace that was refused), row_taken
+-- and row_from (of the pace's own count), row_minute and row_minute_from (within the last minute).
+local taken = {}
+local FEW, ENOUGH = 5, 10 -- calls: from fewer little can be told
+local FIELDS = { 'taken', 'taken_from', 'waited', 'row_at', 'row_until', 'row_factor', 'row_taken', 'row_from', 'row_minute',
+  'row_minute_from' }
+
+-- at: when a call was refused; untold: calls that were taken, of which nobody has told yet.
+function taken.read(x, at, untold)
+  local h = redis.call('HMGET', x.key, unpack(FIELDS))
+  for i, name in ipairs(FIELDS) do x[name] = tonumber(h[i] or 0) end
+  x.at, x.taken = at, x.taken + untold
+  if x.row_at == 0 then x.row_at, x.row_factor = at, x.factor end
+end
+
+local function write(x, names)
+  local fields = {}
+  for _, name in ipairs(names) do
+    fields[#fields + 1] = name
+    fields[#fields + 1] = text(x[name])
+  end
+  redis.call('HSET', x.key, unpack(fields))
+end
+
+-- A refusal that is the first of a row; asked: us that the API wants us to wait, 0: it does not say. minute, minute_from: what
+-- it took of all calls within the last minute, and since when.
+function taken.begin_row(x, asked, minute, minute_from)
+  x.row_factor, x.row_taken, x.row_from = x.factor, x.taken, math.min(x.at, math.max(x.taken_from, x.row_until))
+  x.row_at, x.row_until, x.row_minute, x.row_minute_from = x.at, x.at + asked, minute, minute_from
+  write(x, { 'row_at', 'row_until', 'row_taken', 'row_from', 'row_minute', 'row_minute_from' })
+  redis.call('HSET', x.key, 'row_factor', x.row_factor)
+end
+
+-- Another refusal of the row: as each wait is twice as long as the one before, it is over before it lasts twice as long.
+function taken.prolong_row(x)
+  x.row_until = 2 * x.at - x.row_at
+  write(x, { 'row_until' })
+end
+
+-- If the API counts windows and takes calls again at that time: calls a second in the long run (0: unknown) and at most, and
+-- how long a window may be, us.
+function taken.in_windows(x, again_at)
+  local best, highest, period = 0, 0, 0
+  for name, from in pairs({ row_taken = x.row_from, row_minute = x.row_minute_from }) do
+    local lasted = again_at - from
+    if from > 0 and x[name] / lasted > best then
+      best, highest, period = x[name] / lasted, x[name] / math.max(1, x.at - from), lasted
+    end
+  end
+  return best * 1e6, highest * 1e6, period
+end
+
+-- Calls a second that the API took since the last refusal, and how far that may be from what it would take, 0 to 1; nil:
+-- nothing is known. few: whether few calls tell something, too.
+function taken.since_refusal(x, asked, few)
+  if x.taken == 0 or x.taken_from == 0 or x.at <= x.taken_from then return nil, 1 end
+  local lasted = x.at + asked - x.taken_from
+  x.waited = x.waited + math.max(0, x.row_until - x.row_at) + asked
+  local doubt = math.min(1, 2 * x.waited / lasted + FEW / x.taken)
+  return (few or x.taken >= ENOUGH) and x.taken * 1e6 / lasted or nil, doubt
+end
+
+function taken.halve(x) -- what was longer ago counts for half
+  x.taken, x.taken_from, x.waited = x.taken / 2, (x.at + x.taken_from) / 2, x.waited / 2
+end
+
+function taken.forget(x) -- count anew
+  x.taken, x.taken_from, x.waited = 0, x.at, 0
+end
+
+function taken.write(x)
+  write(x, { 'taken', 'taken_from', 'waited' })
+end
