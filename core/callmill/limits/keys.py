@@ -45,4 +45,4 @@ class Keys:
     def permits(self, scope: str = "") -> list[str]:
         """The keys of the concurrency permits of the API, or of one of its keys or models."""
         prefix = f"{self._prefix}:permits" + (f":{scope}" if scope else "")
-        return [f"{prefix}:{part}" for part in ("expiry", "held", "want", "waiting", "meta")]
+        return [f"{prefix}:{part}" for part in ("expiry", "held", "want", "waiting", "used", "meta")]

@@ -247,13 +247,14 @@ class LimitStore:
         if begins is not None and begins.key not in limits:
             await answer(self._publish(begins).execute())
             limits.append(begins.key)
-        is_news = await self._run(
+        *_, used, meta = self.keys.permits(refusal.scope)
+        changed = await self._run(
             "refused",
-            [self.keys.meta, self.keys.permits(refusal.scope)[-1], *limits],
+            [self.keys.meta, meta, used, *limits],
             [
                 round(refusal.started_s * 1e6),
                 round(refusal.refused_s * 1e6),
-                refusal.in_flight * refusal.workers,
+                refusal.in_flight,
                 refusal.permits,
                 refusal.taken_per_s * refusal.workers,
                 refusal.what,
@@ -264,9 +265,10 @@ class LimitStore:
                 refusal.taken,
                 int(refusal.crowded),
                 round(refusal.asked_s * 1e6),
+                self._worker,
             ],
         )
-        return bool(is_news)
+        return int(changed) > 1
 
     async def publish(self, message: str) -> None:
         """Tell all workers of this API.

@@ -1,7 +1,8 @@
 -- Lease concurrency permits to one worker: take, renew, give back.
 --
 -- KEYS  1 zset worker -> lease end us   2 hash worker -> permits held   3 hash worker -> permits wanted
---       4 zset of workers that wait for a single permit (FIFO)   5 meta hash   6 meta hash of the limiter
+--       4 zset of workers that wait for a single permit (FIFO)   5 hash worker -> permits in use   6 meta hash
+--       7 meta hash of the limiter
 -- ARGV  1 worker   2 permits wanted   3 permits in use   4 permits held at the last reply   5 lease us
 --       6 limit that is configured, 0: none   7 channel   8 'learn': a limit that nobody wrote down is found; else ''
 --       9 calls answered since the last renewal   10 sum of their latencies, us   11 of their squares
@@ -13,7 +14,7 @@
 -- limit). After lost state, and on a server that took over and may have missed the latest leases, everybody keeps what he had
 -- and nobody gets more, until all have been called on the channel and had time to come.
 -- Time follows Redis TIME and never goes back, nor does it stand still when TIME does go back.
-local EXPIRY, HELD, WANT, WAITING, META = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local EXPIRY, HELD, WANT, WAITING, USED, META = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local me, want, used, had = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local lease, limit = tonumber(ARGV[5]), tonumber(ARGV[6])
 local meta = redis.call('HMGET', META, 'now', 'skew', 'born', 'server', 'format')
@@ -28,7 +29,7 @@ local server = type(info) == 'string' and info:match('run_id:(%w+)') or ''
 local configured = limit > 0
 if born == 0 or meta[4] ~= server then
   born = configured and now or 1 -- what is learned is no promise: nobody has to wait for others
-  redis.call('DEL', EXPIRY, HELD, WANT, WAITING)
+  redis.call('DEL', EXPIRY, HELD, WANT, WAITING, USED)
   if ARGV[7] then redis.call('PUBLISH', ARGV[7], 'boot') end
 end
 redis.call('HSET', META, 'format', FORMAT, 'now', string.format('%.0f', now), 'skew', string.format('%.0f', skew),
@@ -38,6 +39,7 @@ local function forget(worker)
   redis.call('ZREM', EXPIRY, worker)
   redis.call('HDEL', HELD, worker)
   redis.call('HDEL', WANT, worker)
+  redis.call('HDEL', USED, worker)
   redis.call('ZREM', WAITING, worker)
 end
 for _, dead in ipairs(redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', now)) do forget(dead) end
@@ -59,7 +61,7 @@ end
 
 local searching = 0
 if ARGV[8] == 'learn' then
-  local x = in_flight.read(META, now, KEYS[6])
+  local x = in_flight.read(META, now, KEYS[7])
   if x.most == 0 then in_flight.begin(x) end
   local wanted = 0
   for _, wish in ipairs(wants) do wanted = wanted + wish end
@@ -111,6 +113,7 @@ if want == 0 and mine == 0 then
 else
   redis.call('HSET', HELD, me, mine)
   redis.call('HSET', WANT, me, want)
+  redis.call('HSET', USED, me, used)
   redis.call('ZADD', EXPIRY, now + lease, me)
   if mine > 0 then redis.call('ZREM', WAITING, me) end
 end

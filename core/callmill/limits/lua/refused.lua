@@ -1,14 +1,14 @@
 -- Learn from an API's refusal of a call that our limits allowed.
 --
--- KEYS  1 meta hash   2 meta hash of the permits   3.. one hash per limit that held for the call
--- ARGV  1 us since the call started   2 us since it was refused   3 other calls of all workers that were in flight then
+-- KEYS  1 meta hash   2 meta hash of the permits   3 hash worker -> permits in use   4.. one hash per limit that held for the call
+-- ARGV  1 us since the call started   2 us since it was refused   3 other calls of this worker that were in flight then
 --       4 permits that this worker held, 0: calls in flight are not limited   5 calls a second that the API took lately
 --       6 what there was too much of: 'rate', 'concurrency' or '' where nobody says   7 which limit begins now (from 1), of a
 --         pace that nobody wrote down; 0: none   8 the most that its factor may be   9 channel
 --      10 how many waves of refusals came in a row, with no call that the API took in between   11 calls of this worker that
 --         the API took and that it has not told of yet   12 '1': no other call could start for lack of permits
---      13 us that the API asked to wait, 0: it did not say
--- Returns 1: something was learned that people do not know of yet; 0: nothing, or the same as before, but better.
+--      13 us that the API asked to wait, 0: it did not say   14 worker
+-- Returns 0: the refusal belongs to one that was counted already; 1: something was changed; 2: and people do not know of it yet.
 --
 -- Invariants: refusals of calls that started before the latest change count as one with it, however many they are; nothing
 -- changes more often than once a second. Nobody who refuses says which limit it was. Calls in flight cannot be the reason
@@ -20,7 +20,7 @@
 local CALM_US, LEAST_GUARD_US, MOST_GUARD_US, SINCE_US, INNOCENT, LONGEST_WINDOW_US, AHEAD, UNSEEN_US =
   60000000, 1000, 10000000, 1000000, 0.8, 60000000, 1.4, 30000
 local started, at = now - tonumber(ARGV[1]), now - tonumber(ARGV[2])
-local others, held, kind, begins = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[6], tonumber(ARGV[7])
+local mine, held, kind, begins = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[6], tonumber(ARGV[7])
 local in_a_row, untold, crowded = tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12] == '1'
 local asked = math.min(tonumber(ARGV[13]), LONGEST_WINDOW_US)
 local meta = redis.call('HMGET', M, 'epoch', 'guard', 'guard_before', 'extra', 'extra_at', 'calm')
@@ -28,12 +28,12 @@ local function field(i) return tonumber(meta[i] or 0) end
 local before = field(1)
 
 local tightest, forgiving
-for i = 3, #KEYS do
+for i = 4, #KEYS do
   local h = redis.call('HMGET', KEYS[i], 'tat', 'column', 'quota', 'factor', 'mode', 'window', 'gain', 'slack', 'amount')
   forgiving = forgiving or tonumber(h[8] or 0) > 0
   if h[6] and h[3] ~= '1' then
     local x = { key = KEYS[i], tat = tonumber(h[1] or 0), requests = h[2] == '1', window = tonumber(h[6]),
-      gain = tonumber(h[7]), slack = tonumber(h[8]), amount = tonumber(h[9]), begins = i - 2 == begins }
+      gain = tonumber(h[7]), slack = tonumber(h[8]), amount = tonumber(h[9]), begins = i - 3 == begins }
     adapt.read(x, h[4], h[5])
     local searching = x.mode == 'start' or x.most and x.most > 1 or x.begins
     x.rank = (searching and 1e18 or 0) + (x.requests and 1e17 or 0) + x.tat
@@ -45,11 +45,15 @@ local begins_now = tightest and tightest.begins and tightest.mode == ''
 if now - before < SINCE_US and not begins_now and not (tightest and tightest.mode == 'start') then return 0 end
 redis.call('HSET', M, 'epoch', text(now), 'calm', text(now))
 
+local others, in_use = mine, redis.call('HGETALL', KEYS[3])
+for i = 1, #in_use, 2 do
+  if in_use[i] ~= ARGV[14] then others = others + tonumber(in_use[i + 1]) end
+end
 local crowd, again, blamed = in_flight.read(KEYS[2], now, M), now - field(6) < CALM_US, false
 if held > 0 and crowd.most > 0 then
-  blamed = kind == 'concurrency' or kind == '' and crowded and others > 0 and crowd.count < crowd.most
+  blamed = kind == 'concurrency' or kind == '' and crowded and mine > 0 and crowd.count < crowd.most
   if blamed then in_flight.lower(crowd, others) end
-elseif others > 0 and (kind == 'concurrency' or kind == '' and again and begins == 0) then
+elseif mine > 0 and (kind == 'concurrency' or kind == '' and again and begins == 0) then
   crowd.most = others + 1
   in_flight.lower(crowd, others)
   redis.call('HSET', M, 'learned_in_flight', 1)
@@ -100,7 +104,7 @@ local function lower(x)
   end
 end
 
-local function news(x) return (crowd.is_new or x and x.is_new) and 1 or 0 end
+local function news(x) return (crowd.is_new or x and x.is_new) and 2 or 1 end
 if not tightest or kind == 'concurrency' then return news() end
 local extra = field(4) * math.exp((field(5) - now) / 1e9)
 local guard = math.max(field(2), field(3), LEAST_GUARD_US) + extra
