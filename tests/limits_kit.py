@@ -257,14 +257,14 @@ class Fleet:
         return left
 
     def refused(self, age_us: int = 0, *, in_a_row: int = 1, taken: int = 0) -> int:
-        """Tell of a refusal of a call that started so long ago; return whether something was changed.
+        """Tell of a refusal of a call that started so long ago; return 1 if something was changed, else 0.
 
         ``taken``: calls that the API took and that nobody told of yet.
         """
         args = [age_us, 0, 0, 0, 0, "", 0, 0, self.keys.channel, in_a_row, taken, 0, 0, ""]
         *_, used, meta = self.keys.permits()
         changed: int = self._run("refused", [self.keys.meta, meta, used, *self.limit_keys], args)[1]
-        return changed
+        return min(changed, 1)
 
     def restore(self, keys: Sequence[str], args: Sequence[str | int]) -> int:
         """Bring back what was granted of quotas; return whether it was counted."""

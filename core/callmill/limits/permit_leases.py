@@ -54,7 +54,7 @@ class PermitLeases:
 
     def try_with(self, most: int) -> None:
         """Have no more calls in flight here than so many, with each credential, until the API takes one."""
-        for permits in [self._api, *self._keys]:
+        for permits in self._tried() if most < UNLIMITED else [self._api, *self._keys]:
             permits.try_with(most)
         self._on_change()
 
@@ -122,6 +122,10 @@ class PermitLeases:
             await end_tasks([task])
             with suppress(RedisUnavailableError):
                 await self._leases[scope].release()
+
+    def _tried(self) -> list[Permits]:
+        """What is held back after a pause: each credential where it has permits of its own, else all calls."""
+        return self._keys if any(permits.limited for permits in self._keys) else [self._api]
 
     def _all(self) -> Iterator[Permits]:
         yield self._api

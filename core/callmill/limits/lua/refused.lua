@@ -19,6 +19,7 @@
 -- so does one where the wider guard would cost more than a tenth of that pace.
 local CALM_US, LEAST_GUARD_US, MOST_GUARD_US, SINCE_US, INNOCENT, LONGEST_WINDOW_US, AHEAD, UNSEEN_US =
   60000000, 1000, 10000000, 1000000, 0.8, 60000000, 1.4, 30000
+local FEW, GUESS_PER_S = 5, 10 -- from fewer calls nothing can be told: then as "auto" begins
 local started, at = now - tonumber(ARGV[1]), now - tonumber(ARGV[2])
 local mine, held, kind, begins = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[6], tonumber(ARGV[7])
 local in_a_row, untold, crowded = tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12] == '1'
@@ -64,27 +65,29 @@ local function factor(x, per_s) return per_s * x.window / (x.amount * 1e6) end
 local function begin_row(x) taken.begin_row(x, asked, crowd.minute + untold, crowd.minute_from) end
 
 local function begin(x) -- a pace that nobody wrote down
-  local lately = math.max(1, tonumber(ARGV[5]), in_flight.taken_per_s(crowd)) * (blamed and 2 or 1)
   x.taken, x.taken_from = crowd.taken + untold, crowd.taken_from
+  local least = x.taken < FEW and GUESS_PER_S or 1
+  local lately = math.max(least, tonumber(ARGV[5]), in_flight.taken_per_s(crowd)) * (blamed and 2 or 1)
   begin_row(x)
-  local windowed = 0 -- what the API takes if it counts windows; 0: unknown
-  if asked > 0 then
-    windowed = taken.in_windows(x, at + asked + UNSEEN_US)
-  elseif in_a_row > 1 then
-    x.row_at = before
-    windowed = taken.in_windows(x, x.row_at + AHEAD * (at - x.row_at))
+  local again_at, windowed, trust = at + asked + UNSEEN_US, 0, 0 -- what the API takes if it counts windows
+  if asked == 0 then
+    x.row_at = in_a_row > 1 and before or at
+    again_at = x.row_at + AHEAD * (at - x.row_at)
   end
+  if asked > 0 or in_a_row > 1 then windowed, trust = taken.in_windows(x, again_at) end
   taken.forget(x)
-  local is_windowed = windowed > 0 and windowed < lately
-  adapt.begin(x, factor(x, is_windowed and windowed or lately), tonumber(ARGV[8]), is_windowed and asked > 0)
+  local slower = windowed > 0 and windowed < lately
+  local per_s = slower and lately * (windowed / lately) ^ trust or lately
+  adapt.begin(x, factor(x, per_s), tonumber(ARGV[8]), slower and asked > 0 and trust == 1)
   redis.call('HSET', M, 'learned_pace', 1)
   redis.call('PUBLISH', ARGV[9], 'learned')
 end
 
 local function bound(x) -- the API took nothing since the last refusal
   taken.prolong_row(x)
-  local per_s, highest, period = taken.in_windows(x, x.row_at + AHEAD * (at - x.row_at))
-  adapt.bound(x, per_s > 0 and factor(x, per_s) or x.factor, x.row_factor, factor(x, highest), period, x.row_until)
+  local per_s, trust, highest, period = taken.in_windows(x, x.row_at + AHEAD * (at - x.row_at))
+  local bound = per_s > 0 and x.row_factor * math.min(1, factor(x, per_s) / x.row_factor) ^ trust or x.factor
+  adapt.bound(x, bound, x.row_factor, factor(x, highest), period, x.row_until)
 end
 
 local function lower(x)

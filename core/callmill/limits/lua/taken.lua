@@ -7,6 +7,7 @@
 -- and row_from (of the pace's own count), row_minute and row_minute_from (within the last minute).
 local taken = {}
 local FEW, ENOUGH = 5, 10 -- calls: from fewer little can be told
+local LEFT = 0.2 -- this part of a window is left, or more, if it began so long ago
 local FIELDS = { 'taken', 'taken_from', 'waited', 'row_at', 'row_until', 'row_factor', 'row_taken', 'row_from', 'row_minute',
   'row_minute_from' }
 
@@ -42,17 +43,19 @@ function taken.prolong_row(x)
   write(x, { 'row_until' })
 end
 
--- If the API counts windows and takes calls again at that time: calls a second in the long run (0: unknown) and at most, and
--- how long a window may be, us.
+-- If the API counts windows and takes calls again at that time: calls a second in the long run, how far to believe that, 0 to
+-- 1, calls a second at most, and how long a window may be, us.
 function taken.in_windows(x, again_at)
-  local best, highest, period = 0, 0, 0
+  local best, highest, period, trust = 0, 0, 0, 0
   for name, from in pairs({ row_taken = x.row_from, row_minute = x.row_minute_from }) do
     local lasted = again_at - from
-    if from > 0 and x[name] / lasted > best then
+    local too_long = name == 'row_minute' and again_at - x.row_at < LEFT * lasted -- perhaps nobody wanted more calls then
+    if from > 0 and not too_long and x[name] / lasted > best then
       best, highest, period = x[name] / lasted, x[name] / math.max(1, x.at - from), lasted
+      trust = math.min(1, x[name] / ENOUGH)
     end
   end
-  return best * 1e6, highest * 1e6, period
+  return best * 1e6, trust, highest * 1e6, period
 end
 
 -- Calls a second that the API took since the last refusal, and how far that may be from what it would take, 0 to 1; nil:
