@@ -132,12 +132,18 @@ class PermitLeases:
         yield from self._keys
         yield from self._models.values()
 
+    def _wanting(self, permits: Permits) -> int:
+        """How many more permits are of use: for the calls that wait, and for a credential's part of all calls."""
+        waiting = self._waiting(permits.scope)
+        if not permits.learns or len(self._keys) == 1:
+            return waiting
+        calls = waiting + sum(keys.used for keys in self._keys)
+        return max(waiting, -(-calls // len(self._keys)) - permits.used)
+
     def _keep(self, permits: Permits) -> None:
         if permits.scope in self._leases:
             return
-        lease = PermitLease(
-            self._store, permits, wanting=lambda: self._waiting(permits.scope), on_change=self._on_change
-        )
+        lease = PermitLease(self._store, permits, wanting=lambda: self._wanting(permits), on_change=self._on_change)
         self._leases[permits.scope] = lease
         if self._running:
             self._tasks[permits.scope] = asyncio.create_task(lease.run())

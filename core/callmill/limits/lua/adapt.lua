@@ -19,8 +19,8 @@ local STEP, STEP_US, GROWTH, GROWTH_US, FAR = 1.01, 3000000, 1.5, 500000, 1.05
 local HOLD_US, LONGEST_HOLD_US, HOLD_CALLS, LEAST, LEAST_DROP = 30000000, 600000000, 3000, 0.0001, 0.02
 local FORGOTTEN = 4 -- a learned pace beyond so many times the refused one is dropped
 local GROWTH_CALLS, FORGETS = 10, 1.3 -- what was taken at a much slower pace counts less and less
-local CALM_US, CLOSE, NEAR, LEAST_GROWTH, WINDOW_GROWTH, BURST, UNSHAKEN =
-  60000000, 0.9, 0.85, 1.06, 1.1, 1.2, 0.7
+local CALM_US, CLOSE, NEAR, LEAST_GROWTH, WINDOW_GROWTH, BURST, UNSHAKEN, TOLD_PERIODS =
+  60000000, 0.9, 0.85, 1.06, 1.1, 1.2, 0.7, 10
 adapt.FIELDS = { 'good', 'sure', 'top', 'hold', 'since', 'drop', 'most', 'reach', 'growth', 'learned_at', 'period' }
 
 function adapt.read(x, factor, mode)
@@ -52,11 +52,14 @@ local function set(x, mode, factor)
   tell(x)
 end
 
--- The first refusal of a pace that nobody wrote down. exact: it is what a refusal's own hint makes of it.
-function adapt.begin(x, factor, most, exact)
-  x.good, x.sure, x.hold, x.drop, x.most, x.reach, x.growth, x.period = factor, factor, HOLD_US, LEAST_DROP, most, 1, GROWTH, 0
-  x.top, x.learned_at, x.is_new = exact and factor or 0, now, true
-  set(x, exact and 'hold' or 'start', factor)
+-- The first refusal of a pace that nobody wrote down. period: where its own hint tells how many calls the API takes in how
+-- many us, else 0.
+function adapt.begin(x, factor, most, period)
+  local told = period > 0
+  x.good, x.sure, x.hold, x.drop, x.most, x.reach = factor, factor, HOLD_US, LEAST_DROP, most, 1
+  x.top, x.growth, x.period = told and factor or 0, told and WINDOW_GROWTH or GROWTH, told and math.max(HOLD_US, TOLD_PERIODS * period) or 0
+  x.learned_at, x.is_new = now, true
+  set(x, 'start', factor)
 end
 
 -- The API took no call for some time after a refusal: if it counts windows, it takes so many calls in the long run, and more

@@ -69,16 +69,17 @@ local function begin(x) -- a pace that nobody wrote down
   local least = x.taken < FEW and GUESS_PER_S or 1
   local lately = math.max(least, tonumber(ARGV[5]), in_flight.taken_per_s(crowd)) * (blamed and 2 or 1)
   begin_row(x)
-  local again_at, windowed, trust = at + asked + UNSEEN_US, 0, 0 -- what the API takes if it counts windows
+  local again_at, windowed, trust, _, period = at + asked + UNSEEN_US, 0, 0 -- what the API takes if it counts windows
   if asked == 0 then
     x.row_at = in_a_row > 1 and before or at
     again_at = x.row_at + AHEAD * (at - x.row_at)
   end
-  if asked > 0 or in_a_row > 1 then windowed, trust = taken.in_windows(x, again_at) end
+  if asked > 0 or in_a_row > 1 then windowed, trust, _, period = taken.in_windows(x, again_at) end
   taken.forget(x)
   local slower = windowed > 0 and windowed < lately
   local per_s = slower and lately * (windowed / lately) ^ trust or lately
-  adapt.begin(x, factor(x, per_s), tonumber(ARGV[8]), slower and asked > 0 and trust == 1)
+  local told = slower and asked > 0 and trust == 1 and (crowded or crowd.full == 1) -- else nobody wanted to make more calls
+  adapt.begin(x, factor(x, per_s), tonumber(ARGV[8]), told and period or 0)
   redis.call('HSET', M, 'learned_pace', 1)
   redis.call('PUBLISH', ARGV[9], 'learned')
 end

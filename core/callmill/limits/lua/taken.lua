@@ -2,14 +2,15 @@
 --
 -- A bucket that was full at both refusals took exactly its rate in between. An API that counts windows refuses for the rest
 -- of one: it takes so much from the window's begin to the next, and a row of refusals shows how long that may be. Fields of a
--- limit's hash: taken (calls), taken_from (since when), waited (us that no call could start in between); and of the latest
--- row: row_at and row_until (when it began, when it is over at the latest), row_factor (the pace that was refused), row_taken
+-- limit's hash: taken (calls), taken_from (since when), waited (us that no call could start in between, though the API may have taken some); and of the latest
+-- row: row_at and row_until (when it began, when it is over at the latest), row_blind (us of it that it may have lasted less), row_factor (the pace that was refused), row_taken
 -- and row_from (of the pace's own count), row_minute and row_minute_from (within the last minute).
 local taken = {}
 local FEW, ENOUGH = 5, 10 -- calls: from fewer little can be told
+local ROUNDED_US = 1000000 -- hints are whole seconds
 local LEFT = 0.2 -- this part of a window is left, or more, if it began so long ago
 local FIELDS = { 'taken', 'taken_from', 'waited', 'row_at', 'row_until', 'row_factor', 'row_taken', 'row_from', 'row_minute',
-  'row_minute_from' }
+  'row_minute_from', 'row_blind' }
 
 -- at: when a call was refused; untold: calls that were taken, of which nobody has told yet.
 function taken.read(x, at, untold)
@@ -33,14 +34,15 @@ end
 function taken.begin_row(x, asked, minute, minute_from)
   x.row_factor, x.row_taken, x.row_from = x.factor, x.taken, math.min(x.at, math.max(x.taken_from, x.row_until))
   x.row_at, x.row_until, x.row_minute, x.row_minute_from = x.at, x.at + asked, minute, minute_from
-  write(x, { 'row_at', 'row_until', 'row_taken', 'row_from', 'row_minute', 'row_minute_from' })
+  x.row_blind = math.min(asked, ROUNDED_US)
+  write(x, { 'row_at', 'row_until', 'row_blind', 'row_taken', 'row_from', 'row_minute', 'row_minute_from' })
   redis.call('HSET', x.key, 'row_factor', x.row_factor)
 end
 
 -- Another refusal of the row: as each wait is twice as long as the one before, it is over before it lasts twice as long.
 function taken.prolong_row(x)
-  x.row_until = 2 * x.at - x.row_at
-  write(x, { 'row_until' })
+  x.row_until, x.row_blind = 2 * x.at - x.row_at, 2 * (x.at - x.row_at)
+  write(x, { 'row_until', 'row_blind' })
 end
 
 -- If the API counts windows and takes calls again at that time: calls a second in the long run, how far to believe that, 0 to
@@ -63,7 +65,7 @@ end
 function taken.since_refusal(x, asked, few)
   if x.taken == 0 or x.taken_from == 0 or x.at <= x.taken_from then return nil, 1 end
   local lasted = x.at + asked - x.taken_from
-  x.waited = x.waited + math.max(0, x.row_until - x.row_at) + asked
+  x.waited = x.waited + x.row_blind + math.min(asked, ROUNDED_US)
   local doubt = math.min(1, 2 * x.waited / lasted + FEW / x.taken)
   return (few or x.taken >= ENOUGH) and x.taken * 1e6 / lasted or nil, doubt
 end
