@@ -30,6 +30,9 @@ _WEATHER = SimulatorOptions(latency=parse_latency("30ms"), error_rate=0.05, erro
 _CATALOGUE = SimulatorOptions(latency=parse_latency("lognormal:250ms,p99=1200ms"), error_rate=0.02, seed=2)
 
 
+_PRICES = SimulatorOptions(limits=(parse_limit("30/second"),), latency=parse_latency("20ms"), seed=4)
+
+
 class Stage:
     """Everything that runs; a context that ends it.
 
@@ -61,6 +64,7 @@ class Stage:
         geocoder = self._ends.enter_context(SimulatorProcess(_GEOCODER))
         weather = self._ends.enter_context(SimulatorProcess(_WEATHER))
         catalogue = self._ends.enter_context(SimulatorProcess(_CATALOGUE))
+        prices = self._ends.enter_context(SimulatorProcess(_PRICES))
         apis = write_profiles(
             self._folder / "apis.toml",
             {
@@ -79,6 +83,7 @@ class Stage:
                     f"auth = [{self._secret('main')}, {self._secret('spare')}]",
                 ],
                 "weather": [f'base_url = "{weather.url}"'],
+                "prices": [f'base_url = "{prices.url}"'],
                 "vat-register": [f'base_url = "http://127.0.0.1:{free_port()}"', "timeout = 2"],
                 "crm": [f'base_url = "{catalogue.url}"', 'limits = ["20/second", "50000/day"]', 'enforcer = "sliding"'],
             },
@@ -112,6 +117,7 @@ class Stage:
                 ),
                 name="translate-catalogue",
             ),
+            "unwritten": self.client.submit(jobs("prices", 6_000), name="price-list"),
             "down": self.client.submit(jobs("vat-register", 100), name="invoices"),
             "cancelled": self.client.submit(jobs("crm", 400), name="a mistake"),
             "paused": self.client.submit(jobs("crm", 800), name="contacts-sync"),
