@@ -46,18 +46,18 @@ local function set(x, mode, factor)
   x.mode, x.since = mode, now
   x.factor = math.max(LEAST, math.min(factor, x.most))
   if x.most == 1 and x.factor == 1 then x.mode = '' end
-  redis.call('HSET', x.key, 'factor', x.factor, 'mode', x.mode, 'good', x.good, 'sure', x.sure, 'top', x.top,
-    'hold', x.hold, 'since', text(x.since), 'drop', x.drop, 'most', x.most, 'reach', x.reach, 'growth', x.growth, 'learned_at', text(x.learned_at),
-    'period', text(x.period))
+  redis.call('HSET', x.key, 'factor', x.factor, 'mode', x.mode, 'good', x.good, 'sure', x.sure, 'top', x.top, 'hold', x.hold,
+    'since', text(x.since), 'drop', x.drop, 'most', x.most, 'reach', x.reach, 'growth', x.growth,
+    'learned_at', text(x.learned_at), 'period', text(x.period))
   tell(x)
 end
 
 -- The first refusal of a pace that nobody wrote down. period: where its own hint tells how many calls the API takes in how
 -- many us, else 0.
 function adapt.begin(x, factor, most, period)
-  local told = period > 0
   x.good, x.sure, x.hold, x.drop, x.most, x.reach = factor, factor, HOLD_US, LEAST_DROP, most, 1
-  x.top, x.growth, x.period = told and factor or 0, told and WINDOW_GROWTH or GROWTH, told and math.max(HOLD_US, TOLD_PERIODS * period) or 0
+  x.top, x.growth, x.period = 0, GROWTH, 0
+  if period > 0 then x.top, x.growth, x.period = factor, WINDOW_GROWTH, math.max(HOLD_US, TOLD_PERIODS * period) end
   x.learned_at, x.is_new = now, true
   set(x, 'start', factor)
 end

@@ -1,6 +1,6 @@
 -- Learn from an API's refusal of a call that our limits allowed.
 --
--- KEYS  1 meta hash   2 meta hash of the permits   3 hash worker -> permits in use   4.. one hash per limit that held for the call
+-- KEYS  1 meta hash   2 meta hash of the permits   3 hash worker -> permits in use   4.. one hash per limit that held for it
 -- ARGV  1 us since the call started   2 us since it was refused   3 other calls of this worker that were in flight then
 --       4 permits that this worker held, 0: calls in flight are not limited   5 calls a second that the API took lately
 --       6 what there was too much of: 'rate', 'concurrency' or '' where nobody says   7 which limit begins now (from 1), of a
@@ -8,7 +8,7 @@
 --      10 how many waves of refusals came in a row, with no call that the API took in between   11 calls of this worker that
 --         the API took and that it has not told of yet   12 '1': no other call could start for lack of permits
 --      13 us that the API asked to wait, 0: it did not say   14 worker
--- Returns 0: the refusal belongs to one that was counted already; 1: something was changed; 2: and people do not know of it yet.
+-- Returns 0: it belongs to one that was counted already; 1: something was changed; 2: and people do not know of it yet.
 --
 -- Invariants: refusals of calls that started before the latest change count as one with it, however many they are; nothing
 -- changes more often than once a second. Nobody who refuses says which limit it was. Calls in flight cannot be the reason
@@ -62,18 +62,17 @@ elseif mine > 0 and (kind == 'concurrency' or kind == '' and again and begins ==
 end
 
 local function factor(x, per_s) return per_s * x.window / (x.amount * 1e6) end
-local function begin_row(x) taken.begin_row(x, asked, crowd.minute + untold, crowd.minute_from) end
+local function begin_row(x, row_at)
+  taken.begin_row(x, row_at, in_a_row, asked, crowd.minute + untold, crowd.minute_from)
+end
 
 local function begin(x) -- a pace that nobody wrote down
   x.taken, x.taken_from = crowd.taken + untold, crowd.taken_from
   local least = x.taken < FEW and GUESS_PER_S or 1
   local lately = math.max(least, tonumber(ARGV[5]), in_flight.taken_per_s(crowd)) * (blamed and 2 or 1)
-  begin_row(x)
+  begin_row(x, in_a_row > 1 and before or at)
   local again_at, windowed, trust, _, period = at + asked + UNSEEN_US, 0, 0 -- what the API takes if it counts windows
-  if asked == 0 then
-    x.row_at = in_a_row > 1 and before or at
-    again_at = x.row_at + AHEAD * (at - x.row_at)
-  end
+  if asked == 0 then again_at = x.row_at + AHEAD * (at - x.row_at) end
   if asked > 0 or in_a_row > 1 then windowed, trust, _, period = taken.in_windows(x, again_at) end
   taken.forget(x)
   local slower = windowed > 0 and windowed < lately
@@ -85,7 +84,7 @@ local function begin(x) -- a pace that nobody wrote down
 end
 
 local function bound(x) -- the API took nothing since the last refusal
-  taken.prolong_row(x)
+  if not taken.prolong_row(x, in_a_row, asked) then begin_row(x, at) end
   local per_s, trust, highest, period = taken.in_windows(x, x.row_at + AHEAD * (at - x.row_at))
   local bound = per_s > 0 and x.row_factor * math.min(1, factor(x, per_s) / x.row_factor) ^ trust or x.factor
   adapt.bound(x, bound, x.row_factor, factor(x, highest), period, x.row_until)
@@ -96,7 +95,7 @@ local function lower(x)
   if x.requests then
     delivered, doubt = taken.since_refusal(x, asked, x.mode == 'start')
     delivered = delivered and factor(x, delivered)
-    begin_row(x)
+    begin_row(x, at)
     if x.mode == 'start' then taken.halve(x) else taken.forget(x) end
   end
   if delivered and x.good and x.good > delivered then delivered = delivered * (x.good / delivered) ^ doubt end
@@ -113,7 +112,7 @@ if not tightest or kind == 'concurrency' then return news() end
 local extra = field(4) * math.exp((field(5) - now) / 1e9)
 local guard = math.max(field(2), field(3), LEAST_GUARD_US) + extra
 local function affordable(x) return forgiving or x.gain * math.max(0, 1.5 * guard - x.slack) <= x.window / 10 end
-taken.read(tightest, at, untold)
+taken.read(tightest, at, untold, others)
 if begins_now then
   if blamed and not again then return news() end -- if it was not that, the next refusal comes soon
   begin(tightest)

@@ -1,23 +1,31 @@
 -- Part of refused: what an API took of a pace from one refusal to the next, and what that tells of the pace.
 --
 -- A bucket that was full at both refusals took exactly its rate in between. An API that counts windows refuses for the rest
--- of one: it takes so much from the window's begin to the next, and a row of refusals shows how long that may be. Fields of a
--- limit's hash: taken (calls), taken_from (since when), waited (us that no call could start in between, though the API may have taken some); and of the latest
--- row: row_at and row_until (when it began, when it is over at the latest), row_blind (us of it that it may have lasted less), row_factor (the pace that was refused), row_taken
--- and row_from (of the pace's own count), row_minute and row_minute_from (within the last minute).
+-- of one: it takes so much from the begin of a window to the next, and a row of refusals shows how long that may be.
+--
+-- Fields of a limit's hash, times in us:
+--   taken, taken_from        calls since when; reserve counts them too
+--   waited                   how long no call could start since then, though the API may have taken some
+--   row_at, row_until        when the latest row began, and when it is over at the latest
+--   row_wave                 which of its waves of refusals was the latest, from 1
+--   seen                     the most that taken comes to if the API took only what was in flight at the latest refusal
+--   row_blind                by how much it may have been over sooner
+--   row_factor               the pace that was refused
+--   row_taken, row_from      calls before it, by the pace's own count
+--   row_minute, row_minute_from   the same, within the last minute
 local taken = {}
 local FEW, ENOUGH = 5, 10 -- calls: from fewer little can be told
 local ROUNDED_US = 1000000 -- hints are whole seconds
 local LEFT = 0.2 -- this part of a window is left, or more, if it began so long ago
-local FIELDS = { 'taken', 'taken_from', 'waited', 'row_at', 'row_until', 'row_factor', 'row_taken', 'row_from', 'row_minute',
-  'row_minute_from', 'row_blind' }
+local LATE_US = 2000000
+local FIELDS = { 'taken', 'taken_from', 'waited', 'row_at', 'row_until', 'row_wave', 'seen', 'row_blind', 'row_factor',
+  'row_taken', 'row_from', 'row_minute', 'row_minute_from' }
 
--- at: when a call was refused; untold: calls that were taken, of which nobody has told yet.
-function taken.read(x, at, untold)
+-- at: when a call was refused; untold: calls that were taken, of which nobody has told yet; others: calls in flight.
+function taken.read(x, at, untold, others)
   local h = redis.call('HMGET', x.key, unpack(FIELDS))
   for i, name in ipairs(FIELDS) do x[name] = tonumber(h[i] or 0) end
-  x.at, x.taken = at, x.taken + untold
-  if x.row_at == 0 then x.row_at, x.row_factor = at, x.factor end
+  x.at, x.taken, x.others = at, x.taken + untold, others
 end
 
 local function write(x, names)
@@ -29,20 +37,25 @@ local function write(x, names)
   redis.call('HSET', x.key, unpack(fields))
 end
 
--- A refusal that is the first of a row; asked: us that the API wants us to wait, 0: it does not say. minute, minute_from: what
--- it took of all calls within the last minute, and since when.
-function taken.begin_row(x, asked, minute, minute_from)
-  x.row_factor, x.row_taken, x.row_from = x.factor, x.taken, math.min(x.at, math.max(x.taken_from, x.row_until))
-  x.row_at, x.row_until, x.row_minute, x.row_minute_from = x.at, x.at + asked, minute, minute_from
-  x.row_blind = math.min(asked, ROUNDED_US)
-  write(x, { 'row_at', 'row_until', 'row_blind', 'row_taken', 'row_from', 'row_minute', 'row_minute_from' })
+-- A row of refusals of which nothing is known yet. row_at: when it began; wave: which of its waves this is; asked: us that the
+-- API wants us to wait, 0: it does not say. minute, minute_from: calls that it took within the last minute, since when.
+function taken.begin_row(x, row_at, wave, asked, minute, minute_from)
+  x.row_factor, x.row_taken, x.row_from = x.factor, x.taken, math.min(row_at, math.max(x.taken_from, x.row_until))
+  x.row_at, x.row_until, x.row_wave = row_at, math.max(x.at + asked, 2 * x.at - row_at), wave
+  x.row_minute, x.row_minute_from = minute, minute_from
+  x.row_blind = math.max(math.min(asked, ROUNDED_US), 2 * (x.at - row_at))
+  write(x, { 'row_at', 'row_until', 'row_blind', 'row_wave', 'row_taken', 'row_from', 'row_minute', 'row_minute_from' })
   redis.call('HSET', x.key, 'row_factor', x.row_factor)
 end
 
 -- Another refusal of the row: as each wait is twice as long as the one before, it is over before it lasts twice as long.
-function taken.prolong_row(x)
-  x.row_until, x.row_blind = 2 * x.at - x.row_at, 2 * (x.at - x.row_at)
-  write(x, { 'row_until', 'row_blind' })
+-- Returns false where it belongs to another row: calls were taken since, or nobody made any.
+function taken.prolong_row(x, wave, asked)
+  if wave <= x.row_wave or x.taken > x.seen or x.at > 2 * x.row_until - x.row_at + LATE_US then return false end
+  x.row_until, x.row_wave = math.max(x.at + asked, 2 * x.at - x.row_at), wave
+  x.row_blind = 2 * (x.at - x.row_at)
+  write(x, { 'row_until', 'row_blind', 'row_wave' })
+  return true
 end
 
 -- If the API counts windows and takes calls again at that time: calls a second in the long run, how far to believe that, 0 to
@@ -79,5 +92,6 @@ function taken.forget(x) -- count anew
 end
 
 function taken.write(x)
-  write(x, { 'taken', 'taken_from', 'waited' })
+  x.seen = x.taken + x.others
+  write(x, { 'taken', 'taken_from', 'waited', 'seen' })
 end
