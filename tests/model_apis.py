@@ -145,3 +145,17 @@ class RefusingApi:
         if self._until_s is None:
             self._until_s = now_s + self.for_s
         return await (_refusal(self.hint_s) if now_s < self._until_s else _work(0.001))
+
+
+@dataclass
+class StumblingApi:
+    """Takes everything, but refuses one call of so many."""
+
+    every: int
+    latency_s: float = 0.05
+    _calls: int = 0
+
+    async def call(self, now_s: float) -> Answer:  # noqa: ARG002 - the port's signature
+        """Take a call unless its turn has come."""
+        self._calls += 1
+        return await (_refusal(1.0) if self._calls % self.every == 0 else _work(self.latency_s))

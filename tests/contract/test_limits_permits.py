@@ -41,6 +41,16 @@ def test_contended_permits_come_to_equal_shares(fleet):
     assert renew(fleet, "b", 8, 2) == 4
 
 
+def test_equal_shares_leave_no_permit_unused(fleet):
+    """Of 14 permits four workers that want more hold 3 or 4 each, and all 14 together."""
+    held = dict.fromkeys("abcd", 0)
+    for _ in range(6):
+        for worker in held:
+            held[worker] = renew(fleet, worker, 20, min(held[worker], 3), limit=14)
+    assert sum(held.values()) == 14
+    assert set(held.values()) == {3, 4}
+
+
 def test_permits_of_the_dead_come_back_with_the_end_of_the_lease(fleet):
     """A worker that does not renew keeps its permits for its lease, not a moment longer."""
     assert renew(fleet, "dead", 8, 0) == 8
