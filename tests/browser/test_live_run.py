@@ -161,7 +161,8 @@ def test_apis_show_what_was_learned(window, stage):  # noqa: ARG001 - it must ru
     """An API whose profile has no limit shows the pace that its refusals taught, and since when."""
     page = window.open("/apis")
     prices = page.get_by_role("article", name="API prices")
-    expect(prices.locator("[data-learned] li").first).to_contain_text(re.compile(r"learned: [\d.]+/s since \d\d:\d\d"), timeout=30_000)
+    learned = re.compile(r"learned: [\d.]+/s since \d\d:\d\d")
+    expect(prices.locator("[data-learned] li").first).to_contain_text(learned, timeout=30_000)
 
 
 def test_a_hidden_page_rests(window, stage):  # noqa: ARG001 - it must run

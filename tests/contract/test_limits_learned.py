@@ -84,7 +84,7 @@ def test_what_was_found_is_used_and_costs_hardly_a_refusal(redis_url):
 
 
 def test_windows_of_a_minute_are_found(redis_url):
-    """Of an API that takes an unknown 1200 calls each minute 80 % is used after the first two minutes, 0.3 % refused."""
+    """Of an unknown 1200 calls each minute 80 % is used after the first two minutes, and 0.3 % refused."""
     run = run_fleet(redis_url, lambda: FixedApi(1200, 60, latency_s=0.05), jobs=10**9, runners=64, until_s=480)
     assert run.per_s(120, 480) >= 0.8 * 20
     assert sum(at > 120 for at in run.refused_s) <= 0.003 * 20 * 360

@@ -78,7 +78,7 @@ def test_storm_with_retry_after_is_one_pause_of_the_fleet(site, api):
 
 
 def test_pauses_grow_with_events_not_with_answers(site, api):
-    """Without Retry-After, calls refused at once are one event, each event doubles the pause, and few try what comes after."""
+    """Calls refused at once without Retry-After are one event; each doubles the pause, and few calls try its end."""
     waves: list[list[float]] = []
 
     def reply(_target: str, _key: str) -> Reply | None:

@@ -308,7 +308,7 @@ def test_acquire_on_a_limiter_that_does_not_run_says_so(redis_url):
 
 
 def test_keys_of_a_pool_that_are_refused_together_all_go_on(redis_url):
-    """After a wave of refusals of two keys each is tried with one call, and neither stays held back once that was taken."""
+    """After a wave of refusals of two keys each is tried with one call; once that is taken, neither is held back."""
 
     async def scenario() -> None:
         pool = LimitRules(keys=(KeyRules("a"), KeyRules("b")))

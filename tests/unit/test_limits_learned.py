@@ -27,7 +27,7 @@ WRITTEN = (parse_limit("20/second"),)
     ],
 )
 def test_what_was_learned_is_a_sentence_with_the_time_in_it(field, value, before, after):
-    """Words stand before and after the time since when it is known; a limit that is not written any more is left out."""
+    """Words stand before and after the time since when it is known; a limit that is gone is not named."""
     (found,) = learned({field: value.format(SINCE_US), "boot": "1/w1"})
     assert found.in_words("openai", WRITTEN) == (before, after)
     assert found.since == datetime.fromtimestamp(SINCE_US / 1e6, UTC)
@@ -53,7 +53,7 @@ def test_one_line_of_the_log_names_the_api(field, value, line):
 
 
 def test_calls_that_were_taken_are_forgotten_after_a_second():
-    """Twenty calls within 0.2 s are forty a second, for a burst is taken for half a second's; a second later none are left."""
+    """Twenty calls within 0.2 s count as half a second's, forty a second; a second later they count no more."""
     taken = TakenLately()
     for number in range(20):
         taken.add(100 + number / 100)

@@ -120,7 +120,7 @@ function updateShare(line, share, now) {
 }
 
 function updateLearned(line, one) {
-  say(line, `${one.words} since ${format.time(one.since_s)}${one.more}`);
+  say(line, `${one.words} since ${format.since(one.since_s)}${one.more}`);
 }
 
 function updateKey(line, key) {

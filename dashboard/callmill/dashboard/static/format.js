@@ -48,6 +48,11 @@ export function bytes(value) {
 }
 
 export const time = (unix_s) => (unix_s == null ? NONE : new Date(unix_s * 1000).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "medium" }));
+export function since(unix_s) {
+  const at = new Date(unix_s * 1000);
+  const today = at.toDateString() === new Date().toDateString();
+  return at.toLocaleString("en-GB", { ...(today ? {} : { dateStyle: "medium" }), timeStyle: "short" });
+}
 export const clock = (date) => date.toLocaleTimeString("en-GB");
 export const plural = (number, one, many = `${one}s`) => `${count(number)} ${number === 1 ? one : many}`;
 
