@@ -52,7 +52,7 @@ APIS = {
     "rate": Api(partial(limit_req, rate=100, burst=20), 600),
     "crowd": Api(partial(limit_conn, most=4, latency_s=0.1), 150),
     "window": Api(partial(simulated, limit="100/second", kind=EnforcerKind.SLIDING), 600),
-    "told": Api(partial(express_rate_limit, limit=100, window_s=1, standard_headers="draft-8"), 300),
+    "told": Api(partial(express_rate_limit, limit=100, window_s=1, standard_headers="draft-8"), 600),
     "one": Api(partial(refusing, seconds=4, retry_after="0"), 1),
     "ten": Api(partial(refusing, seconds=4, retry_after="0"), 10),
 }

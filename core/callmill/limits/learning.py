@@ -157,7 +157,7 @@ class Learning:
             workers=permits.workers,
             what=cause,
             in_a_row=self._in_a_row,
-            crowded=permits.learns and permits.free <= 0,
+            crowded=self._leases.is_crowded(permits),
             asked_s=asked_s,
             begins=begins,
         )

@@ -47,6 +47,10 @@ class PermitLeases:
         """The permits that show how many calls may be in flight with a credential, where nobody wrote it down."""
         return self._api if len(self._keys) == 1 else self._keys[key]
 
+    def is_crowded(self, permits: Permits) -> bool:
+        """Whether calls wait for permits of a limit that is learned."""
+        return permits.learns and permits.free <= 0 and self._waiting(permits.scope) > 0
+
     def answered(self, slot: Slot) -> None:
         """A call is over that was not refused: what its latency tells counts where calls in flight are learned."""
         if (permits := self.learner(slot.key)).learns:

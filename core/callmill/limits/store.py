@@ -142,7 +142,7 @@ class Refusal(Struct, kw_only=True):
         workers: How many workers do as this one does.
         what: What there was too much of; empty where nobody says.
         in_a_row: How many such refusals came one after the other, and no call was taken in between.
-        crowded: Whether no other call could start for lack of permits.
+        crowded: Whether other calls waited for permits.
         asked_s: Seconds that the API asked to wait; 0: it did not say.
         begins: The limit that begins now because nobody wrote one down; None: there is one.
         started_s: Seconds since it started.

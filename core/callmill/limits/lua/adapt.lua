@@ -4,7 +4,8 @@
 -- the same way, without an upper end. Modes:
 --   start  begins between what was delivered from one refusal to the next, which the API surely takes, and the pace that
 --          it refused, nearer to the former; grows every half second, each refusal cuts the growth to a third. It ends when
---          the two are close, or a refusal comes near the last refused pace.
+--          the two are close, or a refusal comes near the last refused pace. Where a row of refusals shows that the API may
+--          count windows, it grows only after each such period.
 --   hold   wait.
 --   probe  + 1 % every 3 s until the next refusal. A server's bucket hides for a while that a probe went too far: a refused
 --          probe falls back to what seemed good, and if that is refused too, to what held all through a wait (sure); then
