@@ -159,3 +159,21 @@ class StumblingApi:
         """Take a call unless its turn has come."""
         self._calls += 1
         return await (_refusal(1.0) if self._calls % self.every == 0 else _work(self.latency_s))
+
+
+@dataclass
+class PunishingApi:
+    """Follows its first refusal by some seconds in which it refuses everything."""
+
+    api: Api
+    for_s: float
+    _until_s: float | None = None
+
+    async def call(self, now_s: float) -> Answer:
+        """Take a call if the API behind does."""
+        if self._until_s is not None and now_s < self._until_s:
+            return await _refusal()
+        answer = await self.api.call(now_s)
+        if not answer.taken and self._until_s is None:
+            self._until_s = now_s + self.for_s
+        return answer

@@ -6,7 +6,17 @@ from collections.abc import Callable
 
 import pytest
 from learning_fleet import Changing, run_fleet
-from model_apis import Api, BucketApi, CrowdedApi, FixedApi, QueueingApi, RefusingApi, SlidingApi, StumblingApi
+from model_apis import (
+    Api,
+    BucketApi,
+    CrowdedApi,
+    FixedApi,
+    PunishingApi,
+    QueueingApi,
+    RefusingApi,
+    SlidingApi,
+    StumblingApi,
+)
 
 Make = Callable[[], Api]
 
@@ -88,6 +98,16 @@ def test_windows_of_a_minute_are_found(redis_url):
     run = run_fleet(redis_url, lambda: FixedApi(1200, 60, latency_s=0.05), jobs=10**9, runners=64, until_s=480)
     assert run.per_s(120, 480) >= 0.8 * 20
     assert sum(at > 120 for at in run.refused_s) <= 0.003 * 20 * 360
+
+
+@ONE_AND_FOUR
+@pytest.mark.parametrize("for_s", [1.5, 3.0])
+def test_a_penalty_makes_no_storm(redis_url, for_s, workers):
+    """Where an API refuses everything for a while after its first refusal, 3 % of the calls are refused at most."""
+    run = run_fleet(redis_url, lambda: PunishingApi(BucketApi(100, 20, 0.02), for_s), jobs=1500, workers=workers)
+    assert len(run.taken_s) == 1500
+    assert run.refused <= 0.03
+    assert run.most_refused <= 5
 
 
 @pytest.mark.parametrize("runners", [1, 64])

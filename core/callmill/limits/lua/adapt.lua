@@ -22,7 +22,8 @@ local FORGOTTEN = 4 -- a learned pace beyond so many times the refused one is dr
 local GROWTH_CALLS, FORGETS = 10, 1.3 -- what was taken at a much slower pace counts less and less
 local CALM_US, CLOSE, NEAR, LEAST_GROWTH, WINDOW_GROWTH, BURST, UNSHAKEN, TOLD_PERIODS =
   60000000, 0.9, 0.85, 1.06, 1.1, 1.2, 0.7, 10
-adapt.FIELDS = { 'good', 'sure', 'top', 'hold', 'since', 'drop', 'most', 'reach', 'growth', 'learned_at', 'period' }
+adapt.FIELDS = { 'good', 'sure', 'top', 'hold', 'since', 'drop', 'most', 'reach', 'growth', 'learned_at', 'period',
+  'refused' }
 
 function adapt.read(x, factor, mode)
   x.factor, x.mode = tonumber(factor or 1), mode or ''
@@ -32,6 +33,7 @@ function adapt.read(x, factor, mode)
   x.hold, x.since = tonumber(h[4] or HOLD_US), tonumber(h[5] or 0)
   x.drop, x.most, x.reach = tonumber(h[6] or LEAST_DROP), tonumber(h[7] or 1), tonumber(h[8] or 1)
   x.growth, x.learned_at, x.period = tonumber(h[9] or GROWTH), tonumber(h[10] or now), tonumber(h[11] or 0)
+  x.refused = tonumber(h[12] or x.top)
 end
 
 -- For people: what was learned of which limit, in a field pace:LIMIT of the meta hash, as "units a second, us of when it was
@@ -49,17 +51,17 @@ local function set(x, mode, factor)
   if x.most == 1 and x.factor == 1 then x.mode = '' end
   redis.call('HSET', x.key, 'factor', x.factor, 'mode', x.mode, 'good', x.good, 'sure', x.sure, 'top', x.top, 'hold', x.hold,
     'since', text(x.since), 'drop', x.drop, 'most', x.most, 'reach', x.reach, 'growth', x.growth,
-    'learned_at', text(x.learned_at), 'period', text(x.period))
+    'learned_at', text(x.learned_at), 'period', text(x.period), 'refused', x.refused)
   tell(x)
 end
 
--- The first refusal of a pace that nobody wrote down. period: where its own hint tells how many calls the API takes in how
--- many us, else 0.
-function adapt.begin(x, factor, most, period)
+-- The first refusal of a pace that nobody wrote down. lately: at which the API took calls; period: where a hint tells how
+-- many it takes in how many us, else 0.
+function adapt.begin(x, factor, lately, most, period)
   x.good, x.sure, x.hold, x.drop, x.most, x.reach = factor, factor, HOLD_US, LEAST_DROP, most, 1
   x.top, x.growth, x.period = 0, GROWTH, 0
   if period > 0 then x.top, x.growth, x.period = factor, WINDOW_GROWTH, math.max(HOLD_US, TOLD_PERIODS * period) end
-  x.learned_at, x.is_new = now, true
+  x.refused, x.learned_at, x.is_new = lately, now, true
   set(x, 'start', factor)
 end
 
@@ -85,7 +87,7 @@ local function longest_hold(x)
 end
 
 local function forgotten(x) -- nobody wrote it down, and the API takes far more than it once refused
-  if not x.learned or x.owner ~= 0 or x.top == 0 or x.factor < FORGOTTEN * x.top then return false end
+  if not x.learned or x.owner ~= 0 or x.top == 0 or x.factor < FORGOTTEN * x.refused then return false end
   x.mode, x.factor = '', x.most
   redis.call('HSET', x.key, 'mode', '', 'factor', x.most)
   redis.call('HDEL', M, 'learned_pace')
@@ -143,6 +145,7 @@ function adapt.lower(x, delivered, doubt)
     x.top, x.hold, x.drop, x.most, x.reach, x.good, x.since, x.growth = 1, HOLD_US / 3, 0.05, 1, 1, 1, now, 1.2
     x.learned_at, x.period, x.is_new = now, 0, true
   end
+  x.refused = x.factor
   if x.mode == 'start' or delivered and delivered < CLOSE * CLOSE * math.min(x.factor, x.sure or x.factor) then
     if x.mode ~= 'start' then x.growth, x.top, x.good, x.hold = GROWTH, 0, delivered, HOLD_US end -- the limit is another
     bracket(x, math.max(LEAST, math.min(delivered or x.factor / GROWTH, x.factor)), doubt)

@@ -78,7 +78,7 @@ local function begin(x) -- a pace that nobody wrote down
   local slower = windowed > 0 and windowed < lately
   local per_s = slower and lately * (windowed / lately) ^ trust or lately
   local told = slower and asked > 0 and trust == 1 and crowded -- else nobody wanted to make more calls
-  adapt.begin(x, factor(x, per_s), tonumber(ARGV[8]), told and period or 0)
+  adapt.begin(x, factor(x, per_s), factor(x, lately), tonumber(ARGV[8]), told and period or 0)
   redis.call('HSET', M, 'learned_pace', 1)
   redis.call('PUBLISH', ARGV[9], 'learned')
 end
