@@ -261,7 +261,7 @@ class Fleet:
 
         ``taken``: calls that the API took and that nobody told of yet.
         """
-        args = [age_us, 0, 0, 0, 0, "", 0, 0, self.keys.channel, in_a_row, taken, 0, 0, ""]
+        args = [age_us, 0, 0, 0, 0, "", 0, 0, self.keys.channel, in_a_row, taken, 0, 0, "", 0]
         *_, used, meta = self.keys.permits()
         changed: int = self._run("refused", [self.keys.meta, meta, used, *self.limit_keys], args)[1]
         return min(changed, 1)

@@ -158,6 +158,7 @@ class Learning:
             what=cause,
             in_a_row=self._in_a_row,
             crowded=self._leases.is_crowded(permits),
+            wanted=group.dispatcher.waiting + group.dispatcher.backlog() > 0,
             asked_s=asked_s,
             begins=begins,
         )

@@ -143,6 +143,7 @@ class Refusal(Struct, kw_only=True):
         what: What there was too much of; empty where nobody says.
         in_a_row: How many such refusals came one after the other, and no call was taken in between.
         crowded: Whether other calls waited for permits.
+        wanted: Whether other calls waited at all.
         asked_s: Seconds that the API asked to wait; 0: it did not say.
         begins: The limit that begins now because nobody wrote one down; None: there is one.
         started_s: Seconds since it started.
@@ -160,6 +161,7 @@ class Refusal(Struct, kw_only=True):
     what: str
     in_a_row: int
     crowded: bool
+    wanted: bool
     asked_s: float
     begins: Node | None
     started_s: float = 0.0
@@ -266,6 +268,7 @@ class LimitStore:
                 int(refusal.crowded),
                 round(refusal.asked_s * 1e6),
                 self._worker,
+                int(refusal.wanted),
             ],
         )
         return int(changed) > 1

@@ -7,7 +7,7 @@
 --         pace that nobody wrote down; 0: none   8 the most that its factor may be   9 channel
 --      10 how many waves of refusals came in a row, with no call that the API took in between   11 calls of this worker that
 --         the API took and that it has not told of yet   12 '1': other calls waited for permits
---      13 us that the API asked to wait, 0: it did not say   14 worker
+--      13 us that the API asked to wait, 0: it did not say   14 worker   15 '1': other calls waited
 -- Returns 0: it belongs to one that was counted already; 1: something was changed; 2: and people do not know of it yet.
 --
 -- Invariants: refusals of calls that started before the latest change count as one with it, however many they are; nothing
@@ -77,7 +77,7 @@ local function begin(x) -- a pace that nobody wrote down
   taken.forget(x)
   local slower = windowed > 0 and windowed < lately
   local per_s = slower and lately * (windowed / lately) ^ trust or lately
-  local told = slower and asked > 0 and trust == 1 and crowded -- else nobody wanted to make more calls
+  local told = slower and asked > 0 and trust == 1 and ARGV[15] == '1' -- else nobody wanted to make more calls
   adapt.begin(x, factor(x, per_s), factor(x, lately), tonumber(ARGV[8]), told and period or 0)
   redis.call('HSET', M, 'learned_pace', 1)
   redis.call('PUBLISH', ARGV[9], 'learned')
