@@ -324,6 +324,7 @@ def test_an_older_limiter_grants_nothing_beside_a_newer_one(run):
             what="",
             in_a_row=1,
             crowded=False,
+            wanted=False,
             asked_s=0.0,
             begins=None,
         )
