@@ -111,3 +111,33 @@ def test_a_plain_call_that_is_always_refused_ends(redis_url):
             assert (outcome.error_code, outcome.status, api.paths) == ("throttled", 429, ["/x", "/x"])
 
     run(scene)
+
+
+@pytest.mark.parametrize("limits", [["none"], ["1000/second"], []])
+def test_calls_that_fail_for_good_end_a_row_of_refusals_too(redis_url, limits):
+    """After a refusal, an API that has nothing for any call, and says so, gets many calls at once again."""
+
+    class EmptyApi(PickyApi):
+        now = most = 0
+
+        async def send(self, *request: Any) -> Response:
+            answer = await super().send(*request)
+            if answer.status == 429:
+                return answer
+            self.now += 1
+            self.most = max(self.most, self.now)
+            await asyncio.sleep(0.02)
+            self.now -= 1
+            return Response(404, {}, b"")
+
+    async def scene() -> None:
+        api = EmptyApi(first=1)
+        async with open_lane(redis_url, api, ["good"], worker="w", limits=limits) as lane:
+            first, rest = Rows(lane), Rows(lane)
+            first.add("first")
+            await first.come_to(1)
+            rest.submit(100)
+            await rest.come_to(100)
+            assert api.most > 1
+
+    run(scene)

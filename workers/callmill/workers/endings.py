@@ -69,6 +69,8 @@ class Endings:
             case KeyRefused():
                 ending = self._keys.refused(call, slot, verdict)
             case Failed():
+                if answer is not None:
+                    self._limiter.accepted(slot)  # whatever it thinks of the call, its limits took it
                 ending = verdict
         if isinstance(ending, Postponed):
             return ending
