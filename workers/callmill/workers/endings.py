@@ -69,13 +69,16 @@ class Endings:
             case KeyRefused():
                 ending = self._keys.refused(call, slot, verdict)
             case Failed():
-                if answer is not None:
-                    self._limiter.accepted(slot)  # whatever it thinks of the call, its limits took it
-                ending = verdict
+                ending = self._fail(slot, verdict, answer)
         if isinstance(ending, Postponed):
             return ending
         call.attempts += 1
         return self._outcome(call, slot, answer, ending)
+
+    def _fail(self, slot: Slot, verdict: Failed, answer: Response | None) -> Failed:
+        if answer is not None:  # whatever the API thinks of the call, its limits took it
+            self._limiter.accepted(slot)
+        return verdict
 
     def _throttle(self, call: Call, slot: Slot, verdict: Throttled) -> Postponed | Failed:
         after_s = verdict.after_s
