@@ -7,7 +7,6 @@ from limits_kit import Fleet, Worker, rules
 
 from callmill.limits.cost import ONE_REQUEST, Cost
 from callmill.limits.quota_log import QuotaLog
-from callmill.limits.slots import Slot
 from callmill.limits.store import LONGEST_COLD_WAIT_US
 
 HOUR_US = 3_600_000_000
@@ -26,8 +25,8 @@ class Survivor:
         reply = self.fleet.reserve(self.worker, len(costs), costs)
         if known and reply.boot != known and not reply.boot.endswith("kept"):
             assert self.tell(reply.boot) == 1
-        slots = zip(reply.starts_us, costs, strict=False)
-        self.log.add(Slot(start / 1e6, Cost(cost) if cost else ONE_REQUEST) for start, cost in slots)
+        for start, cost in zip(reply.starts_us, costs, strict=False):
+            self.log.count(0, start / 1e6, (Cost(cost) if cost else ONE_REQUEST).columns)
         return len(reply.starts_us)
 
     def tell(self, boot: str) -> int:

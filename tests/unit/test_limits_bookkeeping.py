@@ -6,19 +6,17 @@ import math
 
 import pytest
 
-from callmill.config.limit_spec import Unit, parse_limit
+from callmill.config.limit_spec import parse_limit
 from callmill.jobs.traffic import NORMAL
 from callmill.limits.cost import NOTHING, Cost
-from callmill.limits.dues import Dues
 from callmill.limits.key_ring import KeyRing
 from callmill.limits.keys import Keys
 from callmill.limits.layout import layout
 from callmill.limits.quota_log import PARTS, QuotaLog
-from callmill.limits.rules import COLUMNS, KeyRules, LimitRules
-from callmill.limits.slots import Slot
+from callmill.limits.rules import KeyRules, LimitRules
+from callmill.limits.settlements import Settlements
 
 HOUR_S = 3600.0
-TOKENS = COLUMNS[Unit.TOKENS]
 
 
 class Permits:
@@ -38,36 +36,48 @@ class Permits:
 
 
 @pytest.fixture
-def dues():
-    """Return dues where requests are paced and tokens counted."""
-    return Dues(taken_back=frozenset({TOKENS}), charged=frozenset({1, TOKENS}))
+def settlements():
+    """Return settlements where requests are paced and tokens counted."""
+    limits = (parse_limit("10/second"), parse_limit("1000 tokens/minute"))
+    rules = LimitRules(limits, keys=(KeyRules("a"), KeyRules("b")))
+    return Settlements(layout(rules, Keys("test"), "", NORMAL))
 
 
-def test_dues_are_summed_by_credential_since_the_earliest_start(dues):
+def test_what_is_owed_is_summed_by_credential_since_the_earliest_start(settlements):
     """What is owed for several slots of a credential is one settlement, since the earliest start with a refund."""
-    dues.add(0, 100.0, (0, 7, 0, 0), NOTHING)
-    dues.add(0, 98.0, NOTHING, (0, 3, 0, 0))
-    dues.add(0, 99.0, (2, 0, 0, 0), (0, 4, 0, 0))
-    dues.add(1, 97.0, NOTHING, (0, 1, 0, 0))
-    first, second = dues.settlements(101.0)
+    settlements.owe(0, 100.0, (0, 7, 0, 0), NOTHING)
+    settlements.owe(0, 98.0, NOTHING, (0, 3, 0, 0))
+    settlements.owe(0, 99.0, (2, 0, 0, 0), (0, 4, 0, 0))
+    settlements.owe(1, 97.0, NOTHING, (0, 1, 0, 0))
+    first, second = settlements.take(101.0)
     assert (first.key, first.since_us, first.dearer, first.unused) == (1, -3_000_000, (2, 7, 0, 0), (0, 7, 0, 0))
     assert (second.key, second.since_us, second.dearer, second.unused) == (2, -4_000_000, NOTHING, (0, 1, 0, 0))
 
 
-def test_what_no_limit_counts_is_not_owed(dues):
+def test_what_no_limit_counts_is_not_owed(settlements):
     """Units that no limit counts, and unused ones that are of no use again, make no settlement."""
-    dues.add(0, 1.0, (0, 0, 5, 5), (1, 0, 5, 5))
-    assert not dues
-    assert dues.settlements(2.0) == []
+    settlements.owe(0, 1.0, (0, 0, 5, 5), (1, 0, 5, 5))
+    assert not settlements
+    assert settlements.due_at == math.inf
+    assert settlements.take(2.0) == []
 
 
-def test_after_a_lost_exchange_charges_are_told_again_and_refunds_are_not(dues):
+def test_after_a_lost_exchange_charges_are_told_again_and_refunds_are_not(settlements):
     """A charge told twice is safe, a refund told twice is not."""
-    dues.add(0, 1.0, (0, 5, 0, 0), (0, 3, 0, 0))
-    again = dues.empty()
-    again.keep_charges(dues)
-    (due,) = again.settlements(9.0)
+    settlements.owe(0, 1.0, (0, 5, 0, 0), (0, 3, 0, 0))
+    lost = settlements.take(2.0)
+    assert not settlements
+    settlements.keep_charges(lost)
+    (due,) = settlements.take(9.0)
     assert (due.key, due.since_us, due.dearer, due.unused) == (1, 0, (0, 5, 0, 0), NOTHING)
+
+
+def test_what_is_owed_outlives_a_change_of_limits(settlements):
+    """What a call cost beyond what was reserved under other limits is still told."""
+    settlements.settle(0, 1.0, Cost(10), Cost(25))
+    settlements.use(layout(LimitRules((parse_limit("99 tokens/second"),)), Keys("test"), "", NORMAL))
+    assert settlements.due_at < math.inf
+    assert [due.dearer for due in settlements.take(2.0)] == [(0, 15, 0, 0)]
 
 
 def test_credentials_take_turns():
@@ -117,8 +127,9 @@ def test_grants_of_quotas_are_remembered_for_their_window():
     rules = LimitRules(limits, keys=(KeyRules("a"), KeyRules("b")))
     log = QuotaLog(layout(rules, Keys("test"), "", NORMAL))
     part_s = HOUR_S / PARTS
-    first = Slot(1000 * part_s, Cost(tokens=40), 0)
-    log.add([first, Slot(1000 * part_s + 1, Cost(tokens=50), 1), Slot(1002 * part_s, Cost(tokens=60), 1)])
+    log.count(0, 1000 * part_s, Cost(tokens=40).columns)
+    log.count(1, 1000 * part_s + 1, Cost(tokens=50).columns)
+    log.count(1, 1002 * part_s, Cost(tokens=60).columns)
     now = 1003 * part_s
     assert sorted(log.grants(now)) == [
         (0, 0.0, 1),
@@ -127,7 +138,7 @@ def test_grants_of_quotas_are_remembered_for_their_window():
         (2, 0.0, 60),
         (2, 2 * part_s, 50),
     ]
-    log.take_back(first)
+    log.count(0, 1000 * part_s, Cost(tokens=40).columns, -1)
     assert (1, 2 * part_s, 40) not in log.grants(now)
     assert log.grants(now + HOUR_S + 2 * part_s) == []
 

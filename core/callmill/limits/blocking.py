@@ -245,7 +245,7 @@ class BlockingLimiter(AbstractContextManager["BlockingLimiter"]):
 
     def _latest(self, slot: Slot) -> float:
         """When the call has to have started: nothing forgives more than the guard."""
-        if slot.line is None or not slot.line.paced:
+        if slot.group is None or not slot.group.paced:
             return float("inf")
         now = monotonic()
         if now - self._guard_read > GUARD_KNOWN_FOR_S:

@@ -1,63 +1,179 @@
-"""Group: the calls of one class of traffic and one model, that share a line and the limits that hold for them."""
+"""Group: the calls of one class of traffic, one model and one weight, with the limits that hold for them."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
+from collections.abc import Callable
+from enum import Enum, auto
+from time import monotonic
 
-from callmill.config.cancelling import end_tasks
+from callmill.limits.cost import ONE_REQUEST, Cost
+from callmill.limits.key_ring import KeyRing
 from callmill.limits.layout import Layout
-from callmill.limits.refill import Refill
-from callmill.limits.slots import Dispatcher
+from callmill.limits.permits import PermitSet
+from callmill.limits.settlements import Settlements
+from callmill.limits.slots import Slot, Stock
+from callmill.limits.timing import Timing
+from callmill.limits.turns import Turn
+from callmill.limits.waiting import WaitingCalls
 
-log = logging.getLogger(__name__)
+
+class Start(Enum):
+    """What came of starting a group's next call."""
+
+    DONE = auto()
+    NOBODY_WAITS = auto()
+    NOT_DUE = auto()
+    NO_PERMIT = auto()
 
 
 class Group:
-    """One line of calls: who waits, what is granted, and the task that reserves more."""
+    """What waits, what is granted, and how the two meet. Times are those of ``time.monotonic()``.
 
-    def __init__(self, layout: Layout, dispatcher: Dispatcher, refill: Refill) -> None:
+    Attributes:
+        layout: The limits that hold for its calls.
+        weight: How many requests each of its calls counts as.
+        calls: Those that wait.
+        turn: When it is its class's turn, where slots of several groups are due.
+        stock: Its slots.
+        settlements: What is owed for its slots.
+        paused_until: No call starts before.
+        fired: Calls started.
+        backlog: Calls that are expected soon beyond those that wait; see ``Limiter.expect``.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        calls: WaitingCalls,
+        permits: PermitSet,
+        *,
+        weight: int,
+        turn: Turn,
+        ring: KeyRing,
+        timing: Timing,
+    ) -> None:
         self.layout = layout
-        self.dispatcher = dispatcher
-        self.refill = refill
-        self._task: asyncio.Task[None] | None = None
+        self.weight = weight
+        self.calls = calls
+        self.turn = turn
+        self.settlements = Settlements(layout)
+        self.stock = Stock(timing, self.settlements, lambda: calls.wanting > 0, keys=len(ring))
+        self.paused_until = 0.0
+        self.fired = 0
+        self.backlog: Callable[[], int] = _none
+        self._permits = permits
+        self._ring = ring
+        self._cost = Cost(weight=weight) if weight > 1 else ONE_REQUEST
 
     @property
-    def idle(self) -> bool:
-        """Whether nothing waits, is held or is owed."""
-        return not self.dispatcher.waiting and not self.dispatcher.held and self.refill.idle
+    def paced(self) -> bool:
+        """Whether limits choose the starts of its calls."""
+        return bool(self.layout.nodes)
 
-    @property
-    def next_start(self) -> float | None:
-        """When the next call that waits will start, as far as is known."""
-        held = self.dispatcher.next_start
-        return held if held is not None or not self.dispatcher.waiting else self.refill.upcoming
-
-    def start(self) -> None:
-        """Reserve slots from now on."""
-        self._task = asyncio.create_task(self.refill.run())
-        self._task.add_done_callback(tell_if_died)
-
-    def use(self, layout: Layout) -> None:
+    def use(self, layout: Layout, permits: PermitSet) -> None:
         """Let other limits hold from now on; what waits goes on waiting, what is granted stays granted."""
-        self.layout = layout
-        self.refill.use(layout)
-        self.refill.forget_guard()
-        self.dispatcher.paced = bool(layout.nodes)
-        self.refill.sync(ask_again=True)
-        self.dispatcher.dispatch()
+        self.layout, self._permits = layout, permits
+        self.settlements.use(layout)
 
-    async def aclose(self) -> None:
-        """Stop; what waits is cancelled, what is owed reaches Redis if it can. Idempotent."""
-        task, self._task = self._task, None
-        if task is not None:
-            await end_tasks([task])
-        self.dispatcher.close()
-        if task is not None:
-            await self.refill.exchange()
+    def start_next(self, now: float) -> Start:
+        """Start the next call that waits, if it has a slot that is due, and permits."""
+        if self.calls.wanting <= 0:
+            return Start.NOBODY_WAITS
+        if self._permits.free <= 0:
+            return Start.NO_PERMIT
+        slot = self._due(now)
+        if slot is None:
+            return Start.NOT_DUE if self.next_due(now) > now else Start.NO_PERMIT
+        self._take_permits(slot)
+        if not self.calls.start(slot):
+            self.give_back(slot)
+            return Start.NOBODY_WAITS
+        self.fired += 1
+        return Start.DONE
+
+    def take_now(self, cost: Cost) -> Slot | None:
+        """A slot that is due now, unless a call waits for it."""
+        if self.calls.wanting > 0 or self._permits.free <= 0:
+            return None
+        slot = self._due(monotonic())
+        if slot is None or not self.accept(slot):
+            return None
+        self._take_permits(slot)
+        slot.charge(cost)
+        self.fired += 1
+        return slot
+
+    def next_due(self, now: float) -> float:
+        """When the next call may start, as far as is known here."""
+        if self.paced:
+            start = self.stock.next_start
+            return float("inf") if start is None else start
+        return max(self.paused_until, self._ring.usable_from(now))
+
+    def accept(self, slot: Slot) -> bool:
+        """Whether a slot still holds now that its call really starts; if not, slot and permits are gone."""
+        if slot.start < self.paused_until or not self._may_use(slot.key):
+            missed = False
+        elif not self.paced or not self.stock.is_late(slot):
+            return True
+        else:
+            missed = True
+        slot.give_permits()
+        self.stock.waste(slot, missed=missed)
+        return False
+
+    def give_back(self, slot: Slot) -> None:
+        """Take a slot back whose call did not start: others may use it."""
+        slot.give_permits()
+        if self.paced:
+            self.stock.put_back(slot)
+
+    def pause(self, until: float) -> None:
+        """Start nothing before ``until``; slots before it are void."""
+        self.paused_until = until
+        self.stock.drop_before(until)
+
+    def lacks(self) -> int:
+        """Slots of use beyond those that are held: for calls that would start, and those that are expected."""
+        if not self.paced:
+            return 0
+        self.stock.drop_late(monotonic())
+        return min(self.calls.wanting + self.backlog(), self._usable_permits()) - len(self.stock)
+
+    def lacks_of(self, key: int) -> int:
+        """The same for one credential, as far as its permits allow."""
+        return 0 if self._ring.is_full(key) else max(0, self._permits.free_of(key) - self.stock.of_key(key))
+
+    def costs(self, count: int) -> list[Cost]:
+        """What to reserve for the next calls that no held slot covers; one request each for those that will come."""
+        known = self.calls.costs(len(self.stock), count) if self.layout.counts_tokens else []
+        return known + [self._cost] * (count - len(known))
+
+    def _due(self, now: float) -> Slot | None:
+        if not self.paced:
+            key = self._ring.pick(self._permits, now) if now >= self.paused_until else None
+            return None if key is None else Slot(now, self._cost, key, group=self)
+        while (slot := self.stock.take_due(now)) is not None:
+            if self._may_use(slot.key) and self._permits.free_of(slot.key) > 0:
+                return slot
+            self.stock.waste(slot, missed=False)  # another credential may have a slot for the call that waits
+        return None
+
+    def _take_permits(self, slot: Slot) -> None:
+        self._permits.take(slot.key)
+        slot.permits = self._permits
+
+    def _may_use(self, key: int) -> bool:
+        ring = self._ring
+        return ring.all_usable or not (ring.is_full(key) or ring.aside(key, monotonic()))
+
+    def _usable_permits(self) -> int:
+        """The permits with which a call may start now, but for those of credentials that are full."""
+        ring, permits = self._ring, self._permits
+        if not ring.any_full:
+            return permits.free
+        return min(permits.free, sum(permits.free_of(key) for key in range(len(ring)) if not ring.is_full(key)))
 
 
-def tell_if_died(task: asyncio.Task[None]) -> None:
-    """Log the bug that ended a task that nobody awaits: its calls would wait without anybody knowing why."""
-    if not task.cancelled() and (error := task.exception()) is not None:
-        log.critical("a part of the limiter died", exc_info=error, extra={"action": "limiter_died"})
+def _none() -> int:
+    return 0

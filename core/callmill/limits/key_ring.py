@@ -50,6 +50,11 @@ class KeyRing:
         return key in self._full
 
     @property
+    def all_usable(self) -> bool:
+        """Whether every credential may be used, as nearly always."""
+        return not self._aside and not self._full
+
+    @property
     def any_full(self) -> bool:
         """Whether there are credentials with which no more calls may start here."""
         return bool(self._full)

@@ -14,11 +14,12 @@ from msgspec.structs import replace
 from callmill.config.cancelling import end_tasks
 from callmill.errors import RedisUnavailableError, UnknownFormatError
 from callmill.limits.control import current_states
-from callmill.limits.group import Group, tell_if_died
+from callmill.limits.group import Group
 from callmill.limits.layout import OF_API, learned_nodes
 from callmill.limits.pauses import WHOLE_API, Pauses
 from callmill.limits.permit_leases import PermitLeases
 from callmill.limits.permits import UNLIMITED, Permits
+from callmill.limits.refill import tell_if_died
 from callmill.limits.rules import LimitRules
 from callmill.limits.slots import Slot
 from callmill.limits.store import Fact, LimitStore, Refusal
@@ -66,8 +67,10 @@ class Learning:
         self._taken = TakenLately()
         self.untold = Untold(keys)
 
-    def refused(self, group: Group, slot: Slot, after_s: float | None, reason: str, *, cause: Cause) -> None:
-        """The API refused a call because of its limits.
+    def refused(
+        self, group: Group, slot: Slot, after_s: float | None, reason: str, *, cause: Cause, rate_per_s: float
+    ) -> None:
+        """The API refused a call because of its limits; ``rate_per_s``: how many of its group start a second.
 
         Refusals of calls that started before the last one are one event with it.
         """
@@ -85,7 +88,7 @@ class Learning:
             self.in_background(self._tell_refusal(refusal, slot, now, permits))
         permits.refused(others)
         slot.refused = True
-        first_s = self._first_pause_s(group.refill.rate() * permits.workers)
+        first_s = self._first_pause_s(rate_per_s * permits.workers)
         guess_s = min(first_s * 2.0 ** (self._in_a_row - 1), LONGEST_GUESS_S)
         if not after_s and self._in_a_row == 1 and permits.learns and in_flight:
             self._paused = False
@@ -158,7 +161,7 @@ class Learning:
             what=cause,
             in_a_row=self._in_a_row,
             crowded=self._leases.is_crowded(permits),
-            wanted=group.dispatcher.waiting + group.dispatcher.backlog() > 0,
+            wanted=group.calls.wanting + group.backlog() > 0,
             asked_s=asked_s,
             begins=begins,
         )

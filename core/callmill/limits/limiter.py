@@ -6,36 +6,43 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from time import monotonic
+from typing import TypeAlias
 
 from msgspec.structs import replace
 from redis.asyncio import Redis
 
 from callmill.config.cancelling import end_tasks
 from callmill.config.forks import in_child
-from callmill.errors import RedisUnavailableError, UsageError
+from callmill.errors import InternalError, RedisUnavailableError, UsageError
 from callmill.jobs.traffic import NORMAL, TrafficClass
 from callmill.limits.channel import Channel
 from callmill.limits.clock import RedisClock
 from callmill.limits.control import InForce
 from callmill.limits.cost import ONE_REQUEST, Cost
+from callmill.limits.dispatcher import Dispatcher
 from callmill.limits.drift import facts
 from callmill.limits.feedback import Observation
 from callmill.limits.group import Group
 from callmill.limits.key_ring import KeyRing
-from callmill.limits.layout import layout, learned_nodes
+from callmill.limits.layout import Layout, layout, learned_nodes
 from callmill.limits.learning import Cause, Learning
 from callmill.limits.overrides import Overrides
 from callmill.limits.pauses import WHOLE_API, Pauses
 from callmill.limits.permit_leases import PermitLeases
 from callmill.limits.refill import Refill
 from callmill.limits.rules import LimitRules, fixed_guard_s, shortest_window_s, validity_s
-from callmill.limits.slots import Dispatcher, Slot
+from callmill.limits.slots import Slot
 from callmill.limits.status import KeyStatus, LimiterStatus
 from callmill.limits.store import LimitStore
 from callmill.limits.timing import Timing
+from callmill.limits.turns import Turn
+from callmill.limits.waiting import Acquirers, Caller, Programs
 
 START_WAIT_S = 2.0
 MOST_IDLE_GROUPS = 64
+
+_Kind: TypeAlias = tuple[str, TrafficClass, int]
+"""Model, class and weight of calls."""
 
 _NOT_STARTED = "the limiter is not running: await start() first, and acquire nothing after aclose()"
 
@@ -47,14 +54,22 @@ class Limiter:
     go on by themselves when it is back.
     """
 
-    def __init__(self, redis: Redis, name: str, rules: LimitRules, *, worker: str) -> None:
+    def __init__(
+        self, redis: Redis, name: str, rules: LimitRules, *, worker: str, caller: Caller | None = None
+    ) -> None:
         self._configured = self._rules = rules
+        self._caller = caller or Programs()
         self._timing = Timing(validity_s(rules), fixed_guard_s(rules), window_s=shortest_window_s(rules))
         self._clock = RedisClock()
         self._store = LimitStore(redis, name, worker)
         self._ring = KeyRing([key.name for key in rules.keys])
-        self._groups: dict[tuple[str, TrafficClass], Group] = {}
-        self._pauses = Pauses(self._store, self._ring, self._groups.values)
+        self._groups: dict[_Kind, Group] = {}
+        self._refills: dict[Group, Refill] = {}
+        self._turns: dict[TrafficClass, Turn] = {}
+        self._dispatcher = self._new_dispatcher()
+        self._pauses = Pauses(
+            self._store, self._ring, self._layouts, on_paused=self._pauses_changed, on_resumed=self._resumed
+        )
         self._leases = PermitLeases(self._store, rules, waiting=self._waiting, on_change=self._permits_changed)
         self._learning = Learning(self._store, self._pauses, self._leases, lambda: self._rules, len(self._ring))
         self._backlog: Callable[[TrafficClass, str], int] | None = None
@@ -62,9 +77,9 @@ class Limiter:
         self._overrides = Overrides(redis, name, on_change=self._override, on_news=self._sync, waiting=self._waiting)
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped = _NOT_STARTED
-        self._inherited: list[Group] = []
+        self._inherited: list[object] = []
         in_child(self, Limiter._left_behind)
-        self._default = self._add_group("", NORMAL)
+        self._default = self._add_group("", NORMAL, 1)
 
     @property
     def rules(self) -> LimitRules:
@@ -85,12 +100,12 @@ class Limiter:
     async def start(self) -> None:
         """Publish the rules and listen for pauses; without Redis, go on trying in the background."""
         await self._overrides.load()
-        await self._default.refill.exchange()
+        await self._refills[self._default].exchange()
         self._tasks = [asyncio.create_task(self._channel.run()), asyncio.create_task(self._overrides.run())]
         self._stopped = ""
         self._leases.start()
-        for group in self._groups.values():
-            group.start()
+        for refill in self._refills.values():
+            refill.start()
         with suppress(TimeoutError):
             async with asyncio.timeout(START_WAIT_S):
                 await self._channel.subscribed.wait()
@@ -101,8 +116,23 @@ class Limiter:
         tasks, self._tasks = self._tasks, []
         await end_tasks(tasks)
         await self._learning.aclose()
-        await asyncio.gather(*(group.aclose() for group in self._groups.values()))
+        self._dispatcher.close()
+        for group in self._groups.values():
+            if isinstance(group.calls, Acquirers):
+                group.calls.cancel()
+        await asyncio.gather(*(refill.aclose() for refill in self._refills.values()))
         await self._leases.aclose()
+
+    def wanted(self, model: str, traffic: TrafficClass, weight: int = 1) -> None:
+        """Take note that calls of a kind came to wait, or that more of them may start."""
+        self._overrides.used()
+        self._awaited(self._group(model, traffic, weight))
+
+    def look(self) -> None:
+        """Take note that the caller lets calls start again, or other ones."""
+        for group in list(self._groups.values()):
+            if group.calls.wanting:
+                self._awaited(group)
 
     def try_acquire(
         self,
@@ -113,9 +143,12 @@ class Limiter:
         model: str = "",
         traffic: TrafficClass = NORMAL,
     ) -> Slot | None:
-        """The slot that is due now, or None; never waits, never overtakes a call of its class that does."""
+        """The slot that is due now, or None; never waits, never overtakes a call of its kind that does."""
         self._overrides.used()
-        return self._group(model, traffic).dispatcher.take(_cost(tokens, output_tokens, weight))
+        group = self._group(model, traffic, weight)
+        slot = group.take_now(_cost(tokens, output_tokens, weight))
+        self._used(group)
+        return slot
 
     async def acquire(
         self,
@@ -126,9 +159,10 @@ class Limiter:
         model: str = "",
         traffic: TrafficClass = NORMAL,
     ) -> Slot:
-        """Wait for the start time of a call, first come first served in its class in this process, and return its slot.
+        """Wait for the start time of a call, and return its slot.
 
-        A cancelled waiter loses nothing for the others.
+        Calls of the same class, model and weight get theirs first come first served in this process. A cancelled waiter
+        loses nothing for the others.
 
         Args:
             tokens: What the call is reserved to cost, its answer included.
@@ -142,25 +176,34 @@ class Limiter:
             asyncio.CancelledError: The caller gave up, or the limiter was closed.
         """
         self._overrides.used()
-        group, cost = self._group(model, traffic), _cost(tokens, output_tokens, weight)
-        slot = group.dispatcher.take(cost)
+        group, cost = self._group(model, traffic, weight), _cost(tokens, output_tokens, weight)
+        slot = group.take_now(cost)
         if slot is not None:
+            self._used(group)
             return slot
         if self._stopped:
             raise UsageError(self._stopped)
+        if not isinstance(group.calls, Acquirers):
+            raise InternalError("a limiter that starts calls by itself has no slots to acquire")
         first = False
         while True:
-            future = group.dispatcher.enqueue(cost, first=first)
-            group.refill.demand()
-            self._leases.demand()
+            future = group.calls.enter(cost, first=first)
+            self._awaited(group)
             try:
                 slot = await future
             except asyncio.CancelledError:
-                group.dispatcher.forget(future)
+                group.calls.leave(future)
+                if future.done() and not future.cancelled():
+                    group.give_back(future.result())
+                    self._awaited(group)
                 raise
-            if group.dispatcher.accept(slot):
+            if group.accept(slot):
                 return slot
             first = True
+
+    def accept(self, slot: Slot) -> bool:
+        """Say whether a slot still holds at the moment in which its call really starts; if not, it is gone."""
+        return slot.group is None or slot.group.accept(slot)
 
     @asynccontextmanager
     async def slot(
@@ -181,17 +224,19 @@ class Limiter:
 
     def settle(self, slot: Slot, tokens_used: int | None, output_tokens_used: int | None = None) -> None:
         """The call is over: charge what it really cost, where known, and free its permit; repeats are ignored."""
-        if not slot.open or slot.line is None:
+        group = slot.group
+        if not slot.open or group is None:
             return
         slot.open = False
         if not slot.refused:
             self._leases.answered(slot)
         slot.give_permits()
-        if tokens_used is not None:
+        if tokens_used is not None and group.paced:
             output = slot.cost.output_tokens if output_tokens_used is None else output_tokens_used
-            slot.line.accounts.settle(slot, Cost(tokens_used, min(output, tokens_used), slot.cost.weight))
-        if self._leases.limited:
-            self._permits_changed()
+            used = Cost(tokens_used, min(output, tokens_used), slot.cost.weight)
+            group.settlements.settle(slot.key, slot.start, slot.cost, used)
+            self._used(group)
+        self._dispatcher.freed()
 
     async def pause(self, seconds: float, reason: str, scope: str = WHOLE_API) -> None:
         """Let no call start for ``seconds``, here at once and in the fleet within milliseconds.
@@ -219,13 +264,14 @@ class Limiter:
             reason: What people are told.
             cause: What there was too much of; empty where it does not say.
         """
-        if (group := self._group_of(slot)) is not None:
-            self._learning.refused(group, slot, after_s, reason, cause=cause)
+        if (group := slot.group) is not None:
+            rate_per_s = self._refills[group].rate() if group in self._refills else 0.0
+            self._learning.refused(group, slot, after_s, reason, cause=cause, rate_per_s=rate_per_s)
 
     def feed(self, slot: Slot, observations: Sequence[Observation]) -> None:
         """Take what the headers of a call's answer say of the limits."""
-        if (group := self._group_of(slot)) is not None:
-            limits = group.layout
+        if slot.group is not None:
+            limits = slot.group.layout
             if self._rules.learns_pace and not self._rules.learned_pace:
                 limits = replace(limits, nodes=(*limits.nodes, *learned_nodes(self._rules, self._store.keys)))
             self._learning.take(
@@ -251,10 +297,10 @@ class Limiter:
     def fill(self, key: int, *, full: bool) -> None:
         """Stop or resume starting calls with a credential here."""
         if self._ring.fill(key, full=full):
-            for group in self._groups.values():
-                group.dispatcher.dispatch()
-                if group.dispatcher.paced:
-                    group.refill.sync(ask_again=True)  # slots for this credential may be wanted no more, or again
+            for group, refill in self._refills.items():
+                if group.paced:
+                    refill.sync(ask_again=True)  # slots for this credential may be wanted no more, or again
+            self.look()
 
     @property
     def usable_keys(self) -> frozenset[int]:
@@ -270,23 +316,23 @@ class Limiter:
     def status(self) -> LimiterStatus:
         """What this limiter does now."""
         now = monotonic()
-        groups = list(self._groups.values())
+        groups, refills = list(self._groups.values()), list(self._refills.values())
         paused = self._pauses.of(WHOLE_API)
-        by = next((group for group in groups if group.refill.by and group.dispatcher.waiting), None)
-        starts = [start for group in groups if (start := group.next_start) is not None]
+        by = next((group for group in groups if self._refills[group].by and group.calls.wanting), None)
+        starts = [start for group in groups if (start := self._next_start(group)) is not None]
         return LimiterStatus(
             waiting=self._waiting(),
-            held=sum(group.dispatcher.held for group in groups),
-            granted=sum(group.refill.granted for group in groups),
-            fired=sum(group.dispatcher.fired for group in groups),
-            slots_missed=sum(group.dispatcher.missed for group in groups),
-            round_trips=sum(group.refill.round_trips for group in groups) + self._leases.round_trips,
+            held=sum(len(group.stock) for group in groups),
+            granted=sum(refill.granted for refill in refills),
+            fired=sum(group.fired for group in groups),
+            slots_missed=sum(group.stock.missed for group in groups),
+            round_trips=sum(refill.round_trips for refill in refills) + self._leases.round_trips,
             next_start_in_s=max(0.0, min(starts) - now) if starts else None,
             paused_for_s=paused.until - now if paused else 0.0,
             pause_reason=paused.reason if paused else None,
-            limited_by=str(by.layout.nodes[by.refill.by - 1].clock.spec) if by else None,
-            rate=sum(group.refill.rate() for group in groups),
-            guard_s=max(group.refill.guard_s for group in groups),
+            limited_by=str(by.layout.nodes[self._refills[by].by - 1].clock.spec) if by else None,
+            rate=sum(refill.rate() for refill in refills),
+            guard_s=max(refill.guard_s for refill in refills),
             lateness_s=self._timing.lateness_s,
             way_s=self._timing.way_s,
             in_flight=self._leases.in_flight,
@@ -297,7 +343,7 @@ class Limiter:
 
     def rate(self, traffic: TrafficClass) -> float:
         """Calls per second granted lately to a class of traffic in this process."""
-        return sum(group.refill.rate() for (_, own), group in self._groups.items() if own == traffic)
+        return sum(refill.rate() for group, refill in self._refills.items() if group.layout.traffic == traffic)
 
     def reconfigure(self, rules: LimitRules) -> None:
         """Let other limits hold from now on; the credentials stay the same."""
@@ -306,77 +352,121 @@ class Limiter:
         self._rules = rules
         self._timing.adopt(validity_s(rules), fixed_guard_s(rules), window_s=shortest_window_s(rules))
         self._leases.adopt(rules)
-        for group in self._groups.values():
-            group.dispatcher.permits = self._leases.of(group.layout.model)
-            group.use(layout(rules, self._store.keys, group.layout.model, group.layout.traffic))
+        for group, refill in self._refills.items():
+            limits = layout(rules, self._store.keys, group.layout.model, group.layout.traffic)
+            group.use(limits, self._leases.of(limits.model))
             self._expect_in(group)
+            refill.use_other_limits()
+        self._dispatcher.dispatch()
         self._leases.demand()
 
     def _left_behind(self) -> None:
         """Grant nothing in a forked child: the slots held here belong to its parent."""
         self._stopped = "the limiter was opened before this process was forked: open one in each process"
-        self._inherited = list(self._groups.values())  # kept, because collecting their tasks causes warnings
+        # Kept, because collecting their tasks causes warnings.
+        self._inherited = [self._dispatcher, *self._refills.values()]
+        self._dispatcher = self._new_dispatcher()
         self._groups.clear()
-        self._default = self._add_group("", NORMAL)
+        self._refills.clear()
+        self._default = self._add_group("", NORMAL, 1)
 
-    def _group(self, model: str, traffic: TrafficClass) -> Group:
+    def _group(self, model: str, traffic: TrafficClass, weight: int) -> Group:
         if model and not self._rules.limits_models:
-            model = ""  # no limit of its own: it shares the line of all such calls
-        if not model and traffic is NORMAL:
+            model = ""  # no limit of its own: it shares the group of all such calls
+        if not model and traffic is NORMAL and weight == 1:
             return self._default
-        return self._groups.get((model, traffic)) or self._add_group(model, traffic)
+        return self._groups.get((model, traffic, weight)) or self._add_group(model, traffic, weight)
 
-    def _group_of(self, slot: Slot) -> Group | None:
-        return next((group for group in self._groups.values() if group.dispatcher is slot.line), None)
-
-    def _add_group(self, model: str, traffic: TrafficClass) -> Group:
+    def _add_group(self, model: str, traffic: TrafficClass, weight: int) -> Group:
         self._drop_idle()
         limits = layout(self._rules, self._store.keys, model, traffic)
-        dispatcher = Dispatcher(
-            self._timing,
-            self._leases.of(model),
-            self._ring,
-            paced=bool(limits.nodes),
-        )
-        refill = Refill(self._store, dispatcher, self._timing, self._clock, self._pauses, untold=self._learning.untold)
-        refill.use(limits)
-        group = self._groups[model, traffic] = Group(limits, dispatcher, refill)
-        dispatcher.served = min((other.dispatcher.served for other in self._groups.values()), default=0.0)
+        turn = self._turns.setdefault(traffic, Turn(limits.weight))
+        calls = self._caller.calls(traffic, model, weight)
+        permits = self._leases.of(model)
+        group = Group(limits, calls, permits, weight=weight, turn=turn, ring=self._ring, timing=self._timing)
+        group.pause(self._pauses.until(limits.scopes[0]))
+        self._groups[model, traffic, weight] = group
         self._expect_in(group)
-        self._pauses.enter(group)
+        refill = self._refills[group] = Refill(
+            self._store,
+            group,
+            self._timing,
+            self._clock,
+            self._pauses,
+            untold=self._learning.untold,
+            room=self._caller.room,
+            on_slots=self._dispatcher.wake,
+        )
         if not self._stopped:
-            group.start()
+            refill.start()
         return group
 
     def _drop_idle(self) -> None:
         if len(self._groups) <= MOST_IDLE_GROUPS:
             return
-        for key, group in list(self._groups.items()):
-            if group.idle and group is not self._default:
-                del self._groups[key]
-                self._learning.in_background(group.aclose())
+        for kind, group in list(self._groups.items()):
+            refill = self._refills[group]
+            if group is not self._default and not group.calls.wanting and not len(group.stock) and refill.idle:
+                del self._groups[kind], self._refills[group]
+                self._dispatcher.forget(group)
+                self._learning.in_background(refill.aclose())
+        classes = {traffic for _, traffic, _ in self._groups}
+        self._turns = {traffic: turn for traffic, turn in self._turns.items() if traffic in classes}
 
     def _expect_in(self, group: Group) -> None:
-        backlog = self._backlog
-        if backlog is not None and not group.layout.counts_tokens:
-            traffic, model = group.layout.traffic, group.layout.model
-            group.dispatcher.backlog = lambda: backlog(traffic, model)
+        backlog, limits = self._backlog, group.layout
+        if backlog is not None and group.weight == 1 and not limits.counts_tokens:
+            group.backlog = lambda: backlog(limits.traffic, limits.model)
+        else:
+            group.backlog = _none
+
+    def _awaited(self, group: Group) -> None:
+        """Take note that calls of a group wait."""
+        self._dispatcher.wake(group)
+        self._used(group)
+        self._leases.demand()
+
+    def _used(self, group: Group) -> None:
+        """Take note that slots of a group were used or wasted."""
+        if group.paced and (refill := self._refills.get(group)) is not None:
+            refill.demand()
+
+    def _new_dispatcher(self) -> Dispatcher:
+        return Dispatcher(self._caller, on_used=self._used, on_no_permit=self._lacks_permit)
+
+    def _lacks_permit(self) -> None:
+        self._leases.demand()
+
+    def _permits_changed(self) -> None:
+        self._dispatcher.dispatch()
+
+    def _next_start(self, group: Group) -> float | None:
+        """When the next call that waits will start, as far as is known."""
+        held = group.stock.next_start
+        return held if held is not None or not group.calls.wanting else self._refills[group].upcoming
+
+    def _layouts(self) -> list[Layout]:
+        return [group.layout for group in self._groups.values()]
 
     def _waiting(self, scope: str = "") -> int:
+        """How many calls of a scope would start if nothing of it held them back."""
         groups = list(self._groups.values())
         if scope.startswith("model:"):
             groups = [group for group in groups if group.layout.scopes[0] == scope]
-        return sum(group.dispatcher.waiting for group in groups)
+        return min(sum(group.calls.wanting for group in groups), self._caller.room())
 
-    def _permits_changed(self) -> None:
-        """Give what is free to the classes that had the least of it, by weight."""
-        waiting = [group for group in self._groups.values() if group.dispatcher.waiting]
-        if len(waiting) > 1:
-            waiting.sort(key=lambda group: group.dispatcher.served / group.layout.weight)
-        for group in waiting:
-            group.dispatcher.dispatch()
-            group.refill.demand()
-        self._leases.demand()
+    def _pauses_changed(self) -> None:
+        for group in self._groups.values():
+            until = self._pauses.until(group.layout.scopes[0])
+            if until != group.paused_until:
+                group.pause(until)
+            self._dispatcher.wake(group)
+            self._used(group)
+
+    def _resumed(self) -> None:
+        for refill in self._refills.values():
+            refill.sync(ask_again=True)
+        self._pauses_changed()
 
     def _override(self, state: InForce) -> None:
         limits = self._configured.limits if state.limits is None else state.limits
@@ -387,14 +477,14 @@ class Limiter:
         )
 
     def _sync(self) -> None:
-        for group in self._groups.values():
-            group.refill.sync()
+        for refill in self._refills.values():
+            refill.sync()
         self._leases.sync()
 
     def _drop_held(self) -> None:
-        for group in self._groups.values():
-            group.dispatcher.drop_held()
-            group.refill.sync(ask_again=True)
+        for group, refill in self._refills.items():
+            group.stock.drop_all()
+            refill.sync(ask_again=True)
 
     def _on_message(self, message: str) -> None:
         kind, _, rest = message.partition(" ")
@@ -417,6 +507,10 @@ class Limiter:
             return []
         found = ((name, self._ring.aside(key, now)) for key, name in enumerate(self._ring.names))
         return [KeyStatus(name, aside.until - now, aside.reason) if aside else KeyStatus(name) for name, aside in found]
+
+
+def _none() -> int:
+    return 0
 
 
 def _cost(tokens: int, output_tokens: int, weight: int) -> Cost:

@@ -9,7 +9,6 @@ from time import monotonic
 from msgspec import Struct
 
 from callmill.errors import RedisUnavailableError
-from callmill.limits.group import Group
 from callmill.limits.key_ring import KeyRing
 from callmill.limits.layout import Layout
 from callmill.limits.store import Grant, LimitStore
@@ -35,10 +34,20 @@ class Pause(Struct):
 class Pauses:
     """The pauses of one API: of all of it (''), of a model ('model:NAME'), of a credential ('key:NAME')."""
 
-    def __init__(self, store: LimitStore, ring: KeyRing, groups: Callable[[], Iterable[Group]]) -> None:
+    def __init__(
+        self,
+        store: LimitStore,
+        ring: KeyRing,
+        layouts: Callable[[], Iterable[Layout]],
+        *,
+        on_paused: Callable[[], None],
+        on_resumed: Callable[[], None],
+    ) -> None:
         self._store = store
         self._ring = ring
-        self._groups = groups
+        self._layouts = layouts
+        self._on_paused = on_paused
+        self._on_resumed = on_resumed
         self._pauses: dict[str, Pause] = {}
 
     def of(self, scope: str) -> Pause | None:
@@ -63,17 +72,12 @@ class Pauses:
         kind, _, name = scope.partition(":")
         if kind == "key" and name in self._ring.names:
             self._ring.take_back(self._ring.names.index(name))
-        for group in self._groups():
-            if scope == WHOLE_API or scope == group.layout.scopes[0]:
-                self._ease(group)
-            group.refill.sync(ask_again=True)
-            group.dispatcher.dispatch()
+        self._on_resumed()
 
-    def enter(self, group: Group) -> None:
-        """Let a new group know what is in force."""
-        for scope in (WHOLE_API, group.layout.scopes[0]):
-            if pause := self.of(scope):
-                group.dispatcher.pause(pause.until, pause.reason)
+    def until(self, model_scope: str) -> float:
+        """Until when calls of a model ('model:NAME', '' for none) are paused; a time that has passed: they are not."""
+        pauses = (self._pauses.get(scope) for scope in {WHOLE_API, model_scope})
+        return max((pause.until for pause in pauses if pause is not None), default=0.0)
 
     async def tell(self) -> None:
         """Tell Redis the pauses that it does not know.
@@ -87,9 +91,8 @@ class Pauses:
                 del self._pauses[scope]
             elif pause.known_from is None:
                 pause.known_from = math.inf  # being told: once is enough
-                layouts = [group.layout for group in self._groups()]
                 try:
-                    await self._store.pause(layouts, left_s, pause.reason, scope)
+                    await self._store.pause(list(self._layouts()), left_s, pause.reason, scope)
                 except RedisUnavailableError:
                     pause.known_from = None
                     raise
@@ -109,16 +112,7 @@ class Pauses:
         kind, _, name = scope.partition(":")
         if kind == "key" and name in self._ring.names:
             self._ring.set_aside(self._ring.names.index(name), until, reason)
-        for group in self._groups():
-            if scope == WHOLE_API or scope == group.layout.scopes[0]:
-                group.dispatcher.pause(until, reason)
-            elif kind == "key":
-                group.dispatcher.dispatch()
-
-    def _ease(self, group: Group) -> None:
-        """Bring a group down to the longest of the pauses that are left for it."""
-        group.dispatcher.resume()
-        self.enter(group)
+        self._on_paused()
 
 
 def _ended_meanwhile(pause: Pause, asked: float) -> bool:

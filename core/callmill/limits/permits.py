@@ -147,6 +147,8 @@ class PermitSet:
     @property
     def free(self) -> int:
         """Calls that may start now."""
+        if len(self._shared) == 1 and not self._keys:
+            return self._shared[0].free
         free = min([permits.free for permits in self._shared])
         return min(free, sum(permits.free for permits in self._keys)) if self._keys else free
 
@@ -189,7 +191,7 @@ class PermitLease:
 
     def demand(self) -> None:
         """Calls wait: see whether they lack permits."""
-        if self._lacking():
+        if not self._wake.is_set() and self._lacking():
             self._wake.set()
 
     def sync(self) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
+from callmill.limits.cost import Columns
 from callmill.limits.layout import OF_API, Layout
 from callmill.limits.rules import COLUMNS
-from callmill.limits.slots import Slot
 
 PARTS = 96
 """A window is remembered in so many parts, as the scripts count it."""
@@ -22,16 +20,14 @@ class QuotaLog:
         ]
         self._units: list[dict[int, int]] = [{} for _ in self._quotas]
 
-    def add(self, slots: Iterable[Slot]) -> None:
-        """Take note of granted slots."""
-        if self._quotas:
-            for slot in slots:
-                self._count(slot, 1)
-
-    def take_back(self, slot: Slot) -> None:
-        """Forget a slot without a call."""
-        if self._quotas:
-            self._count(slot, -1)
+    def count(self, key: int, start: float, columns: Columns, sign: int = 1) -> None:
+        """Note a slot of a credential (from 0) that was granted; ``sign`` -1: forget one that no call takes."""
+        for (owner, column, part_s), units in zip(self._quotas, self._units, strict=True):
+            if owner <= OF_API or owner == key + 1:
+                part = int(start // part_s)
+                units[part] = units.get(part, 0) + sign * columns[column]
+                if len(units) > 2 * PARTS:
+                    del units[min(units)]
 
     def grants(self, now: float) -> list[tuple[int, float, int]]:
         """What still counts: index of the quota, seconds since then, units."""
@@ -41,11 +37,3 @@ class QuotaLog:
                 del units[part]
             found += [(index, now - (part + 1) * part_s, count) for part, count in units.items() if count > 0]
         return found
-
-    def _count(self, slot: Slot, sign: int) -> None:
-        for (owner, column, part_s), units in zip(self._quotas, self._units, strict=True):
-            if owner <= OF_API or owner == slot.key + 1:
-                part = int(slot.start // part_s)
-                units[part] = units.get(part, 0) + sign * slot.cost.columns[column]
-                if len(units) > 2 * PARTS:
-                    del units[min(units)]

@@ -6,26 +6,27 @@ import asyncio
 import logging
 import math
 from collections import deque
+from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
 
+from callmill.config.cancelling import end_tasks
 from callmill.errors import RedisUnavailableError
 from callmill.limits.clock import RedisClock
-from callmill.limits.cost import NOTHING, Columns, Cost, beyond
-from callmill.limits.dues import Dues
+from callmill.limits.cost import Cost
+from callmill.limits.group import Group
 from callmill.limits.layout import Layout
-from callmill.limits.quota_log import QuotaLog
-from callmill.limits.rules import COLUMNS
-from callmill.limits.slots import Dispatcher, Slot
-from callmill.limits.store import Doubt, Grant, LimitStore, Request
+from callmill.limits.slots import Slot
+from callmill.limits.store import Doubt, Grant, LimitStore, Request, Settlement
 from callmill.limits.taken_lately import Untold
 from callmill.limits.timing import Timing
 
-MOST_CALLS = 512
+MOST_CALLS, FIRST_CALLS = 512, 16
+"""Slots that one exchange asks for at most, and at first."""
+
 EXCHANGE_GAP_S, GAP_PER_CALL_S = 0.010, 0.001
 """Between exchanges calls gather, the longer the more came last time: few calls are not made to wait for company."""
 
-SETTLE_WITHIN_S = 0.250
 FIRST_BACKOFF_S = 0.050
 LONGEST_BACKOFF_S = 1.0
 RATE_OVER_S = 5.0
@@ -50,94 +51,75 @@ class Pauses(Protocol):
 
 
 class Refill:
-    """One task per group; all exchanges about its slots go through it, one at a time."""
+    """One task per group; all exchanges about its slots go through it, one at a time.
+
+    Attributes:
+        granted: Slots granted since the start.
+        by: Which of the group's limits, from 1, held the last grant back; 0: none.
+        upcoming: When the first call starts that has no slot yet, as far as is known.
+        guard_s: The guard in force.
+    """
 
     def __init__(
         self,
         store: LimitStore,
-        dispatcher: Dispatcher,
+        group: Group,
         timing: Timing,
         clock: RedisClock,
         pauses: Pauses,
         *,
         untold: Untold,
+        room: Callable[[], int],
+        on_slots: Callable[[Group], None],
     ) -> None:
-        self._store = store
-        self._dispatcher = dispatcher
-        self._timing = timing
-        self._clock = clock
-        self._pauses = pauses
-        self._untold = untold
-        self._wake = asyncio.Event()
-        self._asleep_until = 0.0
-        self._boot, self._seq = "", 0
-        self._stepped = self._new_rules = False
-        self._looked_s = -LONG_AGO_S
-        self._latest_s = -LONG_AGO_S
-        self._heaviest, self._heaviest_s = 1, -LONG_AGO_S
-        self._ask_at = 0.0
-        self._exchanged_at, self._gap_s = -LONG_AGO_S, 0.0
-        self._not_before = 0.0
-        self._backoff_s = 0.0
-        self._settle_at = math.inf
-        self._sync_at = 0.0
-        self._grants: deque[tuple[float, int]] = deque()
         self.granted = 0
         self.round_trips = 0
         self.by = 0
         self.upcoming: float | None = None
         self.guard_s = timing.guard_s
-        dispatcher.accounts = self
+        self._store = store
+        self._group = group
+        self._timing = timing
+        self._clock = clock
+        self._pauses = pauses
+        self._untold = untold
+        self._room = room
+        self._on_slots = on_slots
+        self._task: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._asleep_until = 0.0
+        self._published: Layout | None = None
+        self._boot, self._seq = "", 0
+        self._stepped = self._new_rules = False
+        self._looked_s = self._latest_s = self._exchanged_s = -LONG_AGO_S
+        self._ask_at = self._low_at = self._not_before = self._sync_at = 0.0
+        self._gap_s = self._backoff_s = 0.0
+        self._most = FIRST_CALLS
+        self._used_before = self._missed_before = 0
+        self._grants: deque[tuple[float, int]] = deque()
 
-    def use(self, layout: Layout) -> None:
-        """Reserve from these limits from now on."""
-        self.layout = layout
-        columns = frozenset(COLUMNS[node.clock.spec.unit] for node in layout.nodes)
-        self._dues = Dues(taken_back=layout.taken_back(), charged=columns)
-        self._quota_log = QuotaLog(layout)
-        self._published = False
-        self.by = 0
+    def start(self) -> None:
+        """Reserve slots from now on."""
+        self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(tell_if_died)
 
-    async def run(self) -> None:
-        """Exchange whenever there is something to exchange, until cancelled."""
-        loop = asyncio.get_running_loop()
-        while True:
-            now = monotonic()
-            at = self._next_at()
-            if at <= now:
-                await self.exchange()
-                continue
-            self._wake.clear()
-            self._asleep_until = at
-            timer = loop.call_later(at - now, self._wake.set) if at < math.inf else None
-            await self._wake.wait()
-            self._asleep_until = 0.0
-            if timer is not None:
-                timer.cancel()
+    async def aclose(self) -> None:
+        """Reserve no more; what is held is void, and what is owed reaches Redis if it can. Idempotent."""
+        task, self._task = self._task, None
+        if task is not None:
+            await end_tasks([task])
+            self._group.stock.drop_all()
+            await self.exchange(calls=0)
 
-    def forget_guard(self) -> None:
-        """Other limits hold: let the guard be what workers ask for from now on."""
-        self._new_rules = True
+    def use_other_limits(self) -> None:
+        """Take note that other limits hold: the guard is what workers ask for from now on."""
+        self._new_rules, self.by = True, 0
+        self.sync(ask_again=True)
 
     def demand(self) -> None:
-        """A call waits: see whether it needs a slot."""
+        """See whether slots are needed, and sooner than was thought."""
         if self._next_at() < self._asleep_until:
             self._wake.set()
-
-    def rebind(self, slot: Slot, cost: Cost) -> None:
-        """Charge what a call costs beyond what its slot reserved, or give back the difference."""
-        self._owe(slot, beyond(cost.columns, slot.cost.columns), beyond(slot.cost.columns, cost.columns))
-
-    def settle(self, slot: Slot, used: Cost) -> None:
-        """Charge what a call really cost, within 250 ms."""
-        if used != slot.cost:
-            reserved, real = slot.cost.columns, (slot.cost.weight, *used.columns[1:])
-            self._owe(slot, beyond(real, reserved), beyond(reserved, real))
-
-    def void(self, slot: Slot) -> None:
-        """Give back what a slot without a call had reserved."""
-        self._quota_log.take_back(slot)
-        self._owe(slot, NOTHING, slot.cost.columns)
 
     def sync(self, *, ask_again: bool = False) -> None:
         """Look at the state in Redis soon: it may have begun a new life, or a pause may have been missed.
@@ -158,56 +140,71 @@ class Refill:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is owed."""
-        return not self._dues
+        """Whether nothing is owed, and no granted call keeps a pace busy."""
+        return not self._group.settlements and monotonic() - self._latest_s > LONGEST_PACED_S
 
-    async def exchange(self) -> None:
-        """One round trip; a failure delays the next one, up to a second."""
-        calls = max(0, min(MOST_CALLS, self._dispatcher.uncovered()))
-        gives_back = bool(self._dues) and self.layout.quotas
-        if self._ask_at > monotonic() and not gives_back:
-            calls = 0  # of a quota, what is given back is free at once: the promise reckoned without it
-        costs = self._dispatcher.costs(calls)
-        dues, self._dues, self._settle_at = self._dues, self._dues.empty(), math.inf
-        layout = self.layout
-        sent = monotonic()
-        self._exchanged_at, self._gap_s = sent, min(EXCHANGE_GAP_S, calls * GAP_PER_CALL_S)
+    async def exchange(self, *, calls: int | None = None) -> None:
+        """One round trip, for so many calls or those that lack slots; a failure delays the next, up to a second."""
+        group, layout = self._group, self._group.layout
+        due: list[Settlement] = []
         try:
-            if not self._published:
+            if self._published is not layout:
                 await self._store.publish_rules(layout)
-                self._published = layout is self.layout  # it may have been changed meanwhile
-            sent = monotonic()
-            request = self._request(costs, dues, sent)
+                self._published = layout
+            sent = self._exchanged_s = monotonic()
+            costs = group.costs(self._calls(sent) if calls is None else calls)
+            self._gap_s = min(EXCHANGE_GAP_S, len(costs) * GAP_PER_CALL_S)
+            due = group.settlements.take(sent)
+            request = self._request(costs, due, sent)
             grant = await self._store.reserve(layout, request)
             restored = await self._restore(grant.boot, sent)
             await self._pauses.tell()
         except RedisUnavailableError as error:
-            self._dues.keep_charges(dues)
+            group.settlements.keep_charges(due)
             self._back_off(error)
         else:
             self._backoff_s = 0.0
-            self._new_rules &= request.doubt != "rules" or layout is not self.layout
+            self._new_rules &= request.doubt != "rules" or layout is not group.layout
             self._take(grant, costs, sent, usable=not restored)
 
-    def _owe(self, slot: Slot, dearer: Columns, unused: Columns) -> None:
-        self._dues.add(slot.key, slot.start, dearer, unused)
-        if self._dues and self._settle_at == math.inf:
-            self._settle_at = monotonic() + SETTLE_WITHIN_S
-            if self._asleep_until > self._settle_at:
-                self._wake.set()
+    async def _run(self) -> None:
+        """Exchange whenever there is something to exchange, until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            now = monotonic()
+            at = self._next_at()
+            if at <= now:
+                await self.exchange()
+                continue
+            self._wake.clear()
+            self._asleep_until = at
+            timer = loop.call_later(at - now, self._wake.set) if at < math.inf else None
+            await self._wake.wait()
+            self._asleep_until = 0.0
+            if timer is not None:
+                timer.cancel()
 
-    def _request(self, costs: list[Cost], dues: Dues, now: float) -> Request:
+    def _calls(self, now: float) -> int:
+        """How many slots to ask for now."""
+        group = self._group
+        gives_back = bool(group.settlements) and group.layout.quotas
+        if self._ask_at > now and not gives_back:
+            return 0  # of a quota, what is given back is free at once: the promise reckoned without it
+        return max(0, min(self._most, group.lacks()))
+
+    def _request(self, costs: list[Cost], due: list[Settlement], now: float) -> Request:
+        group = self._group
         plain = all(cost.weight == 1 and not cost.tokens for cost in costs)
         return Request(
             boot=self._boot,
             seq=self._seq,
             latest_us=round((self._latest_s - now) * 1e6),
-            heaviest=self._heaviest,
+            heaviest=group.weight,
             lead_us=round(self._timing.lead_s * 1e6),
             guard_us=round(self._timing.guard_s * 1e6),
             doubt=self._doubt(now),
-            settlements=dues.settlements(now),
-            allowances=[min(len(costs), self._dispatcher.uncovered_of(key)) for key in range(self.layout.key_count)],
+            settlements=due,
+            allowances=[min(len(costs), group.lacks_of(key)) for key in range(group.layout.key_count)],
             taken=self._untold.pop_all(),
             calls=len(costs),
             costs=() if plain else [cost.columns for cost in costs],
@@ -226,13 +223,15 @@ class Refill:
 
     async def _restore(self, boot: str, now: float) -> bool:
         """Tell a life of the state that began empty what this process was granted of quotas before."""
-        grants = self._quota_log.grants(now) if self._boot and boot != self._boot and not boot.endswith("kept") else []
+        if not self._boot or boot == self._boot or boot.endswith("kept"):
+            return False
+        grants = self._group.settlements.quota_log.grants(now)
         if grants:
-            await self._store.restore(boot, self.layout.quotas, grants)
+            await self._store.restore(boot, self._group.layout.quotas, grants)
         return bool(grants)
 
     def _take(self, grant: Grant, costs: list[Cost], sent: float, *, usable: bool) -> None:
-        now = monotonic()
+        now, group = monotonic(), self._group
         self.round_trips += 1
         self._timing.round_trip(now - sent, now, grant.guard_us / 1e6)
         if grant.boot != self._boot:
@@ -244,36 +243,57 @@ class Refill:
         here = self._clock.local_s(grant.now_us, now)
         self._sync_at = 0.0 if self._stepped else math.inf
         self.guard_s = grant.guard_us / 1e6
-        self._pauses.heard(self.layout, grant, sent, here)
+        self._pauses.heard(group.layout, grant, sent, here)
         if costs:
             self.by = grant.by
             self.upcoming = here + grant.upcoming_us / 1e6 if grant.upcoming_us >= 0 else None
             self._ask_at = here + grant.again_us / 1e6 if usable else 0.0
-        if grant.starts_us:
-            slots = [
-                Slot(here + start / 1e6, cost, key - 1, line=self._dispatcher)
-                for start, key, cost in zip(grant.starts_us, grant.keys, costs, strict=False)
-            ]
-            if usable and not self._stepped:
-                self._use(slots, now)
-            else:
-                for slot in slots:
-                    self._owe(slot, NOTHING, slot.cost.columns)
+            self._learn_most(len(costs), len(grant.starts_us))
+        slots = [
+            Slot(here + start / 1e6, cost, key - 1, group=group)
+            for start, key, cost in zip(grant.starts_us, grant.keys, costs, strict=False)
+        ]
+        if usable and not self._stepped:
+            self._add(slots, now)
+        else:
+            for slot in slots:
+                group.stock.waste(slot, missed=False)
 
-    def _use(self, slots: list[Slot], now: float) -> None:
+    def _learn_most(self, asked: int, granted: int) -> None:
+        """Ask next time for as many as can be used: more while all are granted and used, fewer when some come too late.
+
+        Slots that lie closer together than this process can start calls would be lost to everybody.
+        """
+        group = self._group
+        used, missed = group.fired - self._used_before, group.stock.missed - self._missed_before
+        self._used_before, self._missed_before = group.fired, group.stock.missed
+        if missed:
+            self._most = max(1, used + min(used // 4 + 1, self._room()))
+        elif granted == asked:
+            self._most = max(self._most, min(MOST_CALLS, 2 * asked))
+        else:
+            self._most = max(FIRST_CALLS, 2 * granted)
+
+    def _add(self, slots: list[Slot], now: float) -> None:
+        if not slots:
+            return
+        group = self._group
         self.granted += len(slots)
         self._grants.append((now, len(slots)))
         self._latest_s = max(self._latest_s, slots[-1].start)
-        heaviest = max(slot.cost.weight for slot in slots)
-        if heaviest >= self._heaviest or self._latest_s - self._heaviest_s > LONGEST_PACED_S:
-            self._heaviest, self._heaviest_s = heaviest, self._latest_s
-        self._quota_log.add(slots)
-        self._dispatcher.add(slots)
+        for slot in slots:
+            group.settlements.quota_log.count(slot.key, slot.start, slot.cost.columns)
+        group.stock.add(slots)
+        group.stock.drop_before(group.paused_until)
+        if (last := group.stock.last_start) is not None:
+            self._low_at = now + (last - now + self._timing.validity_s) / 2
+        self._on_slots(group)
 
     def _next_at(self) -> float:
-        at = min(self._settle_at, self._sync_at)
-        if self._dispatcher.uncovered() > 0:
-            at = min(at, max(self._ask_at, self._exchanged_at + self._gap_s))
+        at = min(self._group.settlements.due_at, self._sync_at)
+        if self._group.lacks() > 0:
+            low_at = self._low_at if len(self._group.stock) else 0.0
+            at = min(at, max(self._ask_at, low_at, self._exchanged_s + self._gap_s))
         return max(at, self._not_before)
 
     def _back_off(self, error: RedisUnavailableError) -> None:
@@ -286,3 +306,9 @@ class Refill:
         self._backoff_s = min(LONGEST_BACKOFF_S, max(FIRST_BACKOFF_S, 2 * self._backoff_s))
         self._not_before = monotonic() + self._backoff_s
         self._sync_at = 0.0
+
+
+def tell_if_died(task: asyncio.Task[None]) -> None:
+    """Log the bug that ended a task that nobody awaits: its calls would wait without anybody knowing why."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("a part of the limiter died", exc_info=error, extra={"action": "limiter_died"})

@@ -1,0 +1,120 @@
+"""Dispatcher: when slots are due, the next calls take them. One timer for all calls of an API in a process."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from heapq import heappop, heappush
+from itertools import count
+from operator import attrgetter
+from time import monotonic
+
+from callmill.limits.group import Group, Start
+from callmill.limits.waiting import Caller
+
+_LONGEST_SLEEP_S = 3600.0
+_virtual_time = attrgetter("turn.virtual_time")
+
+
+class Dispatcher:
+    """Starts calls. No call waits for a slot of its own: calls lie in their queues until a slot that is due takes them.
+
+    Args:
+        caller: Who makes the calls.
+        on_used: Called with a group whose slots may have been used up.
+        on_no_permit: Called when calls lack permits.
+    """
+
+    def __init__(self, caller: Caller, *, on_used: Callable[[Group], None], on_no_permit: Callable[[], None]) -> None:
+        self._caller = caller
+        self._on_used = on_used
+        self._on_no_permit = on_no_permit
+        self._ready: dict[Group, None] = {}
+        self._due_at: dict[Group, float] = {}
+        self._agenda: list[tuple[float, int, Group]] = []
+        self._numbers = count()
+        self._is_short = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+
+    def wake(self, group: Group) -> None:
+        """Start calls of a group that may be able to start now: calls came, or slots, or a pause is over."""
+        if group not in self._ready and group not in self._due_at:
+            group.turn.join([other.turn for other in (*self._ready, *self._due_at)])
+        self._ready[group] = None
+        self.dispatch()
+
+    def freed(self) -> None:
+        """Take note that a call is over: another one may have waited for its place."""
+        if self._is_short:
+            self.dispatch()
+
+    def dispatch(self) -> None:
+        """Start every call that may start now, and set the timer for the next one."""
+        now, room = monotonic(), self._caller.room()
+        while self._agenda and self._agenda[0][0] <= now:
+            at, _, group = heappop(self._agenda)
+            self._rise(at, group)
+        candidates, lacks_permit = list(self._ready), False
+        while candidates and room > 0:
+            group = min(candidates, key=_virtual_time) if len(candidates) > 1 else candidates[0]
+            came = group.start_next(now)
+            if came is Start.DONE:
+                room -= 1
+                group.turn.served()
+                continue
+            candidates.remove(group)
+            if came is Start.NO_PERMIT:
+                lacks_permit = True
+            elif came is Start.NOT_DUE:
+                del self._ready[group]
+                self._rest(group, group.next_due(now))
+            else:
+                self.forget(group)
+            self._on_used(group)
+        self._is_short = lacks_permit or bool(candidates)
+        if lacks_permit:
+            self._on_no_permit()
+        self._arm(now)
+
+    def forget(self, group: Group) -> None:
+        """Leave a group alone until it is woken."""
+        self._ready.pop(group, None)
+        self._due_at.pop(group, None)
+
+    def close(self) -> None:
+        """Start no more calls."""
+        self._ready.clear()
+        self._due_at.clear()
+        self._agenda.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _rise(self, at: float, group: Group) -> None:
+        if self._due_at.get(group) == at:
+            del self._due_at[group]
+            self._ready[group] = None
+
+    def _rest(self, group: Group, at: float) -> None:
+        """Leave a group alone until its next slot is due."""
+        if self._due_at.get(group) != at:
+            self._due_at[group] = at
+            if at < math.inf:
+                heappush(self._agenda, (at, next(self._numbers), group))
+
+    def _arm(self, now: float) -> None:
+        at = self._agenda[0][0] if self._agenda else math.inf
+        if at == self._timer_at and self._timer is not None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_at = None, at
+        if at < math.inf:
+            # uvloop rounds to milliseconds and counts from a cached time: a timer may come early, then it is set again.
+            delay_s = max(1, math.ceil((at - now) * 1000)) / 1000
+            self._timer = asyncio.get_running_loop().call_later(min(delay_s, _LONGEST_SLEEP_S), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self.dispatch()
