@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any, cast
 
 from callmill.jobs.traffic import NORMAL, Priority, TrafficClass
 from callmill.jobs.wire import WireJob
 from callmill.workers.call import Call
-from callmill.workers.fair_queue import FairQueue
+from callmill.workers.fair_queue import PLAIN, FairQueue
 from callmill.workers.probe_choice import ProbeChoice
 
 BULK = TrafficClass(priority=Priority.BULK)
@@ -16,6 +16,13 @@ BULK = TrafficClass(priority=Priority.BULK)
 
 LONG = 1_000_000
 """Characters of a path segment, for which the square of its length would take hours."""
+
+
+@dataclass(eq=False)
+class Owner:
+    """Owns calls of one class."""
+
+    traffic: TrafficClass
 
 
 class Play:
@@ -29,19 +36,24 @@ class Play:
         self, url: str = "/x", *, batch: str = "b1", traffic: TrafficClass = NORMAL, attempts: int = 0, spared: int = 0
     ) -> Call:
         """Let a call wait."""
-        owner = cast("Any", SimpleNamespace(traffic=traffic))
+        owner = cast("Any", Owner(traffic))
         call = Call(WireJob("GET", url), owner, 0, 0, f"{batch}-0")
         call.attempts, call.spared = attempts, spared
-        self.queue.add(owner, [call])
+        self.queue.of_kind(traffic, PLAIN).add(owner, [call])
         return call
+
+    def take(self) -> Call | None:
+        """Take the next probe, from whichever queue it is to come."""
+        queue = self.choice.queue()
+        return None if queue is None else self.choice.take(queue)
 
     def fail(self) -> Call:
         """Let the next probe fail, and wait again at the head of its line."""
-        call = self.choice.take()
+        call = self.take()
         assert call is not None
         self.choice.failed(call)
         call.attempts += 1
-        self.queue.add_first(call)
+        self.queue.of_kind(call.owner.traffic, PLAIN).add(call.owner, [call], first=True)
         return call
 
 
@@ -61,30 +73,30 @@ def test_a_failed_probe_sends_the_next_one_elsewhere():
     play.fail()
     others = {play.wait("/good/1"), play.wait("/bad/51", batch="b2")}
     bulk = play.wait("/bad/0", traffic=BULK)
-    assert play.choice.take() is bulk
-    assert {play.choice.take(), play.choice.take()} == others
+    assert play.take() is bulk
+    assert {play.take(), play.take()} == others
 
 
 def test_more_is_taken_in_until_something_new_waits():
     """While the API is down, calls that are like those that failed leave room for others, up to a bound."""
     play = Play()
-    line = play.queue.line(NORMAL)
-    assert play.choice.has_room(line)
+    waiting = play.queue.of_class(NORMAL)
+    assert play.choice.has_room(waiting)
     play.wait()
-    assert not play.choice.has_room(line)
+    assert not play.choice.has_room(waiting)
     play.fail()
-    assert play.choice.has_room(line)
+    assert play.choice.has_room(waiting)
     for _ in range(200):
         play.wait()
-    assert not play.choice.has_room(line)
+    assert not play.choice.has_room(waiting)
 
 
 def test_what_failed_least_goes_first():
     """Among calls that have all in common, spent and spared attempts count alike."""
     play = Play()
     tried, spared, new = play.wait(attempts=2), play.wait(spared=1), play.wait()
-    assert [play.choice.take() for _ in range(3)] == [new, spared, tried]
-    assert play.choice.take() is None
+    assert [play.take() for _ in range(3)] == [new, spared, tried]
+    assert play.take() is None
 
 
 def test_calls_are_new_until_one_of_their_class_and_batch_failed():
@@ -96,7 +108,7 @@ def test_calls_are_new_until_one_of_their_class_and_batch_failed():
     play.choice.met(call)
     assert not play.choice.has_new()
     play.wait(batch="b2")
-    assert play.choice.is_new(play.queue.line(NORMAL))
+    assert play.choice.is_new(play.queue.of_class(NORMAL))
     play.choice.forget()
     assert play.choice.has_new()
 
@@ -109,7 +121,7 @@ def test_once_the_api_is_up_others_go_before_what_is_like_the_failed():
     good = [play.wait("/good", batch="b2") for _ in range(3)]
     play.choice.api_is_up()
     bad.remove(failed)
-    assert [play.queue.take() for _ in range(6)] == [*good, *bad, failed]
+    assert [play.queue.of_kind(NORMAL, PLAIN).take() for _ in range(6)] == [*good, *bad, failed]
 
 
 def test_a_long_path_costs_no_more_than_its_length():
@@ -118,6 +130,6 @@ def test_a_long_path_costs_no_more_than_its_length():
     for segment in ("x" * LONG, "x" * LONG + "1"):
         failed, other = play.wait(f"/{segment}"), play.wait("/y")
         play.choice.met(failed)
-        assert play.choice.take() is other
-        assert play.choice.take() is failed
+        assert play.take() is other
+        assert play.take() is failed
         play.choice.forget()

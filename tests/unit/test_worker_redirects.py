@@ -11,9 +11,9 @@ from callmill.config.redaction import hide
 from callmill.jobs.traffic import NORMAL
 from callmill.jobs.wire import Chunk, WireJob, WireOutcome
 from callmill.ledger import ChunkRef, Claim, Finish
+from callmill.workers.attempt import Endings
 from callmill.workers.call import Call, Postponed
 from callmill.workers.chunk_run import ChunkRun
-from callmill.workers.endings import Endings
 from callmill.workers.request_builder import RequestBuilder
 from callmill.workers.transports.port import Response
 from callmill.workers.verdict import Redirected

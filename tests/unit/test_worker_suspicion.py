@@ -15,9 +15,9 @@ from callmill.ledger import ChunkRef, Claim, Finish, Suspect
 from callmill.workers import one_by_one
 from callmill.workers.call import Call, CallOwner, Postponed
 from callmill.workers.chunk_run import ChunkRun
-from callmill.workers.endings import outcome_without_answer
 from callmill.workers.isolation import Isolation
 from callmill.workers.one_by_one import OneByOne
+from callmill.workers.outcomes import outcome_without_answer
 from callmill.workers.suspicion import NO_JOB, Stage, noted_at_first, stage_of
 
 

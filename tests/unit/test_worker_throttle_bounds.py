@@ -12,9 +12,9 @@ from callmill.config.api_profile import ApiProfile
 from callmill.jobs.traffic import NORMAL
 from callmill.jobs.wire import Chunk, WireJob, WireOutcome
 from callmill.ledger import ChunkRef, Claim, Finish, Throttles
+from callmill.workers.attempt import Endings
 from callmill.workers.call import Call, Postponed
 from callmill.workers.chunk_run import ChunkRun
-from callmill.workers.endings import Endings
 from callmill.workers.request_builder import RequestBuilder
 from callmill.workers.throttling import Throttled
 from callmill.workers.transports.port import Response

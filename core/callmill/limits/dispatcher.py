@@ -34,7 +34,7 @@ class Dispatcher:
         self._due_at: dict[Group, float] = {}
         self._agenda: list[tuple[float, int, Group]] = []
         self._numbers = count()
-        self._is_short = False
+        self._is_short = self._is_at_it = self._once_more = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
 
@@ -52,16 +52,27 @@ class Dispatcher:
 
     def dispatch(self) -> None:
         """Start every call that may start now, and set the timer for the next one."""
-        now, room = monotonic(), self._caller.room()
+        if self._is_at_it:  # a call that starts may change what may start
+            self._once_more = True
+            return
+        self._is_at_it = self._once_more = True
+        try:
+            while self._once_more:
+                self._once_more = False
+                self._start_all(monotonic())
+        finally:
+            self._is_at_it = False
+
+    def _start_all(self, now: float) -> None:
+        lacks_permit = False
         while self._agenda and self._agenda[0][0] <= now:
             at, _, group = heappop(self._agenda)
             self._rise(at, group)
-        candidates, lacks_permit = list(self._ready), False
-        while candidates and room > 0:
+        candidates = list(self._ready)
+        while candidates and self._caller.room() > 0:
             group = min(candidates, key=_virtual_time) if len(candidates) > 1 else candidates[0]
             came = group.start_next(now)
             if came is Start.DONE:
-                room -= 1
                 group.turn.served()
                 continue
             candidates.remove(group)

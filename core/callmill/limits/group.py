@@ -112,12 +112,13 @@ class Group:
 
     def accept(self, slot: Slot) -> bool:
         """Whether a slot still holds now that its call really starts; if not, slot and permits are gone."""
-        if slot.start < self.paused_until or not self._may_use(slot.key):
+        if slot.start < self.paused_until or self._ring.aside(slot.key, monotonic()):
             missed = False
         elif not self.paced or not self.stock.is_late(slot):
             return True
         else:
             missed = True
+        slot.open = False
         slot.give_permits()
         self.stock.waste(slot, missed=missed)
         return False

@@ -90,7 +90,7 @@ def layout(rules: LimitRules, keys: Keys, model: str, traffic: TrafficClass) -> 
     return Layout(
         model=model,
         traffic=traffic,
-        weight=traffic.priority.weight * rules.tenant_weights.get(traffic.tenant, 1.0),
+        weight=rules.weight_of(traffic),
         nodes=(*shared, *owned, *(learned_nodes(rules, keys) if rules.learned_pace else ())),
         scopes=(model and f"model:{model}", *(f"key:{key.name}" for key in rules.keys)),
     )

@@ -54,11 +54,9 @@ class Limiter:
     go on by themselves when it is back.
     """
 
-    def __init__(
-        self, redis: Redis, name: str, rules: LimitRules, *, worker: str, caller: Caller | None = None
-    ) -> None:
+    def __init__(self, redis: Redis, name: str, rules: LimitRules, *, worker: str) -> None:
         self._configured = self._rules = rules
-        self._caller = caller or Programs()
+        self._caller: Caller = Programs()
         self._timing = Timing(validity_s(rules), fixed_guard_s(rules), window_s=shortest_window_s(rules))
         self._clock = RedisClock()
         self._store = LimitStore(redis, name, worker)
@@ -123,7 +121,18 @@ class Limiter:
         await asyncio.gather(*(refill.aclose() for refill in self._refills.values()))
         await self._leases.aclose()
 
-    def wanted(self, model: str, traffic: TrafficClass, weight: int = 1) -> None:
+    def serve(self, caller: Caller) -> None:
+        """Start the calls of a caller from now on, instead of handing out slots; before anything waits."""
+        self._caller = caller
+        self._dispatcher.close()
+        self._dispatcher = self._new_dispatcher()
+        for refill in self._refills.values():
+            self._learning.in_background(refill.aclose())
+        self._groups.clear()
+        self._refills.clear()
+        self._default = self._add_group("", NORMAL, 1)
+
+    def wanted(self, traffic: TrafficClass, model: str, weight: int) -> None:
         """Take note that calls of a kind came to wait, or that more of them may start."""
         self._overrides.used()
         self._awaited(self._group(model, traffic, weight))
@@ -345,6 +354,14 @@ class Limiter:
         """Calls per second granted lately to a class of traffic in this process."""
         return sum(refill.rate() for group, refill in self._refills.items() if group.layout.traffic == traffic)
 
+    def weight_of(self, traffic: TrafficClass) -> float:
+        """The part of the limits that a class of traffic gets while all want more."""
+        return self._rules.weight_of(traffic)
+
+    def started(self, traffic: TrafficClass) -> int:
+        """Calls of a class of traffic that started since this limiter knows it."""
+        return sum(group.fired for group in self._groups.values() if group.layout.traffic == traffic)
+
     def reconfigure(self, rules: LimitRules) -> None:
         """Let other limits hold from now on; the credentials stay the same."""
         if rules.learned_pace and not self._rules.learned_pace:
@@ -357,6 +374,7 @@ class Limiter:
             group.use(limits, self._leases.of(limits.model))
             self._expect_in(group)
             refill.use_other_limits()
+        self._caller.adopt()
         self._dispatcher.dispatch()
         self._leases.demand()
 

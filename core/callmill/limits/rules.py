@@ -16,6 +16,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from callmill.config.limit_spec import AUTO, NONE, Enforcer, LimitSpec, Scope, Unit
+from callmill.jobs.traffic import TrafficClass
 
 SHORT_WINDOW_VALIDITY_S = 0.005
 LONG_WINDOW_VALIDITY_S = 0.050
@@ -95,6 +96,10 @@ class LimitRules(Struct, frozen=True):
     def limits_models(self) -> bool:
         """Whether some model has limits of its own."""
         return bool(self.models) or any(spec.scope is Scope.MODEL for spec in self.limits)
+
+    def weight_of(self, traffic: TrafficClass) -> float:
+        """The part of the limits that a class gets while all want more."""
+        return traffic.priority.weight * self.tenant_weights.get(traffic.tenant, 1.0)
 
     def of_api(self) -> list[LimitSpec]:
         """Limits that all calls share."""

@@ -34,11 +34,15 @@ class Caller(Protocol):
     """Who makes the calls that a limiter lets start."""
 
     def room(self) -> int:
-        """How many more calls may be under way now."""
+        """How many more calls may start now."""
         ...
 
     def calls(self, traffic: TrafficClass, model: str, weight: int) -> WaitingCalls:
-        """Where the calls wait that count as so many requests; asked once, for each kind of call that comes."""
+        """Where the calls of a kind wait, which count as so many requests each; asked once for each kind that comes."""
+        ...
+
+    def adopt(self) -> None:
+        """Other limits hold."""
         ...
 
 
@@ -95,3 +99,6 @@ class Programs:
     def calls(self, traffic: TrafficClass, model: str, weight: int) -> Acquirers:  # noqa: ARG002 - the port's signature
         """A queue of their own for each kind of call."""
         return Acquirers()
+
+    def adopt(self) -> None:
+        """Nothing changes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -53,6 +53,7 @@ class Postponed(Struct, frozen=True):
         delay_s: Seconds before the next attempt; 0: at once.
         spends_attempt: Whether this attempt counts towards those that the API's profile allows.
         throttled: Whether the API refused because of its limits.
+        made: Whether the call was made; one that came too late for its slot was not.
     """
 
     code: str
@@ -60,6 +61,7 @@ class Postponed(Struct, frozen=True):
     delay_s: float = 0.0
     spends_attempt: bool = True
     throttled: bool = False
+    made: bool = True
 
 
 class CallCost(Struct, frozen=True):
@@ -101,6 +103,7 @@ class Call:
         throttled_since_s: Time on the event loop's clock of the first of them.
         started_ms: Unix time in milliseconds at which the last attempt began.
         latency_us: How long it took.
+        said: What its body says of its model and its longest answer; None: nobody looked.
         model: The model that the last estimate found.
         stated: Who stated what it will cost in tokens, and how many; None: nobody.
         trace: The trace that it belongs to.
@@ -124,6 +127,7 @@ class Call:
         "refusals",
         "refused_keys",
         "repeated",
+        "said",
         "spared",
         "started_ms",
         "stated",
@@ -154,6 +158,7 @@ class Call:
         self.throttled_since_s = 0.0
         self.started_ms = 0
         self.latency_us = 0
+        self.said: dict[str, Any] | None = None
         self.model = ""
         self.stated: tuple[Origin, int] | None = None
         self.trace: TraceContext | None = None

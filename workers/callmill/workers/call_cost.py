@@ -13,7 +13,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from callmill.config.limit_spec import Scope
+from callmill.config.limit_spec import Scope, Unit
 from callmill.config.profiles import ApiProfile, Charge
 from callmill.jobs.json_pointers import JsonPointers
 from callmill.jobs.packing import MAX_MODEL_LENGTH
@@ -39,6 +39,10 @@ _ADMITTED_NOTHING = frozenset({429, 503, 529})
 class CallCosts:
     """Costs of one API's calls, under the limits that hold at the time.
 
+    Attributes:
+        counts_tokens: Whether some limit counts tokens.
+        tells_apart: Whether limits tell calls apart by their model or their weight.
+
     Raises:
         ConfigurationError: The profile names a hook that cannot be loaded.
     """
@@ -57,7 +61,7 @@ class CallCosts:
         self._in_answer = JsonPointers(usage.model_dump() if usage else {})
         self._learns = usage is not None or profile.actual_cost is not None
         self._reported_absurd = False
-        self._follow(rules())
+        self.follow()
 
     async def share(self, redis: Redis, name: str) -> None:
         """Start with what the fleet knows under this name, and stay in sync with it."""
@@ -69,23 +73,22 @@ class CallCosts:
         if self._sharing is not None:
             await self._sharing.aclose()
 
+    def kind(self, call: Call) -> tuple[str, int]:
+        """Return what the limiter tells calls apart by: a model that has limits of its own, and the weight."""
+        cost = call.job.cost
+        weight = cost.weight if cost is not None and self._weighs else 1
+        return self._limited_model(call) if self._limits_models else "", weight
+
     def estimate(self, call: Call) -> CallCost:
         """Return what the call's next attempt takes from the limits; what is stated of it is noted with the call."""
-        rules = self._rules()
-        if rules is not self._followed:
-            self._follow(rules)
-        job, cost = call.job, call.job.cost
-        if not self._needs_model:
-            return _ONE_CALL if cost is None else CallCost(weight=cost.weight)
-        weight, given_model = (1, None) if cost is None else (cost.weight, cost.model)
-        found = self._in_request.read(job.body)
-        model = _model(found.get("model")) if given_model is None else given_model
-        call.model = model
-        limited = model if self._limits_any_model or model in self._limited_models else ""
-        if not self._counts_tokens:
-            return CallCost(weight=weight, model=limited)
-        tokens, output = self._tokens(call, _amount(found.get("max_tokens")))
-        return CallCost(tokens, min(output, tokens), weight, limited)
+        self.follow()
+        cost = call.job.cost
+        weight = 1 if cost is None else cost.weight
+        model = self._limited_model(call) if self.counts_tokens or self._limits_models else ""
+        if not self.counts_tokens:
+            return _ONE_CALL if weight == 1 and not model else CallCost(weight=weight, model=model)
+        tokens, output = self._tokens(call, _amount(self._said(call).get("max_tokens")))
+        return CallCost(tokens, min(output, tokens), weight, model)
 
     def used(self, call: Call, answer: Response | None) -> Stated | None:
         """Return what the call really cost; None where that is not known and the charge stands.
@@ -93,7 +96,7 @@ class CallCosts:
         Without an answer nobody knows whether the API counted the call. An answer that refuses the call costs nothing
         unless it says otherwise. What a good answer says is learned.
         """
-        if not self._counts_tokens or answer is None:
+        if not self.counts_tokens or answer is None:
             return None
         real = self._read(answer)
         if real is not None and 200 <= answer.status < 300:
@@ -104,15 +107,33 @@ class CallCosts:
             return REFUNDED
         return real
 
-    def _follow(self, rules: LimitRules) -> None:
+    def follow(self) -> None:
+        """Adopt the limits of now."""
+        rules = self._rules()
+        if rules is self._followed:
+            return
         specs = rules.all()
         amounts = [spec.amount for spec in specs if spec.unit.is_tokens and spec.amount]
-        self._counts_tokens = bool(amounts)
+        self.counts_tokens = bool(amounts)
         self._largest = self._estimator.largest = min(amounts, default=1)
+        self._weighs = rules.learned_pace or any(spec.unit is Unit.REQUESTS for spec in specs)
+        self._limits_models = rules.limits_models
         self._limits_any_model = any(spec.scope is Scope.MODEL for spec in rules.limits)
         self._limited_models = frozenset(rules.models)
-        self._needs_model = self._counts_tokens or rules.limits_models
+        self.tells_apart = self._weighs or self._limits_models
         self._followed = rules
+
+    def _said(self, call: Call) -> dict[str, Any]:
+        """What the call's body says: read once, however often it is asked for."""
+        if call.said is None:
+            call.said = self._in_request.read(call.job.body)
+        return call.said
+
+    def _limited_model(self, call: Call) -> str:
+        """The call's model, if it has limits of its own; which it is otherwise is noted with the call."""
+        cost = call.job.cost
+        call.model = _model(self._said(call).get("model")) if cost is None or cost.model is None else cost.model
+        return call.model if self._limits_any_model or call.model in self._limited_models else ""
 
     def _tokens(self, call: Call, max_tokens: int | None) -> tuple[int, int]:
         job = call.job

@@ -15,7 +15,7 @@ from callmill.jobs.traffic import TrafficClass
 from callmill.jobs.wire import Chunk, WireOutcome, assigned_id
 from callmill.ledger import Bundle, Claim, Finish, Throttles
 from callmill.workers.call import Call, CallOwner, Postponed
-from callmill.workers.endings import outcome_too_late, outcome_without_answer
+from callmill.workers.outcomes import outcome_too_late, outcome_without_answer
 from callmill.workers.suspicion import Stage, stage_of, verdict
 from callmill.workers.throttle_bounds import THROTTLED
 
@@ -162,7 +162,7 @@ class ChunkRun:
 
     def postpone(self, call: Call, postponed: Postponed) -> None:
         """Wait for another attempt: in line at once, on a timer, or as part of the remainder."""
-        self._attempt_ended(call)
+        self._attempt_ended(call, made=postponed.made)
         self._tried = True
         self.bundle.retries += postponed.spends_attempt
         self.bundle.throttled += postponed.throttled
@@ -297,9 +297,9 @@ class ChunkRun:
             now_s
         )  # as of the look above: a deadline between two readings of the clock would be missed
 
-    def _attempt_ended(self, call: Call) -> None:
+    def _attempt_ended(self, call: Call, *, made: bool = True) -> None:
         self._in_flight.discard(call.offset)
-        self.bundle.calls += 1
+        self.bundle.calls += made
 
     def _end_if_over(self) -> None:
         if self._in_flight or self._ended or (self._open and not self._only_waits()):

@@ -307,8 +307,7 @@ class Engine:
 
     def _set_gates(self) -> None:
         for lane in self._lanes.values():
-            lane.gate_open = self._recording and not self._held
-            lane.kick()
+            lane.set_gate(is_open=self._recording and not self._held)
 
     def _leases_renewed(self, runs: Sequence[ChunkRun], answers: Sequence[int], asked_s: float) -> None:
         self._thread.loop.call_soon_threadsafe(self._apply_renewal, runs, answers, asked_s)

@@ -1,67 +1,168 @@
-"""FairQueue: the waiting calls of one lane, by traffic class, and whose turn it is.
+"""The calls that wait in one lane: a queue for each class of traffic and, within it, for each kind of call.
 
-Each class has its own line of calls. Turns follow start-time fair queueing: a class's virtual time moves on by
-``1 / weight`` with every call taken from it, and the class that is furthest behind is next. A class that was empty
-begins at the time of the one whose turn it is: it has saved up nothing.
+A kind is what the limiter tells apart: the model that a call names and how many requests it counts as, where limits
+depend on it. Who goes first among the queues is for the limiter to say; see ``callmill.limits.turns``.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
-from itertools import islice, takewhile
-from operator import attrgetter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from time import monotonic
+from typing import TypeAlias
+from weakref import WeakValueDictionary
 
 from callmill.jobs.traffic import TrafficClass
 from callmill.workers.call import Call, CallOwner
 from callmill.workers.pace import Pace
 
+Kind: TypeAlias = tuple[str, int]
+"""The model, and how many requests a call counts as."""
+
+PLAIN: Kind = ("", 1)
 _LOOKED_AT = 1000
+_MOST_GONE = 64
 
 
-class ClassLine:
-    """The calls of one class that wait in one lane.
+class _Stretch:
+    """Calls of one owner that stand one behind the other."""
+
+    __slots__ = ("calls", "owner", "since_s")
+
+    def __init__(self, owner: CallOwner, calls: Iterable[Call]) -> None:
+        self.owner = owner
+        self.calls = deque(calls)
+        self.since_s = monotonic()
+
+
+class CallQueue:
+    """The calls of one class and kind, the next one first.
+
+    An owner's calls leave together in one step, however many they are: the queue is made of stretches of calls.
 
     Attributes:
-        calls: Those that wait, the next one first.
-        weight: The class's part while all want more than there is.
-        started: Attempts made so far, and ``pace``, how many a second lately.
-        askers: Tasks that wait for a slot of the limiter with a call of this class, in their order, and its owner.
-        virtual_time: What it was served so far, by its weight.
+        traffic: Their class.
+        kind: Their kind.
+        since_s: When the call that was taken last came (``time.monotonic()``).
     """
 
-    __slots__ = ("askers", "calls", "pace", "started", "traffic", "virtual_time", "weight")
+    def __init__(self, traffic: TrafficClass, kind: Kind) -> None:
+        self.traffic = traffic
+        self.kind = kind
+        self.since_s = 0.0
+        self._stretches: deque[_Stretch] = deque()
+        self._of: dict[CallOwner, list[_Stretch]] = {}
+        self._size = self._gone = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[Call]:
+        for stretch in self._stretches:
+            yield from stretch.calls
+
+    def add(self, owner: CallOwner, calls: Sequence[Call], *, first: bool = False) -> None:
+        """Let calls of one owner wait in their order, behind or before the others."""
+        if not calls:
+            return
+        stretches, self._size = self._stretches, self._size + len(calls)
+        neighbour = stretches[0 if first else -1] if stretches else None
+        if neighbour is None or neighbour.owner is not owner or not neighbour.calls:
+            stretch = _Stretch(owner, calls)
+            (stretches.appendleft if first else stretches.append)(stretch)
+            self._of.setdefault(owner, []).append(stretch)
+        elif first:
+            neighbour.calls.extendleft(reversed(calls))
+        else:
+            neighbour.calls.extend(calls)
+
+    def take(self) -> Call | None:
+        """Take the next call; None: nothing waits."""
+        stretches = self._stretches
+        while stretches:
+            stretch = stretches[0]
+            calls = stretch.calls
+            if not calls:
+                stretches.popleft()
+                self._gone -= 1
+                continue
+            call = calls.popleft()
+            self._size -= 1
+            self.since_s = stretch.since_s
+            if not calls:
+                self._over(stretches.popleft())
+            return call
+        return None
+
+    def take_best(self, rank: Callable[[Call], tuple[float, ...]]) -> Call | None:
+        """Take the lowest-ranked of the first thousand calls; None: nothing waits."""
+        call = min(islice(self, _LOOKED_AT), key=rank, default=None)
+        if call is not None:
+            stretch = next(stretch for stretch in self._stretches if call in stretch.calls)
+            stretch.calls.remove(call)
+            self._size -= 1
+            self.since_s = stretch.since_s
+            if not stretch.calls:
+                self._stretches.remove(stretch)
+                self._over(stretch)
+        return call
+
+    def forget(self, owner: CallOwner) -> None:
+        """Drop the calls of an owner."""
+        for stretch in self._of.pop(owner, ()):
+            self._size -= len(stretch.calls)
+            stretch.calls.clear()
+            self._gone += 1
+        if self._gone > _MOST_GONE and self._gone > len(self._stretches) // 2:
+            self._stretches, self._gone = deque(stretch for stretch in self._stretches if stretch.calls), 0
+
+    def take_all(self) -> list[Call]:
+        """Take every call."""
+        calls = list(self)
+        self._stretches.clear()
+        self._of.clear()
+        self._size = self._gone = 0
+        return calls
+
+    def sort(self, rank: Callable[[Call], tuple[float, ...]]) -> None:
+        """Sort the calls by rank, lowest first; the sort is stable."""
+        for call in sorted(self.take_all(), key=rank):
+            self.add(call.owner, [call])
+
+    def _over(self, stretch: _Stretch) -> None:
+        own = self._of[stretch.owner]
+        if len(own) == 1:
+            del self._of[stretch.owner]
+        else:
+            own.remove(stretch)
+
+
+class ClassQueue:
+    """The calls of one class.
+
+    Attributes:
+        weight: The class's part while all want more than there is.
+        pace: How many of its calls start a second.
+        kinds: Its queues.
+    """
 
     def __init__(self, traffic: TrafficClass, weight: float) -> None:
         self.traffic = traffic
         self.weight = weight
-        self.calls: deque[Call] = deque()
-        self.askers: dict[asyncio.Task[None], CallOwner] = {}
-        self.started = 0
         self.pace = Pace()
-        self.virtual_time = 0.0
+        self.kinds: dict[Kind, CallQueue] = {}
 
-    @property
-    def waiting(self) -> int:
-        """Calls taken in and not started."""
-        return len(self.calls) + len(self.askers)
+    def __len__(self) -> int:
+        return sum(map(len, self.kinds.values()))
 
-    def plain_ahead(self, most: int) -> int:
-        """How many of its next calls, up to so many, come before one that counts as several requests."""
-        return sum(1 for _ in takewhile(_is_plain, islice(self.calls, most)))
-
-
-def _is_plain(call: Call) -> bool:
-    cost = call.job.cost
-    return cost is None or cost.weight == 1
-
-
-_virtual_time = attrgetter("virtual_time")
+    def __iter__(self) -> Iterator[Call]:
+        for queue in self.kinds.values():
+            yield from queue
 
 
 class FairQueue:
-    """The lines of one lane. ``len()`` is the number of calls in them.
+    """The queues of one lane. ``len()`` is the number of calls in them.
 
     Args:
         weight_of: Returns the weight of a class, above 0.
@@ -69,118 +170,52 @@ class FairQueue:
 
     def __init__(self, weight_of: Callable[[TrafficClass], float]) -> None:
         self._weight_of = weight_of
-        self._lines: dict[TrafficClass, ClassLine] = {}
-        self._active: dict[ClassLine, None] = {}
-        self._size = 0
+        self._classes: dict[TrafficClass, ClassQueue] = {}
+        # The limiter holds on to the queue of a kind for as long as it knows it; so both always speak of the same one.
+        self._kinds: WeakValueDictionary[tuple[TrafficClass, Kind], CallQueue] = WeakValueDictionary()
 
     def __len__(self) -> int:
-        return self._size
+        return sum(map(len, self._classes.values()))
 
-    def line(self, traffic: TrafficClass) -> ClassLine:
-        """Return the line of a class."""
-        line = self._lines.get(traffic)
-        if line is None:
-            line = self._lines[traffic] = ClassLine(traffic, self._weight_of(traffic))
-        return line
+    def of_class(self, traffic: TrafficClass) -> ClassQueue:
+        """Return the queue of a class."""
+        found = self._classes.get(traffic)
+        if found is None:
+            found = self._classes[traffic] = ClassQueue(traffic, self._weight_of(traffic))
+        return found
 
-    def lines(self) -> list[ClassLine]:
-        """Return every line."""
-        return list(self._lines.values())
+    def of_kind(self, traffic: TrafficClass, kind: Kind) -> CallQueue:
+        """Return the queue of a kind of calls."""
+        kinds = self.of_class(traffic).kinds
+        queue = kinds.get(kind)
+        if queue is None:
+            queue = self._kinds.get((traffic, kind))
+            if queue is None:
+                queue = self._kinds[traffic, kind] = CallQueue(traffic, kind)
+            kinds[kind] = queue
+        return queue
+
+    def classes(self) -> list[ClassQueue]:
+        """Return every class's queue."""
+        return list(self._classes.values())
+
+    def waiting(self) -> list[CallQueue]:
+        """Return the queues in which calls wait."""
+        return [queue for of_class in self._classes.values() for queue in of_class.kinds.values() if queue]
 
     def drop(self, traffic: TrafficClass) -> None:
-        """Forget the line of a class, if nothing waits in it."""
-        line = self._lines.get(traffic)
-        if line is not None and not line.waiting:
-            del self._lines[traffic]
-
-    def add(self, owner: CallOwner, calls: Iterable[Call], *, first: bool = False) -> None:
-        """Let calls of one owner wait in their order, behind or before those of their class."""
-        line = self.line(owner.traffic)
-        before = len(line.calls)
-        if first:
-            line.calls.extendleft(reversed(list(calls)))
-        else:
-            line.calls.extend(calls)
-        self._grown(line, len(line.calls) - before)
-
-    def add_first(self, call: Call) -> None:
-        """Let a call wait, before those of its class."""
-        line = self.line(call.owner.traffic)
-        line.calls.appendleft(call)
-        self._grown(line, 1)
+        """Forget a class, if nothing of it waits."""
+        found = self._classes.get(traffic)
+        if found is not None and not len(found):
+            del self._classes[traffic]
 
     def forget(self, owner: CallOwner) -> None:
         """Drop the calls of an owner."""
-        line = self.line(owner.traffic)
-        before = len(line.calls)
-        line.calls = deque(call for call in line.calls if call.owner is not owner)
-        self._size -= before - len(line.calls)
-        if not line.calls:
-            self._active.pop(line, None)
+        for queue in self.of_class(owner.traffic).kinds.values():
+            queue.forget(owner)
 
-    def take(self) -> Call | None:
-        """Take the next call of the line whose turn it is; None: nothing waits."""
-        if len(self._active) > 1:
-            return self.take_from(min(self._active, key=_virtual_time))
-        return self.take_from(next(iter(self._active))) if self._active else None
-
-    def take_to_ask(self) -> Call | None:
-        """Take the next call of the line that asks least, by its weight; among equals, of the one whose turn it is."""
-        if len(self._active) > 1:
-            return self.take_from(min(self._active, key=_asks))
-        return self.take_from(next(iter(self._active))) if self._active else None
-
-    def take_from(self, line: ClassLine) -> Call | None:
-        """Take the next call of a line; None: nothing waits there."""
-        if not line.calls:
-            return None
-        call = line.calls.popleft()
-        self._size -= 1
-        if len(self._active) > 1:
-            line.virtual_time += 1 / line.weight
-        if not line.calls:
-            del self._active[line]
-        return call
-
-    def take_best(
-        self, rank_line: Callable[[ClassLine], tuple[float, ...]], rank_call: Callable[[Call], tuple[float, ...]]
-    ) -> Call | None:
-        """Take the lowest-ranked of the first thousand calls of the lowest-ranked line; None: nothing waits."""
-        if not self._active:
-            return None
-        line = min(self._active, key=rank_line)
-        call = min(islice(line.calls, _LOOKED_AT), key=rank_call)
-        line.calls.remove(call)
-        line.calls.appendleft(call)
-        return self.take_from(line)
-
-    def sort(self, rank: Callable[[Call], tuple[float, ...]]) -> None:
-        """Sort the calls of each line by rank, lowest first; the sort is stable."""
-        for line in self._active:
-            line.calls = deque(sorted(line.calls, key=rank))
-
-    def share(self, line: ClassLine) -> float:
-        """Return the part of what there is that a line gets if it wants it, while the others want theirs."""
-        others = sum(other.weight for other in self._active if other is not line)
-        return line.weight / (line.weight + others)
-
-    @property
-    def unheard(self) -> bool:
-        """Whether, of several lines, one has calls of which none asks."""
-        return len(self._lines) > 1 and any(not line.askers for line in self._active)
-
-    @property
-    def loudest(self) -> ClassLine:
-        """The line that asks most, by its weight."""
-        return max(self._lines.values(), key=lambda line: len(line.askers) / line.weight)
-
-    def _grown(self, line: ClassLine, calls: int) -> None:
-        self._size += calls
-        if line.calls and line not in self._active:
-            if self._active:
-                line.virtual_time = max(line.virtual_time, min(map(_virtual_time, self._active)))
-            self._active[line] = None
-
-
-def _asks(line: ClassLine) -> tuple[float, float]:
-    return len(line.askers) / line.weight, line.virtual_time
+    def share(self, traffic: TrafficClass) -> float:
+        """Return the part of what there is that a class gets if it wants it, while the others want theirs."""
+        own = self.of_class(traffic)
+        others = sum(other.weight for other in self._classes.values() if other is not own and len(other))
+        return own.weight / (own.weight + others)

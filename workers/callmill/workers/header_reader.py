@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from http import HTTPStatus
 
@@ -15,11 +15,16 @@ _GOOD_EVERY_S = 0.1
 
 
 class HeaderReader:
-    """Belongs to one lane. ``throttle_statuses`` are those that may be refusals by the API's profile."""
+    """Belongs to one lane.
 
-    def __init__(self, throttle_statuses: AbstractSet[int]) -> None:
+    Args:
+        throttle_statuses: Those that may be refusals by the API's profile.
+        now: Returns the event loop's time in seconds.
+    """
+
+    def __init__(self, throttle_statuses: AbstractSet[int], now: Callable[[], float]) -> None:
         self._throttle_statuses = throttle_statuses
-        self._now = asyncio.get_running_loop().time
+        self._now = now
         self._read_s = float("-inf")
 
     def read(self, answer: Response) -> Feedback | None:

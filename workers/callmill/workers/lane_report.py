@@ -14,7 +14,6 @@ def lane_report(
     *,
     in_flight: int,
     waiting: int,
-    asking: int,
     served_by: str,
     most_in_flight: int,
     held: str,
@@ -27,7 +26,6 @@ def lane_report(
         breaker: Its breaker.
         in_flight: Calls under way.
         waiting: Calls that wait.
-        asking: Those that wait for the limiter.
         served_by: Who makes its calls.
         most_in_flight: The maximum of calls under way.
         held: Why it is held; empty if it is not.
@@ -39,7 +37,7 @@ def lane_report(
         next_start_s=limiter.next_start_in_s,
         paused_s=limiter.paused_for_s,
         pause_reason=limiter.pause_reason,
-        limited_by=limiter.limited_by if asking else None,
+        limited_by=limiter.limited_by if waiting else None,
         rate=limiter.rate,
         permits=limiter.permits,
         granted=limiter.granted,

@@ -11,7 +11,7 @@ import re
 from itertools import islice
 
 from callmill.workers.call import Call
-from callmill.workers.fair_queue import ClassLine, FairQueue
+from callmill.workers.fair_queue import CallQueue, ClassQueue, FairQueue
 
 _WITH_DIGIT = re.compile(r"(?<![^/])[^/\d]*\d[^/]*")
 """From the start of a segment only: tried at each character, a long segment would take its length squared."""
@@ -27,13 +27,17 @@ class ProbeChoice:
         self._queue = queue
         self._failed: dict[object, int] = {}
 
-    def take(self) -> Call | None:
-        """Take the next probe from the queue; None: nothing waits."""
-        return self._queue.take_best(self._rank_line, self._rank_call)
+    def queue(self) -> CallQueue | None:
+        """Return the queue that the next probe should come from; None: nothing waits."""
+        return min(self._queue.waiting(), key=self._rank_queue, default=None)
+
+    def take(self, queue: CallQueue) -> Call | None:
+        """Take the next probe from a queue; None: nothing waits there."""
+        return queue.take_best(self._rank_call)
 
     def has_new(self) -> bool:
         """Say whether a call waits whose class or batch has not failed yet."""
-        return any(map(self.is_new, self._queue.lines()))
+        return any(map(self.is_new, self._queue.classes()))
 
     def met(self, call: Call) -> None:
         """Record that a call failed while the API seemed to be up."""
@@ -54,28 +58,29 @@ class ProbeChoice:
     def api_is_up(self) -> None:
         """Move calls similar to failed ones behind all others, as they may fail again, and forget the failures."""
         if self._failed:
-            self._queue.sort(self._kinship)
+            for queue in self._queue.waiting():
+                queue.sort(self._kinship)
             self._failed.clear()
 
-    def is_new(self, line: ClassLine) -> bool:
-        """Say the same for one line."""
-        if not line.calls:
+    def is_new(self, waiting: ClassQueue) -> bool:
+        """Say the same for one class."""
+        if not len(waiting):
             return False
         failed = self._failed
-        return line.traffic not in failed or any(
-            _batch_of(call) not in failed for call in islice(line.calls, _LOOKED_AT)
+        return waiting.traffic not in failed or any(
+            _batch_of(call) not in failed for call in islice(waiting, _LOOKED_AT)
         )
 
-    def has_room(self, line: ClassLine) -> bool:
+    def has_room(self, waiting: ClassQueue) -> bool:
         """Say whether to take in more work of a class: what a probe needs, plus some to find new calls."""
-        return not line.waiting or (line.waiting < _LOOKED_AT and not self.is_new(line))
+        return not len(waiting) or (len(waiting) < _LOOKED_AT and not self.is_new(waiting))
 
     def _bound(self) -> None:
         if len(self._failed) > _MOST_REMEMBERED:
             self._failed.clear()
 
-    def _rank_line(self, line: ClassLine) -> tuple[float, ...]:
-        return self._failed.get(line.traffic, 0), line.virtual_time
+    def _rank_queue(self, queue: CallQueue) -> int:
+        return self._failed.get(queue.traffic, 0)
 
     def _rank_call(self, call: Call) -> tuple[float, ...]:
         return *self._kinship(call), random.random()  # noqa: S311 - variety, not secrecy

@@ -10,8 +10,8 @@ from callmill.jobs.trace_context import TraceContext
 from callmill.jobs.traffic import NORMAL
 from callmill.jobs.wire import WireJob, WireOutcome
 from callmill.workers.call import Call, Postponed
-from callmill.workers.endings import outcome_too_late
 from callmill.workers.lane import Lane
+from callmill.workers.outcomes import outcome_too_late
 
 HELD_PATIENCE_S = 5.0
 """How long a call waits for a held API: it may be the call that tests it."""

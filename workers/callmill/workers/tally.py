@@ -6,7 +6,6 @@ What is noted for a call is as little as can be: the rest is worked out once a s
 from __future__ import annotations
 
 from collections import Counter
-from time import perf_counter
 
 from callmill.ledger.latency import count_buckets
 from callmill.workers.throttling import Throttled
@@ -38,11 +37,11 @@ class Tally:
         self._counts: Counter[str] = Counter()
         self._taken = 0
 
-    def started(self, asked_s: float) -> None:
-        """Count a call that starts; ``asked_s``: since when it waited for the limiter (perf_counter), 0: not at all."""
+    def started(self, waited_s: float) -> None:
+        """Count a call that starts; ``waited_s``: how long the limiter let it wait."""
         self.calls += 1
-        if asked_s:
-            self._waits_us.append(int((perf_counter() - asked_s) * 1e6))
+        if waited_s:
+            self._waits_us.append(int(waited_s * 1e6))
 
     def ended(self, verdict: Verdict, answer: Response | None, latency_us: int) -> None:
         """Count a call that ended."""
