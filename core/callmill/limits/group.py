@@ -96,11 +96,13 @@ class Group:
         if self.calls.wanting > 0 or self._permits.free <= 0:
             return None
         slot = self._due(monotonic())
-        if slot is None or not self.accept(slot):
+        if slot is None:
+            return None
+        self.fired += 1
+        if not self.accept(slot):
             return None
         self._take_permits(slot)
         slot.charge(cost)
-        self.fired += 1
         return slot
 
     def next_due(self, now: float) -> float:
@@ -119,6 +121,7 @@ class Group:
         else:
             missed = True
         slot.open = False
+        self.fired -= 1
         slot.give_permits()
         self.stock.waste(slot, missed=missed)
         return False

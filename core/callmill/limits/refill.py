@@ -22,7 +22,7 @@ from callmill.limits.taken_lately import Untold
 from callmill.limits.timing import Timing
 
 MOST_CALLS, FIRST_CALLS = 512, 16
-"""Slots that one exchange asks for at most, and at first."""
+"""Slots that are held at most, and at first."""
 
 EXCHANGE_GAP_S, GAP_PER_CALL_S = 0.010, 0.001
 """Between exchanges calls gather, the longer the more came last time: few calls are not made to wait for company."""
@@ -94,7 +94,7 @@ class Refill:
         self._looked_s = self._latest_s = self._exchanged_s = -LONG_AGO_S
         self._ask_at = self._low_at = self._not_before = self._sync_at = 0.0
         self._gap_s = self._backoff_s = 0.0
-        self._most = FIRST_CALLS
+        self._most, self._is_slow = FIRST_CALLS, False
         self._used_before = self._missed_before = 0
         self._grants: deque[tuple[float, int]] = deque()
 
@@ -190,7 +190,10 @@ class Refill:
         gives_back = bool(group.settlements) and group.layout.quotas
         if self._ask_at > now and not gives_back:
             return 0  # of a quota, what is given back is free at once: the promise reckoned without it
-        return max(0, min(self._most, group.lacks()))
+        return self._calls_lacking()
+
+    def _calls_lacking(self) -> int:
+        return max(0, min(self._most - len(self._group.stock), self._group.lacks()))
 
     def _request(self, costs: list[Cost], due: list[Settlement], now: float) -> Request:
         group = self._group
@@ -260,19 +263,18 @@ class Refill:
                 group.stock.waste(slot, missed=False)
 
     def _learn_most(self, asked: int, granted: int) -> None:
-        """Ask next time for as many as can be used: more while all are granted and used, fewer when some come too late.
+        """Hold as many slots as can be used: more while all of them are, fewer when some come too late.
 
         Slots that lie closer together than this process can start calls would be lost to everybody.
         """
         group = self._group
         used, missed = group.fired - self._used_before, group.stock.missed - self._missed_before
         self._used_before, self._missed_before = group.fired, group.stock.missed
+        more = min(used // 4 + 1, self._room())
         if missed:
-            self._most = max(1, used + min(used // 4 + 1, self._room()))
+            self._most, self._is_slow = max(1, used + more), True
         elif granted == asked:
-            self._most = max(self._most, min(MOST_CALLS, 2 * asked))
-        else:
-            self._most = max(FIRST_CALLS, 2 * granted)
+            self._most = min(MOST_CALLS, self._most + more if self._is_slow else 2 * self._most)
 
     def _add(self, slots: list[Slot], now: float) -> None:
         if not slots:
@@ -291,7 +293,7 @@ class Refill:
 
     def _next_at(self) -> float:
         at = min(self._group.settlements.due_at, self._sync_at)
-        if self._group.lacks() > 0:
+        if self._calls_lacking() > 0:
             low_at = self._low_at if len(self._group.stock) else 0.0
             at = min(at, max(self._ask_at, low_at, self._exchanged_s + self._gap_s))
         return max(at, self._not_before)
