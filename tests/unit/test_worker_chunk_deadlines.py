@@ -28,8 +28,14 @@ async def errors_of(deadlines_ms: list[int | None], batch_ms: int | None, *, lef
     lane = SimpleNamespace(add=lambda *_, **__: None, forget=lambda *_: None)
     finished: list[Finish] = []
     recorder = SimpleNamespace(changed=lambda *_: None, finished=lambda _run, finish: finished.append(finish))
-    run = ChunkRun(claim, Chunk("api", 0, jobs), cast("Any", lane), cast("Any", recorder), traffic=NORMAL)
-    run.lease_ends_s = float("inf")
+    run = ChunkRun(
+        claim,
+        Chunk("api", 0, jobs),
+        cast("Any", lane),
+        cast("Any", recorder),
+        traffic=NORMAL,
+        lease_ends_s=float("inf"),
+    )
     run.begin()
     async with asyncio.timeout(PATIENCE_S):
         while run.put_back > left:  # noqa: ASYNC110 - a chunk tells what is left of it to those who ask
@@ -65,8 +71,7 @@ def test_a_deadline_between_two_readings_of_the_clock_is_looked_after():
         )  # fmt: skip
         lane = SimpleNamespace(add=lambda *_, **__: None, forget=lambda *_: None)
         chunk = Chunk("api", 0, [WireJob("GET", "/")])
-        run = ChunkRun(claim, chunk, cast("Any", lane), cast("Any", None), traffic=NORMAL)
-        run.lease_ends_s = float("inf")
+        run = ChunkRun(claim, chunk, cast("Any", lane), cast("Any", None), traffic=NORMAL, lease_ends_s=float("inf"))
         began_s, timers = run._began_s, []
         seconds = count(began_s)  # every reading of the clock is a second later than the one before
         clock = SimpleNamespace(time=lambda: next(seconds), call_at=lambda when, _: timers.append(when - began_s))

@@ -50,6 +50,14 @@ class FakeRun:
         self.bundle.calls += 1
         committer.changed(self, size_bytes)  # type: ignore[arg-type]
 
+    def take_bundle(self, most_bytes: int) -> Bundle:
+        """Hand out what is to be recorded."""
+        return self.bundle.take(most_bytes)
+
+    def recorded(self) -> None:
+        """End."""
+        self.over.set_result(None)
+
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):

@@ -36,7 +36,7 @@ def test_a_chunk_that_is_claimed_again_here_runs_once(idle_lane):
 
         def finished(run: ChunkRun, _: object) -> None:
             ended.append(run)
-            run.over.set_result(None)
+            run.recorded()
 
         room = SimpleNamespace(taken_in=nothing, filled=nothing, hold=nothing, resume=nothing)
         execution = Execution(

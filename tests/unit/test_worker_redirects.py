@@ -57,9 +57,13 @@ async def one_redirect_a_claim(attempts: dict[int, int]) -> tuple[WireOutcome | 
     finished: list[Finish] = []
     recorder = SimpleNamespace(changed=lambda *_: None, finished=lambda _run, finish: finished.append(finish))
     run = ChunkRun(
-        claim, Chunk("x", 0, [WireJob("POST", "/")]), cast("Any", lane), cast("Any", recorder), traffic=NORMAL
+        claim,
+        Chunk("x", 0, [WireJob("POST", "/")]),
+        cast("Any", lane),
+        cast("Any", recorder),
+        traffic=NORMAL,
+        lease_ends_s=float("inf"),
     )
-    run.lease_ends_s = float("inf")
     run.begin()
     call = calls.pop()
     run.started(call)

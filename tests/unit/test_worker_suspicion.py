@@ -107,8 +107,14 @@ class Scene:
         self.failing_notes = 0
         stage, first = stage_of(of), of.suspect.offset if of.suspect else None
         caller = OneByOne(self.lane, NORMAL, self.note, first=first) if stage is Stage.ONE_BY_ONE else self.lane
-        self.run = ChunkRun(of, Chunk("api", 0, [WireJob("GET", "/")] * of.count), caller, self, traffic=NORMAL)
-        self.run.lease_ends_s = float("inf")
+        self.run = ChunkRun(
+            of,
+            Chunk("api", 0, [WireJob("GET", "/")] * of.count),
+            caller,
+            self,
+            traffic=NORMAL,
+            lease_ends_s=float("inf"),
+        )
 
     async def note(self, offset: int) -> None:
         """Take a note down."""
@@ -124,7 +130,7 @@ class Scene:
     def finished(self, run: ChunkRun, finish: Finish) -> None:
         """Keep how the chunk was given up."""
         self.finish = finish
-        run.over.set_result(None)
+        run.recorded()
 
     @property
     def deaths(self) -> int:

@@ -146,8 +146,9 @@ class Held:
         )
         recorder = SimpleNamespace(changed=lambda *_: None, finished=lambda _run, finish: self.finished.append(finish))
         chunk = Chunk("crm", 0, [JOB] * claim.count)
-        self.run = ChunkRun(claim, chunk, cast("Any", lane), cast("Any", recorder), traffic=NORMAL)
-        self.run.lease_ends_s = float("inf")
+        self.run = ChunkRun(
+            claim, chunk, cast("Any", lane), cast("Any", recorder), traffic=NORMAL, lease_ends_s=float("inf")
+        )
         self.run.begin()
 
     def _add(self, _owner: Any, calls: list[Call], *, first: int = 0) -> None:

@@ -68,12 +68,13 @@ class Dispatcher:
         while self._agenda and self._agenda[0][0] <= now:
             at, _, group = heappop(self._agenda)
             self._rise(at, group)
-        candidates = list(self._ready)
-        while candidates and self._caller.room() > 0:
+        candidates, room = list(self._ready), self._caller.room()
+        while candidates and room > 0:
             group = min(candidates, key=_virtual_time) if len(candidates) > 1 else candidates[0]
             came = group.start_next(now)
             if came is Start.DONE:
                 group.turn.served()
+                room -= 1
                 continue
             candidates.remove(group)
             if came is Start.NO_PERMIT:

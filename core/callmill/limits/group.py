@@ -114,7 +114,7 @@ class Group:
 
     def accept(self, slot: Slot) -> bool:
         """Whether a slot still holds now that its call really starts; if not, slot and permits are gone."""
-        if slot.start < self.paused_until or self._ring.aside(slot.key, monotonic()):
+        if slot.start < self.paused_until or not (self._ring.all_usable or self._ring.is_usable(slot.key)):
             missed = False
         elif not self.paced or not self.stock.is_late(slot):
             return True
@@ -169,7 +169,7 @@ class Group:
 
     def _may_use(self, key: int) -> bool:
         ring = self._ring
-        return ring.all_usable or not (ring.is_full(key) or ring.aside(key, monotonic()))
+        return ring.all_usable or (ring.is_usable(key) and not ring.is_full(key))
 
     def _usable_permits(self) -> int:
         """The permits with which a call may start now, but for those of credentials that are full."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from time import monotonic
 from typing import NamedTuple
 
 from callmill.limits.permits import PermitSet
@@ -65,6 +66,10 @@ class KeyRing:
             return None
         found = self._aside.get(key)
         return found if found is not None and found.until > now else None
+
+    def is_usable(self, key: int) -> bool:
+        """Whether a credential is not set aside now."""
+        return self.aside(key, monotonic()) is None
 
     def usable_from(self, now: float) -> float:
         """When the next call may use some credential."""

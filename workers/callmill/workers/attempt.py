@@ -91,7 +91,7 @@ class Attempts:
         self._headers = HeaderReader(self._rules.throttle.statuses, now)
         self._busy = BusyAnswers(now)
         self._endings = Endings(profile, requests, limiter, breaker, holds, now=now)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[Call, asyncio.Task[None]] = {}
 
     def begin(self, call: Call, slot: Slot, waited_s: float) -> None:
         """Make a call in a slot that is due; ``waited_s``: how long the limiter let it wait."""
@@ -99,13 +99,12 @@ class Attempts:
         call.owner.started(call)
         ticket = self._breaker.started()
         watched = self._holds.started(slot.key) if self._holds.watching else None
-        task = asyncio.create_task(self._make(call, slot, waited_s, ticket, watched))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[call] = asyncio.create_task(self._make(call, slot, waited_s, ticket, watched))
 
     async def cancel(self) -> None:
         """Cut every call off."""
-        tasks = list(self._tasks)
+        await asyncio.sleep(0)  # a task that is cancelled before it ran tells nobody that its call is over
+        tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -126,15 +125,16 @@ class Attempts:
             self.tally.broken_off(BUG)
             ending = outcome_without_answer(call, "internal", without_secrets(f"{InternalError.__doc__} ({error!r})"))
         finally:
-            self._over(slot, used, ticket, watched)
+            self._over(call, slot, used, ticket, watched)
         if isinstance(ending, Postponed):
             self.tally.again(spends_attempt=ending.spends_attempt)
             call.owner.postpone(call, ending)
         else:
             call.owner.record(call, ending)
 
-    def _over(self, slot: Slot, used: Stated | None, ticket: int, watched: Ticket | None) -> None:
+    def _over(self, call: Call, slot: Slot, used: Stated | None, ticket: int, watched: Ticket | None) -> None:
         """Let others have what the call took."""
+        del self._tasks[call]
         self.in_flight -= 1
         if watched is not None:
             self._holds.over(watched, slot.key)

@@ -64,6 +64,7 @@ class BreakerGate:
 
     Attributes:
         view: What the last exchange said.
+        closed: Whether the API is up, as far as is known here.
         retries: The retries that this process may make.
         failing: Whether the last call failed.
 
@@ -96,7 +97,7 @@ class BreakerGate:
         self._has_work = has_work
         self._may_probe = may_probe
         self._report = Report()
-        self._closed, self._rests = True, False
+        self.closed, self._rests = True, False
         self._streak_from_s = self._failing_from_s = 0.0
         self._probes = self._probing = self._doubts_row = 0
         self._probes_until_s = self._heard_s = self._view_s = 0.0
@@ -105,14 +106,9 @@ class BreakerGate:
         self._task: asyncio.Task[None] | None = None
 
     @property
-    def closed(self) -> bool:
-        """Whether the API is up, as far as is known here."""
-        return self._closed
-
-    @property
     def startable(self) -> float:
         """Calls that may start now."""
-        return float("inf") if self._closed else self._probes
+        return float("inf") if self.closed else self._probes
 
     @property
     def probe_in_s(self) -> float:
@@ -138,7 +134,7 @@ class BreakerGate:
     def started(self) -> int:
         """Take note that a call starts, and return its ticket; only where ``startable``."""
         self._report.calls += 1
-        if self._closed:
+        if self.closed:
             return self.view.epoch
         self._probes -= 1
         self._probing += 1
@@ -174,7 +170,7 @@ class BreakerGate:
 
     def spent(self, call: Call) -> None:
         """Take note that an attempt was spent; it is given back should it turn out that the API is down."""
-        if not self._closed:
+        if not self.closed:
             return
         now_s = monotonic()
         since_s = self._given_back_since_s(now_s)
@@ -210,7 +206,7 @@ class BreakerGate:
     def _pause_s(self) -> float:
         if self._rests:
             return until_beat_s(_IDLE_EVERY_S)
-        return EVERY_S if self._closed else min(EVERY_S, max(self.probe_in_s, _GAP_S))
+        return EVERY_S if self.closed else min(EVERY_S, max(self.probe_in_s, _GAP_S))
 
     async def _exchange(self) -> None:
         could_probe = self._has_work() and self._may_probe()
@@ -220,7 +216,7 @@ class BreakerGate:
         report.streak_s = monotonic() - self._streak_from_s if report.streak else 0.0
         report.probing = bool(self._probes or self._probing)
         report.would_probe = could_probe
-        report.probe_is_new = not self._closed and self._choice.has_new()
+        report.probe_is_new = not self.closed and self._choice.has_new()
         report.retries_wanted = self.retries.wanted
         try:
             view = await self._store.exchange(report, self.view.epoch)
@@ -246,9 +242,9 @@ class BreakerGate:
         self._on_news()
 
     def _set_closed(self, closed: bool) -> None:  # noqa: FBT001 - a setter
-        if closed == self._closed:
+        if closed == self.closed:
             return
-        self._closed = closed
+        self.closed = closed
         if closed:
             self.failing = False
             self._choice.api_is_up()
@@ -339,7 +335,7 @@ class BreakerGate:
 
     def _spares(self, ticket: int, call: Call, cause: _Cause) -> bool:
         """Say whether a failure is not the call's fault, as the API is down. A probe's may be, and then counts."""
-        if self._closed and ticket == self.view.epoch:
+        if self.closed and ticket == self.view.epoch:
             return False
         if cause is _Cause.CONNECTION:
             return True

@@ -80,7 +80,7 @@ class CallCost(Struct, frozen=True):
     model: str = ""
 
 
-class Call:
+class Call(Struct, eq=False):
     """A job with what its attempts have come to so far.
 
     Attributes:
@@ -109,59 +109,34 @@ class Call:
         trace: The trace that it belongs to.
     """
 
-    __slots__ = (
-        "attempts",
-        "busy",
-        "counted_in",
-        "deadline_s",
-        "doubted_in",
-        "index",
-        "job",
-        "key",
-        "latency_us",
-        "model",
-        "offset",
-        "own_url",
-        "owner",
-        "redirects",
-        "refusals",
-        "refused_keys",
-        "repeated",
-        "said",
-        "spared",
-        "started_ms",
-        "stated",
-        "throttled_since_s",
-        "throttles",
-        "trace",
-        "url",
-    )
+    job: WireJob
+    owner: CallOwner
+    offset: int
+    index: int
+    key: str
+    url: str = ""
+    own_url: str = ""
+    deadline_s: float | None = None
+    attempts: int = 0
+    spared: int = 0
+    busy: int = 0
+    repeated: bool = False
+    counted_in: int = -1
+    doubted_in: int = -1
+    redirects: int = 0
+    refusals: int = 0
+    refused_keys: frozenset[int] = frozenset()
+    throttles: int = 0
+    throttled_since_s: float = 0.0
+    started_ms: int = 0
+    latency_us: int = 0
+    said: dict[str, Any] | None = None
+    model: str = ""
+    stated: tuple[Origin, int] | None = None
+    trace: TraceContext | None = None
 
-    def __init__(self, job: WireJob, owner: CallOwner, offset: int, index: int, key: str) -> None:
-        self.job = job
-        self.owner = owner
-        self.offset = offset
-        self.index = index
-        self.key = key
-        self.url = self.own_url = job.url
-        self.deadline_s: float | None = None
-        self.attempts = 0
-        self.spared = 0
-        self.busy = 0
-        self.repeated = False
-        self.counted_in = -1
-        self.doubted_in = -1
-        self.redirects = 0
-        self.refusals = 0
-        self.refused_keys: frozenset[int] = frozenset()
-        self.throttles = 0
-        self.throttled_since_s = 0.0
-        self.started_ms = 0
-        self.latency_us = 0
-        self.said: dict[str, Any] | None = None
-        self.model = ""
-        self.stated: tuple[Origin, int] | None = None
-        self.trace: TraceContext | None = None
+    def __post_init__(self) -> None:
+        self.url = self.own_url = self.job.url
 
     @property
     def lets_others_go_first(self) -> bool:

@@ -66,17 +66,42 @@ class Recorder(Protocol):
 
 
 class ChunkRun:
-    """The calls of one chunk. Belongs to one event loop."""
+    """The calls of one chunk. Belongs to one event loop.
 
-    def __init__(self, claim: Claim, chunk: Chunk, lane: Caller, recorder: Recorder, *, traffic: TrafficClass) -> None:
+    Attributes:
+        claim: What was claimed.
+        traffic: The class of its calls.
+        bundle: What is to be recorded.
+        over: Done when the ledger has taken its end, or somebody else has it.
+        succeeded: Jobs that ended well here, and ``failed``, those that did not.
+
+    Args:
+        claim: What was claimed.
+        chunk: Its jobs.
+        lane: Makes the calls.
+        recorder: Takes the outcomes.
+        traffic: The class of its calls.
+        lease_ends_s: When its lease ends, on the event loop's clock.
+    """
+
+    def __init__(
+        self,
+        claim: Claim,
+        chunk: Chunk,
+        lane: Caller,
+        recorder: Recorder,
+        *,
+        traffic: TrafficClass,
+        lease_ends_s: float,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self.claim = claim
         self.traffic = traffic
         self.bundle = Bundle()
         self.over: asyncio.Future[None] = self._loop.create_future()
-        self.lease_ends_s = 0.0
         self.succeeded = self.failed = 0
         self._latencies_us: list[int] = []
+        self._lease_ends_s = lease_ends_s
         self._lane = lane
         self._recorder = recorder
         self._open = True
@@ -128,6 +153,21 @@ class ChunkRun:
         self._lane.forget(self)
         self._end_if_over()
 
+    def renewed(self, lease_ends_s: float) -> None:
+        """Take note that the lease lasts until then, on the event loop's clock."""
+        self._lease_ends_s = lease_ends_s
+
+    def take_bundle(self, most_bytes: int) -> Bundle:
+        """Take what is to be recorded, up to so many bytes of bodies; of a chunk that is over there is nothing."""
+        if self.over.done():
+            self.bundle = Bundle()
+        return self.bundle.take(most_bytes)
+
+    def recorded(self) -> None:
+        """Take note that the ledger has its end."""
+        if not self.over.done():
+            self.over.set_result(None)
+
     def abandon(self) -> None:
         """Forget the chunk: the lease is somebody else's, nothing can be recorded any more."""
         if self.over.done():
@@ -139,7 +179,7 @@ class ChunkRun:
 
     def may_start(self, call: Call, now_s: float) -> bool:
         """Say whether the call may still start: not closed, and the lease holds. A lapsed lease closes the chunk."""
-        if self._open and now_s >= self.lease_ends_s:
+        if self._open and now_s >= self._lease_ends_s:
             self.close()
         return self._open and call.offset in self._unrecorded
 

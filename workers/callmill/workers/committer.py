@@ -131,15 +131,13 @@ class Committer:
         for run in runs:
             if run in waiting or room_bytes <= 0:
                 continue
-            bundle = run.bundle.take(_MOST_IN_BUNDLE_BYTES)
+            bundle = run.take_bundle(_MOST_IN_BUNDLE_BYTES)
             room_bytes -= bundle.size_bytes
             finish = None
             if not run.bundle:  # else the rest, and the end, are for the next round
                 finish = self._finished.pop(run, None)
                 self._changed.pop(run, None)
-            if run.over.done():
-                run.bundle = Bundle()
-            elif bundle or finish is not None:
+            if (bundle or finish is not None) and not run.over.done():
                 entries.append(_Entry(run, bundle, finish))
         return entries
 
@@ -177,8 +175,7 @@ class Committer:
         if result.hint_wanted:
             self._publish([entry.run.claim.ref])
         if entry.finish is not None:
-            if not entry.run.over.done():
-                entry.run.over.set_result(None)
+            entry.run.recorded()
         elif not result.proceed:
             entry.run.close()
         return True

@@ -318,7 +318,7 @@ class Engine:
             if answer == LOST:
                 run.abandon()
                 continue
-            run.lease_ends_s = ends_s
+            run.renewed(ends_s)
             if answer != RENEWED:
                 run.close()
 

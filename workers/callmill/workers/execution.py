@@ -95,8 +95,8 @@ class Execution:
         if stage is Stage.ONE_BY_ONE:
             first = claim.suspect.offset if claim.suspect else None
             caller = OneByOne(lane, line.traffic, partial(self._chunks.note_alone, claim), first=first)
-        run = ChunkRun(claim, chunk, caller, self._recorder, traffic=line.traffic)
-        run.lease_ends_s = asked_s + self._lease_s
+        ends_s = asked_s + self._lease_s
+        run = ChunkRun(claim, chunk, caller, self._recorder, traffic=line.traffic, lease_ends_s=ends_s)
         with self._held(run):
             if stage.needs_process:
                 await self._run_alone(run, stage)

@@ -261,8 +261,10 @@ class HoldGate:
         self._wake.set()
 
     def _watch(self) -> None:
-        host = self._host
+        host, before = self._host, self.watching
         self.watching = host is not None and not (host.settled and all(key.settled for key in self._keys))
+        if self.watching != before:
+            self._on_news()
 
     def _fill(self, key: int) -> None:
         """Of several credentials, stop using one that has its maximum of calls in flight."""

@@ -85,6 +85,7 @@ class Lane:
         )
         self._intake = Intake(limiter, self._queue, max_in_flight=max_in_flight)
         self._gate_open = True
+        self._is_free = True  # only limits and room say when calls start, as nearly always
         self._fallback: Lane | None = None
         self._parked = False
         self._serves: Lane = self
@@ -200,7 +201,7 @@ class Lane:
 
     async def aclose(self) -> None:
         """Start nothing any more, cancel what is left and close the connections."""
-        self._gate_open = False
+        self.set_gate(is_open=False)
         await self._breaker.aclose()
         await self._holds.aclose()
         await self.cancel()
@@ -262,11 +263,6 @@ class Lane:
         return max(0.0, now_s - max(queue.since_s, self._full_s)) if self._intake.paced else 0.0
 
     @property
-    def _is_free(self) -> bool:
-        """Whether only limits and room say when calls start, as nearly always."""
-        return self._gate_open and self._breaker.closed and not self._holds.watching and self._serves is self
-
-    @property
     def _startable(self) -> float:
         """Calls that may start now, as far as it is not for the limits to say."""
         if not self._gate_open or (self._serves is not self and self._up):
@@ -322,6 +318,7 @@ class Lane:
             if self._serves is not before:
                 words = "are its own again" if self._serves is self else f"go to {self._serves.api}"
                 log.warning("calls of %s %s", self.api, words, extra={"action": "diverted", "api": self.api})
+        self._is_free = self._gate_open and self._breaker.closed and not self._holds.watching and self._serves is self
         self._want()
 
     def _divert(self, lane: Lane) -> None:
