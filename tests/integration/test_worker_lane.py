@@ -18,7 +18,7 @@ from callmill.config.profiles import ApiProfile
 from callmill.jobs.traffic import TrafficClass
 from callmill.jobs.wire import WireJob, WireOutcome
 from callmill.limits import Limiter
-from callmill.workers.call import Call
+from callmill.workers.call import Call, Postponed
 from callmill.workers.call_cost import CallCosts
 from callmill.workers.hold_subjects import open_hold_stores
 from callmill.workers.lane import Lane
@@ -56,8 +56,9 @@ JOB = WireJob("GET", "/x")
 class Tenant:
     """Owns many calls, and counts those that are over."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, lane: Lane) -> None:
         self.traffic = TrafficClass(tenant=name)
+        self._lane = lane
         self.done = 0
         self._one_more = asyncio.Event()
 
@@ -81,6 +82,11 @@ class Tenant:
         """Count."""
         self.done += 1
         self._one_more.set()
+
+    def postpone(self, call: Call, postponed: Postponed) -> None:
+        """Give a call back that came too late for its slot."""
+        assert not postponed.made
+        self._lane.add_first(call)
 
     def calls(self, count: int) -> Iterator[Call]:
         """Make new calls."""
@@ -134,6 +140,38 @@ def test_calls_given_back_take_no_slot(redis_url):
     asyncio.run(scenario())
 
 
+def test_call_that_comes_too_late_for_its_slot_waits_for_another_one(redis_url, monkeypatch):
+    """A call whose slot is gone at the moment in which it would start is made in the next one, and counts once."""
+
+    async def scenario() -> None:
+        async with lane_of(redis_url, "100/second", 50) as (lane, limiter, transport):
+            late = iter([False])
+            monkeypatch.setattr(limiter, "accept", lambda _slot: next(late, True))
+            call = SingleCall(JOB, lane, "late")
+            call.begin()
+            assert (await call.outcome).attempts == 1
+            assert (transport.sent, lane.tally.calls, lane.in_flight) == (1, 1, 0)
+
+    asyncio.run(scenario())
+
+
+def test_call_that_is_cut_off_as_it_starts_is_known_to_be_over(redis_url):
+    """A worker that stops in the very moment in which calls start leaves none of them behind as under way."""
+
+    async def scenario() -> None:
+        async with lane_of(redis_url, "none", 50) as (lane, _, _):
+            calls = [SingleCall(JOB, lane, str(number)) for number in range(3)]
+            for call in calls:
+                call.begin()
+            assert lane.in_flight == 3
+            await lane.cancel()
+            ended = await asyncio.gather(*(call.outcome for call in calls), return_exceptions=True)
+            assert all(isinstance(end, CallNotDoneError) for end in ended)
+            assert lane.in_flight == 0
+
+    asyncio.run(scenario())
+
+
 def test_plain_call_of_a_held_api_ends_with_the_reason(redis_url, monkeypatch):
     """A call of the plain task does not wait for an API that is held: its caller gets cause and remedy."""
     monkeypatch.setattr("callmill.workers.single_call.HELD_PATIENCE_S", 0.1)
@@ -159,8 +197,8 @@ def test_class_gets_its_share_of_few_connections(redis_url):
     """With few calls in flight at a time, a class that comes beside a busy one gets its part, not one slot a turn."""
 
     async def scenario() -> int:
-        big, small = Tenant("big"), Tenant("small")
         async with lane_of(redis_url, "200/second", 8, big=3) as (lane, _, _):
+            big, small = Tenant("big", lane), Tenant("small", lane)
             lane.add(cast("Any", big), list(big.calls(2000)))
             await big.come_to(60)
             lane.add(cast("Any", small), list(small.calls(80)))

@@ -9,6 +9,7 @@ from time import monotonic
 from callmill.limits.cost import ONE_REQUEST, Cost
 from callmill.limits.key_ring import KeyRing
 from callmill.limits.layout import Layout
+from callmill.limits.pace import Pace
 from callmill.limits.permits import PermitSet
 from callmill.limits.settlements import Settlements
 from callmill.limits.slots import Slot, Stock
@@ -37,7 +38,7 @@ class Group:
         stock: Its slots.
         settlements: What is owed for its slots.
         paused_until: No call starts before.
-        fired: Calls started.
+        fired: Calls started, and ``pace``, how many a second lately.
         backlog: Calls that are expected soon beyond those that wait; see ``Limiter.expect``.
     """
 
@@ -60,6 +61,7 @@ class Group:
         self.stock = Stock(timing, self.settlements, lambda: calls.wanting > 0, keys=len(ring))
         self.paused_until = 0.0
         self.fired = 0
+        self.pace = Pace()
         self.backlog: Callable[[], int] = _none
         self._permits = permits
         self._ring = ring

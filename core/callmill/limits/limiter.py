@@ -27,6 +27,7 @@ from callmill.limits.key_ring import KeyRing
 from callmill.limits.layout import Layout, layout, learned_nodes
 from callmill.limits.learning import Cause, Learning
 from callmill.limits.overrides import Overrides
+from callmill.limits.pace import Pace
 from callmill.limits.pauses import WHOLE_API, Pauses
 from callmill.limits.permit_leases import PermitLeases
 from callmill.limits.refill import Refill
@@ -40,6 +41,9 @@ from callmill.limits.waiting import Acquirers, Caller, Programs
 
 START_WAIT_S = 2.0
 MOST_IDLE_GROUPS = 64
+AHEAD_S = 0.25
+"""Where there is no room, slots are of use for the calls that will be over by then."""
+
 
 _Kind: TypeAlias = tuple[str, TrafficClass, int]
 """Model, class and weight of calls."""
@@ -70,6 +74,7 @@ class Limiter:
         )
         self._leases = PermitLeases(self._store, rules, waiting=self._waiting, on_change=self._permits_changed)
         self._learning = Learning(self._store, self._pauses, self._leases, lambda: self._rules, len(self._ring))
+        self._pace = Pace()
         self._backlog: Callable[[TrafficClass, str], int] | None = None
         self._channel = Channel(redis, self._store.keys.channel, on_message=self._on_message, on_subscribed=self._sync)
         self._overrides = Overrides(redis, name, on_change=self._override, on_news=self._sync, waiting=self._waiting)
@@ -322,6 +327,11 @@ class Limiter:
         """What people call the credentials."""
         return self._ring.names
 
+    @property
+    def _fired(self) -> int:
+        """Calls started."""
+        return sum(group.fired for group in self._groups.values())
+
     def status(self) -> LimiterStatus:
         """What this limiter does now."""
         now = monotonic()
@@ -333,7 +343,7 @@ class Limiter:
             waiting=self._waiting(),
             held=sum(len(group.stock) for group in groups),
             granted=sum(refill.granted for refill in refills),
-            fired=sum(group.fired for group in groups),
+            fired=self._fired,
             slots_missed=sum(group.stock.missed for group in groups),
             round_trips=sum(refill.round_trips for refill in refills) + self._leases.round_trips,
             next_start_in_s=max(0.0, min(starts) - now) if starts else None,
@@ -412,7 +422,7 @@ class Limiter:
             self._clock,
             self._pauses,
             untold=self._learning.untold,
-            room=self._caller.room,
+            usable=self._usable,
             on_slots=self._dispatcher.wake,
         )
         if not self._stopped:
@@ -462,6 +472,17 @@ class Limiter:
         """When the next call that waits will start, as far as is known."""
         held = group.stock.next_start
         return held if held is not None or not group.calls.wanting else self._refills[group].upcoming
+
+    def _usable(self, group: Group, wanted: int) -> int:
+        """How many of so many slots of a group will find a place for their calls, beside those of other classes."""
+        room = self._caller.room()
+        if room >= wanted:
+            return wanted
+        weights = {other.turn: other.turn.weight for other in self._groups.values() if other.calls.wanting}
+        share, now = group.turn.weight / max(sum(weights.values()), group.turn.weight), monotonic()
+        # Its own pace alone would keep it slow: it would ask for one slot at a time, each behind a turn of the others.
+        pace = max(group.pace.per_s(group.fired, now), share * self._pace.per_s(self._fired, now))
+        return max(int(room * share), int(pace * AHEAD_S), 1)
 
     def _layouts(self) -> list[Layout]:
         return [group.layout for group in self._groups.values()]

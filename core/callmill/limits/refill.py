@@ -27,6 +27,9 @@ MOST_CALLS, FIRST_CALLS = 512, 16
 EXCHANGE_GAP_S, GAP_PER_CALL_S = 0.010, 0.001
 """Between exchanges calls gather, the longer the more came last time: few calls are not made to wait for company."""
 
+LONGEST_WAIT_S = 0.100
+"""While slots are held, more are asked for when half of the time until the last one has passed, or so much of it."""
+
 FIRST_BACKOFF_S = 0.050
 LONGEST_BACKOFF_S = 1.0
 RATE_OVER_S = 5.0
@@ -69,7 +72,7 @@ class Refill:
         pauses: Pauses,
         *,
         untold: Untold,
-        room: Callable[[], int],
+        usable: Callable[[Group, int], int],
         on_slots: Callable[[Group], None],
     ) -> None:
         self.granted = 0
@@ -83,7 +86,7 @@ class Refill:
         self._clock = clock
         self._pauses = pauses
         self._untold = untold
-        self._room = room
+        self._usable = usable
         self._on_slots = on_slots
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -94,7 +97,8 @@ class Refill:
         self._looked_s = self._latest_s = self._exchanged_s = -LONG_AGO_S
         self._ask_at = self._low_at = self._not_before = self._sync_at = 0.0
         self._gap_s = self._backoff_s = 0.0
-        self._most, self._is_slow = FIRST_CALLS, False
+        self._most = FIRST_CALLS
+        self._is_dense = self._missed_any = False
         self._used_before = self._missed_before = 0
         self._grants: deque[tuple[float, int]] = deque()
 
@@ -193,7 +197,11 @@ class Refill:
         return self._calls_lacking()
 
     def _calls_lacking(self) -> int:
-        return max(0, min(self._most - len(self._group.stock), self._group.lacks()))
+        """Slots of use now: for calls that lack one, as far as there is room for them, or will be."""
+        held, lacking = len(self._group.stock), self._group.lacks()
+        if lacking > 0:
+            lacking = min(lacking, self._most - held, self._usable(self._group, held + lacking) - held)
+        return max(0, lacking)
 
     def _request(self, costs: list[Cost], due: list[Settlement], now: float) -> Request:
         group = self._group
@@ -247,34 +255,39 @@ class Refill:
         self._sync_at = 0.0 if self._stepped else math.inf
         self.guard_s = grant.guard_us / 1e6
         self._pauses.heard(group.layout, grant, sent, here)
-        if costs:
-            self.by = grant.by
-            self.upcoming = here + grant.upcoming_us / 1e6 if grant.upcoming_us >= 0 else None
-            self._ask_at = here + grant.again_us / 1e6 if usable else 0.0
-            self._learn_most(len(costs), len(grant.starts_us))
         slots = [
             Slot(here + start / 1e6, cost, key - 1, group=group)
             for start, key, cost in zip(grant.starts_us, grant.keys, costs, strict=False)
         ]
+        if costs:
+            self._learn_most(len(costs), slots)
+            self.by = grant.by
+            self.upcoming = here + grant.upcoming_us / 1e6 if grant.upcoming_us >= 0 else None
+            self._ask_at = here + grant.again_us / 1e6 if usable else 0.0
         if usable and not self._stepped:
             self._add(slots, now)
         else:
             for slot in slots:
                 group.stock.waste(slot, missed=False)
 
-    def _learn_most(self, asked: int, granted: int) -> None:
+    def _learn_most(self, asked: int, slots: list[Slot]) -> None:
         """Hold as many slots as can be used: more while all of them are, fewer when some come too late.
 
-        Slots that lie closer together than this process can start calls would be lost to everybody.
+        Slots that lie closer together than this process can start calls would be lost to everybody. Where they lie
+        apart, being late is an accident, which fewer slots would not prevent.
         """
         group = self._group
         used, missed = group.fired - self._used_before, group.stock.missed - self._missed_before
         self._used_before, self._missed_before = group.fired, group.stock.missed
-        more = min(used // 4 + 1, self._room())
-        if missed:
-            self._most, self._is_slow = max(1, used + more), True
-        elif granted == asked:
-            self._most = min(MOST_CALLS, self._most + more if self._is_slow else 2 * self._most)
+        if len(slots) > 1:
+            self._missed_any &= self._is_dense
+            self._is_dense = slots[-1].start - slots[0].start <= self._timing.validity_s
+        if missed and self._is_dense:
+            self._missed_any = True
+            self._most = max(1, self._most // 2, used + used // 4 + 1)
+            return
+        if len(slots) == asked:
+            self._most = min(MOST_CALLS, self._most + used // 4 + 1 if self._missed_any else 2 * self._most)
 
     def _add(self, slots: list[Slot], now: float) -> None:
         if not slots:
@@ -288,7 +301,7 @@ class Refill:
         group.stock.add(slots)
         group.stock.drop_before(group.paused_until)
         if (last := group.stock.last_start) is not None:
-            self._low_at = now + (last - now + self._timing.validity_s) / 2
+            self._low_at = now + min((last - now + self._timing.validity_s) / 2, LONGEST_WAIT_S)
         self._on_slots(group)
 
     def _next_at(self) -> float:

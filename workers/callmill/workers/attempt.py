@@ -126,6 +126,12 @@ class Attempts:
             ending = outcome_without_answer(call, "internal", without_secrets(f"{InternalError.__doc__} ({error!r})"))
         finally:
             self._over(call, slot, used, ticket, watched)
+        try:
+            self._hand_back(call, ending)
+        except Exception:  # nobody awaits this task
+            log.critical("a call's end was lost", exc_info=True, extra={"action": "call_lost", "api": self._api})
+
+    def _hand_back(self, call: Call, ending: WireOutcome | Postponed) -> None:
         if isinstance(ending, Postponed):
             self.tally.again(spends_attempt=ending.spends_attempt)
             call.owner.postpone(call, ending)

@@ -14,8 +14,8 @@ from typing import TypeAlias
 from weakref import WeakValueDictionary
 
 from callmill.jobs.traffic import TrafficClass
+from callmill.limits.pace import Pace
 from callmill.workers.call import Call, CallOwner
-from callmill.workers.pace import Pace
 
 Kind: TypeAlias = tuple[str, int]
 """The model, and how many requests a call counts as."""

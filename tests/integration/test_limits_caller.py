@@ -1,0 +1,205 @@
+"""A limiter that starts the calls of a caller: when, how many, whose, and what does not hold what back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable
+from time import monotonic
+
+from limits_kit import rules
+from started_limiter import started
+
+from callmill.jobs.traffic import NORMAL, Priority, TrafficClass
+from callmill.limits import Limiter, Slot
+from callmill.limits.cost import ONE_REQUEST, Cost
+
+BULK, URGENT = TrafficClass(Priority.BULK), TrafficClass(Priority.INTERACTIVE)
+PATIENCE_S = 20
+
+Kind = tuple[TrafficClass, str, int]
+
+
+class Queue:
+    """The calls of one kind: no more than a count."""
+
+    def __init__(self, crowd: Crowd, kind: Kind) -> None:
+        self.wanting = 0
+        self._crowd = crowd
+        self._kind = kind
+
+    def costs(self, skip: int, count: int) -> list[Cost]:
+        """What the next calls cost."""
+        return [ONE_REQUEST] * min(count, self.wanting - skip)
+
+    def start(self, slot: Slot) -> bool:
+        """Start one."""
+        if not self.wanting:
+            return False
+        self.wanting -= 1
+        self._crowd.begin(self._kind, slot)
+        return True
+
+
+class Crowd:
+    """Calls of many kinds, of which so many may be under way."""
+
+    def __init__(self, limiter: Limiter, room: int) -> None:
+        self.most = room
+        self.under_way: deque[Slot] = deque()
+        self.began: list[tuple[Kind, float, float]] = []
+        self._limiter = limiter
+        self._queues: dict[Kind, Queue] = {}
+        self._news = asyncio.Event()
+        limiter.serve(self)
+
+    def room(self) -> int:
+        """What is left of it."""
+        return self.most - len(self.under_way)
+
+    def calls(self, traffic: TrafficClass, model: str, weight: int) -> Queue:
+        """The queue of a kind."""
+        return self._queues.setdefault((traffic, model, weight), Queue(self, (traffic, model, weight)))
+
+    def adopt(self) -> None:
+        """Tell the limiter of all that waits."""
+        for (traffic, model, weight), queue in list(self._queues.items()):
+            if queue.wanting:
+                self._limiter.wanted(traffic, model, weight)
+
+    def add(self, count: int, *, traffic: TrafficClass = NORMAL, model: str = "", weight: int = 1) -> None:
+        """Let calls wait."""
+        self.calls(traffic, model, weight).wanting += count
+        self._limiter.wanted(traffic, model, weight)
+
+    def begin(self, kind: Kind, slot: Slot) -> None:
+        """Note a call that starts; one that is late waits for another slot."""
+        if not self._limiter.accept(slot):
+            self.calls(*kind).wanting += 1
+            return
+        self.began.append((kind, slot.start, monotonic()))
+        self.under_way.append(slot)
+        self._news.set()
+
+    def end(self, count: int = 1) -> None:
+        """Let the oldest calls be over."""
+        for _ in range(count):
+            slot = self.under_way.popleft()
+            self._limiter.settle(slot, None)
+
+    async def come_to(self, count: int) -> None:
+        """Wait until so many have begun."""
+        while len(self.began) < count:
+            self._news.clear()
+            await self._news.wait()
+
+    @property
+    def by_class(self) -> Counter[TrafficClass]:
+        """How many of each class have begun."""
+        return Counter(kind[0] for kind, _, _ in self.began)
+
+
+def run(redis_url: str, scene: Callable[[Limiter], Awaitable[None]], *limits: str) -> None:
+    """Play a scene with a limiter of these limits."""
+
+    async def main() -> None:
+        async with started(redis_url, rules(*limits)) as limiter, asyncio.timeout(PATIENCE_S):
+            await scene(limiter)
+
+    asyncio.run(main())
+
+
+def test_each_call_starts_when_its_slot_is_due(redis_url):
+    """Calls begin by themselves, one in each slot, none before its time."""
+
+    async def scene(limiter: Limiter) -> None:
+        crowd = Crowd(limiter, 1000)
+        crowd.add(60)
+        await crowd.come_to(60)
+        assert all(at >= start for _, start, at in crowd.began)
+        starts = [start for _, start, _ in crowd.began]
+        assert starts == sorted(set(starts))
+        assert limiter.status().fired == 60
+
+    run(redis_url, scene, "300/second")
+
+
+def test_no_more_calls_are_under_way_than_there_is_room_for(redis_url):
+    """With room for three the fourth begins the moment that one of them is over, and not before."""
+
+    async def scene(limiter: Limiter) -> None:
+        crowd = Crowd(limiter, 3)
+        crowd.add(10)
+        await crowd.come_to(3)
+        await asyncio.sleep(0)
+        assert len(crowd.began) == 3
+        crowd.end()
+        assert len(crowd.began) == 4
+        crowd.end(3)
+        assert len(crowd.began) == 7
+
+    run(redis_url, scene, "none")
+
+
+def test_classes_share_what_room_there_is_by_their_weights(redis_url):
+    """Where only room is scarce, an interactive class gets eight calls for one of a bulk class that came before it."""
+
+    async def scene(limiter: Limiter) -> None:
+        crowd = Crowd(limiter, 1)
+        crowd.add(500, traffic=BULK)
+        crowd.add(500, traffic=URGENT)
+        for _ in range(179):
+            crowd.end()
+        assert crowd.by_class[URGENT] in {159, 160, 161}
+        assert crowd.by_class.total() == 180
+
+    run(redis_url, scene, "none")
+
+
+def test_a_model_that_may_not_start_holds_no_other_back(redis_url):
+    """Behind a thousand calls of a model that is paused, those of another one start as ever."""
+
+    async def scene(limiter: Limiter) -> None:
+        crowd = Crowd(limiter, 100)
+        await limiter.pause(60, "429", "model:slow")
+        crowd.add(1000, model="slow")
+        crowd.add(40, model="fast")
+        await crowd.come_to(40)
+        assert {kind[1] for kind, _, _ in crowd.began} == {"fast"}
+
+    run(redis_url, scene, "200/second per model")
+
+
+def test_what_waits_goes_on_when_other_limits_hold(redis_url):
+    """Calls that wait behind a limit of one a minute start at once when it is lifted, and keep the next one."""
+
+    async def scene(limiter: Limiter) -> None:
+        crowd = Crowd(limiter, 1000)
+        crowd.add(1000)
+        await crowd.come_to(1)
+        limiter.reconfigure(rules("400/second"))
+        began = monotonic()
+        await crowd.come_to(200)
+        assert 0.4 < monotonic() - began < 5
+
+    run(redis_url, scene, "1/minute")
+
+
+def test_a_place_that_a_start_itself_takes_away_is_seen(redis_url):
+    """A call that starts may leave no room for the next one, or bring room for others: both hold at once."""
+
+    async def scene(limiter: Limiter) -> None:
+        crowd = Crowd(limiter, 5)
+        before, crowd_begin = len(crowd.began), crowd.begin
+
+        def begin(kind: Kind, slot: Slot) -> None:
+            crowd_begin(kind, slot)
+            if len(crowd.began) == 2:
+                crowd.most = 8
+                limiter.look()
+
+        crowd.begin = begin  # type: ignore[method-assign]
+        crowd.add(20)
+        assert len(crowd.began) - before == 8
+
+    run(redis_url, scene, "none")
