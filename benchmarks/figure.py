@@ -5,9 +5,20 @@ from __future__ import annotations
 from statistics import median
 from typing import Literal
 
+from machine import Load
 from msgspec import Struct
 
 MISSED = "MISSED"
+NOT_USABLE = "NOT USABLE"
+
+MOST_DRIFT = 0.10
+"""By how much the slowest run of a baseline may differ from the fastest."""
+
+MOST_STOLEN = 0.02
+MOST_OTHERS_CORES = 0.05
+
+_COUNTED = frozenset({"B", "MB", "jobs", "outcomes", "calls", "keys"})
+"""Units of what is counted: that is no less true on a busy machine."""
 
 
 class Figure(Struct, frozen=True, kw_only=True):
@@ -25,6 +36,7 @@ class Figure(Struct, frozen=True, kw_only=True):
         aim: Bound that is wished for.
         must_each: Bound that has to hold for every single run too; None where the median speaks for all.
         note: What else was seen, in a few words.
+        load: What the machine did meanwhile; None where nobody looked.
     """
 
     name: str
@@ -38,6 +50,7 @@ class Figure(Struct, frozen=True, kw_only=True):
     aim: float | None = None
     must_each: float | None = None
     note: str = ""
+    load: Load | None = None
 
     @property
     def value(self) -> float:
@@ -57,8 +70,31 @@ class Figure(Struct, frozen=True, kw_only=True):
         return median(run / baseline for run, baseline in zip(self.runs, self.baseline_runs, strict=True))
 
     @property
+    def drift(self) -> float:
+        """By how much the runs of the baseline differ, as a share of the least; 0 where there are not two."""
+        return max(self.baseline_runs) / min(self.baseline_runs) - 1 if self.baseline_runs else 0.0
+
+    @property
+    def disturbances(self) -> list[str]:
+        """Why the runs say nothing; empty where they can be used."""
+        if self.unit in _COUNTED:
+            return []
+        load = self.load or Load(busy=0, stolen=0, others_cores=0)
+        looked_at = (
+            (self.drift, MOST_DRIFT, "baseline drifted {:.0f} %"),
+            (load.stolen, MOST_STOLEN, "{:.0f} % of the time was stolen"),
+            (load.others_cores, MOST_OTHERS_CORES, "other programs used {:.0f} % of a core"),
+        )
+        return [words.format(seen * 100) for seen, most, words in looked_at if seen > most]
+
+    @property
     def verdict(self) -> str:
-        """What the bounds say: MISSED, "must" (met), "aim" (met too), or nothing where there is no bound."""
+        """What the bounds say: MISSED, "must" (met), "aim" (met too), or nothing where there is no bound.
+
+        A run that was disturbed says neither: NOT USABLE, and why.
+        """
+        if self.disturbances:
+            return f"{NOT_USABLE}: {', '.join(self.disturbances)}"
         if self.must is None:
             return ""
         judged = self.value if self.judged == "value" else self.ratio

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import report
 from api_server import nginx_program
 from figure import Figure
@@ -33,6 +34,7 @@ from figures import (
     worker_cpu,
     worker_memory,
 )
+from machine import Watch
 from scale import FULL, QUICK, Scale
 
 BENCHMARKS: dict[str, Callable[[Scale], list[Figure]]] = {
@@ -76,13 +78,14 @@ def _measured(name: str, scale: Scale) -> list[Figure] | None:
     began_s = time.perf_counter()
     print(f"{name} ...", end=" ", file=sys.stderr, flush=True)
     try:
-        figures = BENCHMARKS[name](scale)
+        with Watch() as watch:
+            figures = BENCHMARKS[name](scale)
     except Exception:  # noqa: BLE001 - one that cannot be measured must not cost the others
         print("FAILED", file=sys.stderr)
         traceback.print_exc()
         return None
     print(f"{time.perf_counter() - began_s:.0f} s", file=sys.stderr, flush=True)
-    return figures
+    return [msgspec.structs.replace(figure, load=watch.load) for figure in figures]
 
 
 if __name__ == "__main__":
