@@ -26,11 +26,13 @@ from figures import (
     isolation,
     kills,
     limit,
+    paced,
     producer_memory,
     redis_memory,
     scaling,
     single_call,
     start,
+    waiting,
     worker_cpu,
     worker_memory,
 )
@@ -39,6 +41,8 @@ from scale import FULL, QUICK, Scale
 
 BENCHMARKS: dict[str, Callable[[Scale], list[Figure]]] = {
     "worker-cpu": worker_cpu.measure,
+    "paced": paced.measure,
+    "waiting": waiting.measure,
     "enqueue": enqueue.measure,
     "redis-memory": redis_memory.measure,
     "producer-memory": producer_memory.measure,

@@ -25,7 +25,8 @@ class Scale(Struct, frozen=True, kw_only=True):
         killed_jobs: Jobs of the batch whose workers are killed.
         idle_s: Seconds that a worker with nothing to do is watched.
         idle_calls: Calls that it made before.
-        scaled_s: Seconds that one and two processes call a slow API.
+        paced_s: Seconds that a worker at its limit is measured.
+        scaled_s: Seconds that one and two processes are measured.
         starts: Times that a worker is started.
     """
 
@@ -45,6 +46,7 @@ class Scale(Struct, frozen=True, kw_only=True):
     day_calls: int
     idle_s: int
     idle_calls: int
+    paced_s: int
     scaled_s: int
     starts: int
 
@@ -66,6 +68,7 @@ FULL = Scale(
     day_calls=2_000_000,
     idle_s=60,
     idle_calls=20_000,
+    paced_s=8,
     scaled_s=10,
     starts=10,
 )
@@ -87,6 +90,7 @@ QUICK = Scale(
     day_calls=40_000,
     idle_s=10,
     idle_calls=5_000,
+    paced_s=3,
     scaled_s=4,
     starts=3,
 )

@@ -21,7 +21,7 @@ from workload import API, jobs
 
 from callmill.config.redis_connections import connect
 from callmill.ledger import LedgerSession
-from callmill.ledger.fleet import Fleet
+from callmill.ledger.fleet import Fleet, WorkerStatus
 from callmill.producer import Client
 
 _SECRET = "BENCHMARK_KEY"  # noqa: S105 - the name of a variable
@@ -105,7 +105,11 @@ class Stage:
 
     def has_reported(self, worker: Child) -> bool:
         """Say whether a worker has told the fleet that it is there."""
-        return worker.pid in asyncio.run(_worker_pids(self.redis_url))
+        return worker.pid in {status.pid for status in self.workers()}
+
+    def workers(self) -> list[WorkerStatus]:
+        """Return what the workers have said of themselves."""
+        return asyncio.run(_workers(self.redis_url))
 
 
 @contextmanager
@@ -123,9 +127,9 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-async def _worker_pids(redis_url: str) -> set[int]:
+async def _workers(redis_url: str) -> list[WorkerStatus]:
     redis = connect(redis_url)
     try:
-        return {worker.pid for worker in await Fleet(LedgerSession(redis)).workers()}
+        return await Fleet(LedgerSession(redis)).workers()
     finally:
         await redis.aclose()

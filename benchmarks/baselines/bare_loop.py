@@ -10,8 +10,9 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 
 import aiohttp
 import requests
@@ -51,8 +52,9 @@ async def make_all(call: Call, calls: int) -> dict[str, float]:
     return stopwatch.report(calls)
 
 
-async def with_aiohttp(calls: int, url: str) -> dict[str, float]:
-    """Call with aiohttp, as most scripts do."""
+@asynccontextmanager
+async def aiohttp_call(url: str) -> AsyncIterator[Call]:
+    """Yield what makes a call with aiohttp, as most scripts do."""
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
 
         async def call(number: int) -> None:
@@ -60,6 +62,12 @@ async def with_aiohttp(calls: int, url: str) -> dict[str, float]:
                 response.raise_for_status()
                 json.loads(await response.read())
 
+        yield call
+
+
+async def with_aiohttp(calls: int, url: str) -> dict[str, float]:
+    """Call with aiohttp."""
+    async with aiohttp_call(url) as call:
         return await make_all(call, calls)
 
 
