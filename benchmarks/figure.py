@@ -36,6 +36,7 @@ class Figure(Struct, frozen=True, kw_only=True):
         aim: Bound that is wished for.
         must_each: Bound that has to hold for every single run too; None where the median speaks for all.
         note: What else was seen, in a few words.
+        doubt: What the benchmark itself saw that makes its runs useless; empty: nothing.
         load: What the machine did meanwhile; None where nobody looked.
     """
 
@@ -50,6 +51,7 @@ class Figure(Struct, frozen=True, kw_only=True):
     aim: float | None = None
     must_each: float | None = None
     note: str = ""
+    doubt: str = ""
     load: Load | None = None
 
     @property
@@ -85,7 +87,8 @@ class Figure(Struct, frozen=True, kw_only=True):
             (load.stolen, MOST_STOLEN, "{:.0f} % of the time was stolen"),
             (load.others_cores, MOST_OTHERS_CORES, "other programs used {:.0f} % of a core"),
         )
-        return [words.format(seen * 100) for seen, most, words in looked_at if seen > most]
+        seen_beside = [words.format(seen * 100) for seen, most, words in looked_at if seen > most]
+        return [*filter(None, [self.doubt]), *seen_beside]
 
     @property
     def verdict(self) -> str:

@@ -25,6 +25,7 @@ _POLL_S = 0.05
 _TIMEOUT_S = 300.0
 _STARTS_S = 3.0
 _LOOK_EVERY_S = 0.5
+_REACHED = 0.95
 _ALL = 1_000
 """More batches than a run has."""
 
@@ -128,6 +129,12 @@ class _Look(Struct, frozen=True):
         return cls(time.perf_counter(), done, sum(cpu_s(worker.pid) for worker in workers))
 
 
+def missed_rate(runs: Sequence[Run], per_s: float) -> str:
+    """Say that runs were slower than they were paced; nothing if they were not."""
+    slowest = min(run.calls_per_s for run in runs)
+    return f"{slowest:,.0f} of {per_s:,.0f} calls/s made" if slowest < _REACHED * per_s else ""
+
+
 def cpu_figure(
     name: str,
     runs: Sequence[Run],
@@ -137,6 +144,7 @@ def cpu_figure(
     must: float | None = None,
     aim: float | None = None,
     note: str = "",
+    doubt: str = "",
 ) -> Figure:
     """Return the figure of CPU time per call, against a baseline."""
     return Figure(
@@ -149,6 +157,7 @@ def cpu_figure(
         must=must,
         aim=aim,
         note=note,
+        doubt=doubt,
     )
 
 

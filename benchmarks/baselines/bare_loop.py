@@ -22,6 +22,9 @@ from requests.adapters import HTTPAdapter
 from workload import request_body
 
 CONCURRENCY = 100
+CONNECTIONS = 500
+"""What a worker opens to an API; a loop that is late must not open thousands at once."""
+
 HEADERS = {"Authorization": "Bearer secret", "Content-Type": "application/json"}
 
 Call = Callable[[int], Awaitable[object]]
@@ -55,7 +58,7 @@ async def make_all(call: Call, calls: int) -> dict[str, float]:
 @asynccontextmanager
 async def aiohttp_call(url: str) -> AsyncIterator[Call]:
     """Yield what makes a call with aiohttp, as most scripts do."""
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=CONNECTIONS)) as session:
 
         async def call(number: int) -> None:
             async with session.post(url, json=request_body(number), headers=HEADERS) as response:

@@ -13,7 +13,7 @@ from figure import Figure
 from msgspec import Struct
 from scale import Scale
 from stage import Stage
-from worker_run import Run, cpu_figure, run_to_end
+from worker_run import Run, cpu_figure, missed_rate, run_to_end
 
 _BURST = 20
 _WARM_UP_S = 2
@@ -53,4 +53,5 @@ def _figure(rate: _Rate, scale: Scale) -> Figure:
         must=rate.must,
         aim=rate.aim,
         note=f"{reached:,.0f} calls/s made, {by_loop:,.0f} by the loop",
+        doubt=missed_rate([*ours, *loop], rate.per_s),
     )

@@ -12,7 +12,7 @@ from statistics import median
 from figure import Figure
 from scale import Scale
 from stage import Stage
-from worker_run import Run, cpu_figure, kept_pending, run_in_the_middle, submitted
+from worker_run import Run, cpu_figure, kept_pending, missed_rate, run_in_the_middle, submitted
 
 _RATE = 5_000
 _BURST = 20
@@ -45,6 +45,7 @@ def measure(scale: Scale) -> list[Figure]:
             must=1.05,
             aim=1.0,
             note=f"{_seen(many)} against {_seen(few)}",
+            doubt=missed_rate([*many, *few], _RATE),
         )
     ]
 

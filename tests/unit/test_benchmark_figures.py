@@ -74,6 +74,11 @@ def test_what_is_counted_is_judged_on_any_machine(unit):
     assert made(unit=unit, judged="value", must=0, load=busy).verdict == "MISSED"
 
 
+def test_doubts_of_the_benchmark_count():
+    """What the benchmark itself saw makes a figure useless as well, on any machine."""
+    assert made(doubt="900 of 2,000 calls/s made").verdict == "NOT USABLE: 900 of 2,000 calls/s made"
+
+
 def test_nobody_looked_at_the_machine():
     """Where nobody looked at the machine, only the baseline can show a disturbance."""
     assert made(load=None).verdict == "must"
