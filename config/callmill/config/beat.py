@@ -1,6 +1,7 @@
-"""The beat: what looks at something now and then while there is nothing to do looks together.
+"""The beat: what looks at something now and then looks together.
 
-Each waking of an idle processor costs more than the look itself; a process at rest wakes once for all of them.
+Each waking of an idle processor costs more than the look itself; a process wakes once for all of them. Beats of which
+one comes a whole number of times as often as another fall together.
 """
 
 from __future__ import annotations

@@ -46,15 +46,19 @@ from callmill.workers.worker_options import WorkerOptions
 log = logging.getLogger(__name__)
 
 _ROOM_CHECK_S = 0.05
+_PACED_ROOM_CHECK_S = 0.25
+"""Where limits pace all that is here: their lanes have taken in work for longer than that."""
+
 _LINES_CHECK_S = 0.5
 """How soon a line that nobody used lately is heard of."""
 _NEWER_LOOK_EVERY = 4
 """Of so many looks one also sees which batches wait for newer workers."""
 
 _CONTROLS_CHECK_S = 0.5
+"""How soon it is heard of that a batch was paused, cancelled or deleted."""
+
 _LAST_WORDS_S = 10.0
 """After the grace; together they are less than what Compose, Kubernetes and systemd wait before they kill."""
-"""How soon it is heard of that a batch was paused, cancelled or deleted."""
 
 _RESCUES_AT_ONCE = 8
 """Chunks that a process holds beyond its threads, because a dead worker had them."""
@@ -229,7 +233,7 @@ class Engine:
 
     async def _watch_room(self) -> None:
         while True:
-            await asyncio.sleep(_ROOM_CHECK_S)
+            await asyncio.sleep(until_beat_s(_ROOM_CHECK_S if self._room.may_open_soon else _PACED_ROOM_CHECK_S))
             self._room.look()
             if self._room.at_rest:  # the look after a while is for calls of the plain task: they fill lanes as well
                 await self._room.stirred(until_beat_s(AT_REST_S))

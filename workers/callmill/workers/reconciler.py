@@ -7,6 +7,7 @@ whose time has come; nothing else is needed for any of them.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import Counter
@@ -36,7 +37,7 @@ _LEAST_EVERY_S = 10.0
 
 _LOCK_MS = 3_000
 _STRANDED_AFTER_MS = 5_000
-_LOOK_AT_REST_S = 1.5
+_STRANDED_EVERY_S = _LOOK_EVERY_S = 1.5
 """Every other round."""
 
 _PRUNE_EVERY_S = FORGOTTEN_AFTER_S / 10
@@ -97,7 +98,8 @@ class Reconciler:
         self._newer = newer
         self._keeper = BatchKeeper(self._batches, chunks, newer, open_batch_s=open_batch_s)
         self._rhythm = rhythm
-        self._mine_until_s = self._next_round_s = self._next_prune_s = self._next_look_s = 0.0
+        self._mine_until_s = self._next_round_s = self._next_prune_s = 0.0
+        self._next_look_s = self._next_stranded_s = 0.0
 
     async def run(self) -> None:
         """Reconcile every second, until cancelled."""
@@ -105,17 +107,22 @@ class Reconciler:
             await self._rhythm.pause(_EVERY_S)
             try:
                 if await self._has_lock():
-                    if time.monotonic() >= self._next_round_s or await self._batches.any_to_look_after():
-                        await self.reconcile()
-                        self._next_round_s = time.monotonic() + _LEAST_EVERY_S
-                    await self._look()
+                    # Side by side: answers that come together wake this process once.
+                    for ended in await asyncio.gather(self._round(), self._look(), return_exceptions=True):
+                        if ended is not None:
+                            raise ended
             except (RedisUnavailableError, RedisError, OSError) as error:
                 log.warning("not reconciled: %s", error, extra={"action": "reconcile_failed"})
+
+    async def _round(self) -> None:
+        if time.monotonic() >= self._next_round_s or await self._batches.any_to_look_after():
+            await self.reconcile()
+            self._next_round_s = time.monotonic() + _LEAST_EVERY_S
 
     async def _look(self) -> None:
         if time.monotonic() < self._next_look_s:
             return
-        self._next_look_s = time.monotonic() + self._rhythm.either_s(0.0, at_rest_s=_LOOK_AT_REST_S)
+        self._next_look_s = time.monotonic() + _LOOK_EVERY_S
         try:
             await self._watch.look()
         except RedisUnavailableError:
@@ -125,7 +132,9 @@ class Reconciler:
 
     async def reconcile(self) -> None:
         """Do one round."""
-        requeued = await self._chunks.requeue_due()
+        requeued, resumed, moving, stranded = await asyncio.gather(
+            self._chunks.requeue_due(), self._batches.resumed(), self._bindings.moving(), self._stranded()
+        )
         for batch_id, error in requeued.newer.items():
             self._newer.met(batch_id, error)
         if due := requeued.put_back + requeued.not_taken:
@@ -133,10 +142,9 @@ class Reconciler:
             self._publish(due, first=True)
         for ref in requeued.not_taken:  # nobody has a thread to spare
             self._take(ref)
-        refs = await self._of_each(await self._batches.resumed(), self._batches.unpark)
+        refs = await self._of_each(resumed, self._batches.unpark)
         # Whoever moved these batches may have died before all their chunks had followed.
-        moved = await self._of_each(await self._bindings.moving(), self._bindings.follow)
-        stranded = await self._chunks.stranded(await self._without_hints(), _STRANDED_AFTER_MS)
+        moved = await self._of_each(moving, self._bindings.follow)
         self._done["put_back"] += len(requeued.put_back)
         self._done["published_again"] += len(requeued.not_taken) + len(stranded)
         self._done["unparked"] += len(refs)
@@ -165,9 +173,16 @@ class Reconciler:
             await self._lines.prune()
             self._next_prune_s = time.monotonic() + _PRUNE_EVERY_S
 
+    async def _stranded(self) -> list[ChunkRef]:
+        if time.monotonic() < self._next_stranded_s:
+            return []
+        self._next_stranded_s = time.monotonic() + _STRANDED_EVERY_S
+        return await self._chunks.stranded(await self._without_hints(), _STRANDED_AFTER_MS)
+
     async def _without_hints(self) -> list[str]:
         """Return the lines whose queues are empty."""
-        names = [*await self._fleet.apis(), *map(str, await self._lines.used())]
+        apis, lines = await asyncio.gather(self._fleet.apis(), self._lines.used())
+        names = [*apis, *map(str, lines)]
         pipeline = self._broker.pipeline(transaction=False)
         for name in names:
             pipeline.llen(lane_queue_key(name))

@@ -1,4 +1,4 @@
-"""Rhythm: how often a worker looks at what may have changed: often while it works, together and seldom at rest."""
+"""Rhythm: how often a worker looks at what may have changed: often while it works, seldom at rest, always together."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Rhythm:
         return at_rest_s if self._at_rest() else every_s
 
     async def pause(self, every_s: float, *, at_rest_s: float = AT_REST_S) -> float:
-        """Wait ``every_s``; at rest until the next beat, of those that come every ``at_rest_s`` or seldomer.
+        """Wait for the next beat, of those that come every ``every_s``, at rest every ``at_rest_s`` or seldomer.
 
         Returns what the wait should have been, in seconds.
         """
-        wait_s = until_beat_s(max(every_s, at_rest_s)) if self._at_rest() else every_s
+        wait_s = until_beat_s(self.either_s(every_s, at_rest_s=max(every_s, at_rest_s)))
         await asyncio.sleep(wait_s)
         return wait_s

@@ -131,6 +131,14 @@ class Room:
         """Whether no chunk is here, and every line's queue is consumed."""
         return not self._threads and not any(map(self._switch.is_off, self._lines))
 
+    @property
+    def may_open_soon(self) -> bool:
+        """Whether a line that no limit paces is here or left to others: it may need its next chunk at any moment."""
+        return any(
+            not self._lanes[line.api].paced and (name in self._threads or self._switch.is_off(name))
+            for name, line in self._lines.items()
+        )
+
     async def stirred(self, timeout_s: float) -> None:
         """Return when a chunk has come in, at the latest after so many seconds."""
         self._stirred.clear()
