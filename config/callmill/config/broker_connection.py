@@ -35,10 +35,20 @@ _FIRST_RETRY_S, _RETRY_STEP_S, _LAST_RETRY_S = 0.2, 0.4, 1.0
 
 
 class _Channel(kombu_redis.Channel):
+    _shared_client: Any = None
+
     def _connparams(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's signature
         if self.connection.client is None:
             raise RedisConnectionError("the broker connection of this channel is closed")
         return super()._connparams(asynchronous=asynchronous)  # type: ignore[no-untyped-call] # kombu is not annotated
+
+    def _create_client(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - as above
+        """Return one client for all commands: kombu makes one for each, which costs more than the command."""
+        if asynchronous:
+            return super()._create_client(asynchronous=True)  # type: ignore[no-untyped-call] # as above
+        if self._shared_client is None or self._shared_client.connection_pool is not self.pool:
+            self._shared_client = super()._create_client()  # type: ignore[no-untyped-call] # as above
+        return self._shared_client
 
     def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
         batch = kwargs.get("_publish_batch")

@@ -52,4 +52,4 @@ def prepare(conf: Any, sender: Any = None, **_: Any) -> None:
     # The switch adds the queues of other lines. A worker that executes only one batch takes no plain tasks either.
     lines = ServedLines(profiles, only_batch=settings.only_batch or "").own
     names = [*map(lane_queue, lines)] if settings.only_batch else [CALLS_QUEUE, *map(lane_queue, profiles)]
-    conf.task_queues = [Queue(name, no_declare="@" in name) for name in names]  # type: ignore[no-untyped-call] # kombu is not annotated
+    conf.task_queues = [Queue(name, no_declare=name != CALLS_QUEUE) for name in names]  # type: ignore[no-untyped-call] # kombu is not annotated
