@@ -17,13 +17,15 @@ from callmill.config.profiles import find_alerts, find_profiles
 from callmill.config.redis_safety import refuse_unsafe
 from callmill.config.settings import load_settings
 from callmill.errors import CallmillError
+from callmill.workers.event_bundles import EventBundlesStep
 from callmill.workers.lane_switch import LaneSwitchStep
 from callmill.workers.served_lines import ServedLines
 
 SUPERUSER = ".*superuser privileges"
 """What Celery warns of for the sake of pickle, which we do not accept."""
 
-app.steps["consumer"].add(LaneSwitchStep)  # pyright: ignore[reportOptionalSubscript] - celery fills it
+for step in (LaneSwitchStep, EventBundlesStep):
+    app.steps["consumer"].add(step)  # pyright: ignore[reportOptionalSubscript] - celery fills it
 
 
 @celeryd_init.connect  # type: ignore[untyped-decorator] # celery ships no types
