@@ -75,7 +75,6 @@ class Engine:
     ) -> None:
         self.worker = worker
         self._options = options
-        self._alerts = alerts
         self._apis = list(host.apis.values())
         self._lanes = host.lanes
         self._switch = switch
@@ -91,27 +90,6 @@ class Engine:
         self._rhythm = Rhythm(self._at_rest)
         self._background: set[asyncio.Task[None]] = set()
         self._rescues: set[asyncio.Task[str]] = set()
-        self._thread.run(self._open())
-
-    def run_chunk(self, ref: ChunkRef, *, first: bool = False) -> str:
-        """Execute a chunk, or find out that there is nothing to do; return what came of it, for people.
-
-        ``first``: it was put back and goes before those that wait for room.
-        """
-        return self._thread.run(self._run_chunk(ref, first=first))
-
-    def drain(self) -> None:
-        """Start no further calls; chunks end when their calls in flight have, the rest goes back. Returns at once."""
-        self._thread.loop.call_soon_threadsafe(self._drain)
-
-    def stop(self) -> None:
-        """Record everything and close the connections; the host goes on. No chunk may be running any more."""
-        self._leases.stop()
-        self._thread.run(self._close())
-        self._hints.close()
-
-    async def _open(self) -> None:
-        options = self._options
         self._redis, self._broker = connect(options.redis_url), connect(options.broker_url)
         session = LedgerSession(self._redis, wait_replicas=options.wait_replicas)
         self._chunks = Chunks(session, worker=self.worker, lease_ms=options.lease_ms)
@@ -138,7 +116,6 @@ class Engine:
             self._leases_renewed,
             every_s=options.lease_ms / 3000,
         )
-        self._leases.start()
         gauge = MemoryGauge(session, options.memory_watermark)
         reconciler = Reconciler(
             session,
@@ -146,7 +123,7 @@ class Engine:
             self._chunks,
             self._sender.send,
             self._rescue,
-            watch=AlertWatch(session, gauge=gauge, stuck_after_s=self._alerts.stuck_after_s),
+            watch=AlertWatch(session, gauge=gauge, stuck_after_s=alerts.stuck_after_s),
             rhythm=self._rhythm,
             worker=self.worker,
             done=self._reporter.reconciled,
@@ -154,13 +131,33 @@ class Engine:
             newer=self._newer,
         )
         watch = RedisWatch(session, options, self._hold, gauge=gauge, rhythm=self._rhythm)
-        if self._alerts.webhooks:
-            self._in_background(open_sender(session, self._alerts, self.worker).run())
+        self._thread.run(self._start(session, alerts, reconciler.run(), watch.run()))
+
+    def run_chunk(self, ref: ChunkRef, *, first: bool = False) -> str:
+        """Execute a chunk, or find out that there is nothing to do; return what came of it, for people.
+
+        ``first``: it was put back and goes before those that wait for room.
+        """
+        return self._thread.run(self._run_chunk(ref, first=first))
+
+    def drain(self) -> None:
+        """Start no further calls; chunks end when their calls in flight have, the rest goes back. Returns at once."""
+        self._thread.loop.call_soon_threadsafe(self._drain)
+
+    def stop(self) -> None:
+        """Record everything and close the connections; the host goes on. No chunk may be running any more."""
+        self._leases.stop()
+        self._thread.run(self._close())
+        self._hints.close()
+
+    async def _start(self, session: LedgerSession, alerts: AlertTargets, *parts: Coroutine[Any, Any, None]) -> None:
+        self._leases.start()
+        if alerts.webhooks:
+            self._in_background(open_sender(session, alerts, self.worker).run())
         for part in (
+            *parts,
             self._committer.run(),
             self._sender.run(),
-            reconciler.run(),
-            watch.run(),
             self._vitals.run(self._rhythm),
             self._report(),
             self._watch_room(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
@@ -29,7 +30,7 @@ class Isolation:
         self.taken = False
         self._room = room
         self._runs = runs
-        self._now = asyncio.get_running_loop().time
+        self._now = time.monotonic
         self._rests_until_s = float("-inf")
 
     @property
