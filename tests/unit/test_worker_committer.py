@@ -20,19 +20,28 @@ WAIT_S = 10
 
 
 class FakeLedger:
-    """Takes commits, or refuses all of them while it is full."""
+    """Takes commits, or refuses all of them while it is full, or bundles with certain offsets."""
 
     def __init__(self) -> None:
         self.full = False
+        self.refused: frozenset[int] = frozenset()
         self.taken: list[tuple[Any, Bundle, Finish | None]] = []
 
     async def commit_all(self, commits: Sequence[Any]) -> list[CommitResult | CallmillError]:
         """Take or refuse."""
         await asyncio.sleep(0)
-        if self.full:
-            return [RedisFullError("full")] * len(commits)
-        self.taken += commits
-        return [CommitResult(hint_wanted=False, proceed=True)] * len(commits)
+        return [self._commit(commit) for commit in commits]
+
+    def _commit(self, commit: Any) -> CommitResult | CallmillError:
+        if self.full or self.refused & set(offsets(commit)):
+            return RedisFullError("full")
+        self.taken.append(commit)
+        return CommitResult(hint_wanted=False, proceed=True)
+
+
+def offsets(commit: Any) -> list[int]:
+    """Return the offsets of the outcomes in a commit."""
+    return [offset for offset, _ in commit[1].outcomes]
 
 
 class FakeRun:
@@ -143,5 +152,29 @@ def test_refused_outcomes_are_kept_and_sent_again():
         await site.committer.idle()
         assert site.flows == [False, True]
         assert [at for _, bundle, _ in site.ledger.taken for at, _ in bundle.outcomes] == [0, 1]
+
+    asyncio.run(_opened(scenario))
+
+
+def test_nothing_of_a_chunk_overtakes_what_was_refused():
+    """While a bundle is refused, nothing newer of its chunk goes out, its end neither; other chunks go on."""
+
+    async def scenario(site: Any) -> None:
+        site.ledger.refused = frozenset({0})
+        run, other = FakeRun(), FakeRun()
+        run.take(site.committer, 0, KIB)
+        await site.told.wait()
+        run.take(site.committer, 1, KIB)
+        site.committer.finished(run, Finish())
+        other.take(site.committer, 7, KIB)
+        site.committer.finished(other, Finish())
+        await other.over
+        assert [offsets(commit) for commit in site.ledger.taken] == [[7]]
+        site.ledger.refused = frozenset()
+        await run.over
+        assert [(offsets(commit), commit[2] is not None) for commit in site.ledger.taken[1:]] == [
+            ([0], False),
+            ([1], True),
+        ]
 
     asyncio.run(_opened(scenario))
