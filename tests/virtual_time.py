@@ -41,7 +41,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _run_once(self) -> None:
         loop: Any = self
         if not loop._ready and loop._scheduled:
-            self.now_s = max(self.now_s, loop._scheduled[0]._when)
+            timers = loop._scheduled[:1]
+            if timers[0].cancelled():  # else it would be taken out below, and the next one waited for in real time
+                timers = [timer for timer in loop._scheduled if not timer.cancelled()]
+            self.now_s = max(self.now_s, min((timer.when() for timer in timers), default=self.now_s))
         super()._run_once()  # type: ignore[misc]
 
 

@@ -10,10 +10,11 @@ import pytest
 from virtual_time import VirtualLoop
 
 from callmill.jobs.traffic import NORMAL
-from callmill.jobs.wire import Chunk, WireJob
-from callmill.ledger import Bundle, ChunkRef, Claim, Finish
-from callmill.workers.call import Call
-from callmill.workers.chunk_run import ChunkRun
+from callmill.jobs.wire import Chunk, WireJob, WireOutcome, assigned_id
+from callmill.ledger import Bundle, ChunkRef, Claim, Finish, Throttles
+from callmill.workers.call import Call, Postponed
+from callmill.workers.chunk_run import BUDGET_S, HELD_FOR_BACKOFF_S, ChunkRun
+from callmill.workers.endings import outcome_too_late
 
 NOW_MS = 1_000_000
 LEASE_S = 600.0
@@ -24,15 +25,19 @@ class NotingLane:
 
     def __init__(self) -> None:
         self.line: list[Call] = []
+        self.first = 0
         self.forgot = 0
+        self.wanted: set[int] = set()
+        self.budget_waits_s: list[float] = []
 
-    def add(self, _owner: Any, calls: Sequence[Call], *, first: int = 0) -> None:  # noqa: ARG002 - the port's signature
+    def add(self, _owner: Any, calls: Sequence[Call], *, first: int = 0) -> None:
         """Take calls in."""
         self.line += calls
+        self.first = first
 
     def add_first(self, call: Call) -> None:
         """Take a call in that has waited already."""
-        self.line.append(call)
+        self.line.insert(0, call)
 
     def forget(self, _owner: Any) -> None:
         """Drop what waits."""
@@ -40,26 +45,35 @@ class NotingLane:
         self.line.clear()
 
     def will_retry(self, call: Call, *, wanted: bool) -> None:
-        """Take note."""
+        """Take note of the offset."""
+        (self.wanted.add if wanted else self.wanted.remove)(call.offset)
 
     def retry_wait_s(self, _call: Call) -> float:
-        """Let every call go on at once."""
-        return 0.0
+        """Let calls wait for the retry budget as the test says, then go on."""
+        return self.budget_waits_s.pop(0) if self.budget_waits_s else 0.0
+
+    @property
+    def offsets(self) -> list[int]:
+        """Offsets of the calls in line."""
+        return [call.offset for call in self.line]
 
 
 class Held:
     """A chunk in a worker's hands."""
 
-    def __init__(self, *, jobs: int = 1, **claimed: Any) -> None:
+    def __init__(self, *, jobs: int = 1, deadlines_ms: Sequence[int | None] = (), **claimed: Any) -> None:
         self.lane = NotingLane()
         self.finishes: list[Finish] = []
+        self.told_bytes: list[int] = []
+        self.began_s = now_s()
         claim = Claim(
             **{
                 "ref": ChunkRef("b", 0, "api"), "fence": 1, "payload": b"", "recorded": frozenset(), "attempts": {},
                 "not_before_ms": {}, "claims": 0, "now_ms": NOW_MS, "count": jobs, **claimed,
             }
         )  # fmt: skip
-        chunk = Chunk("api", 0, [WireJob("GET", "/")] * jobs)
+        deadlines = [*deadlines_ms, *[None] * (jobs - len(deadlines_ms))]
+        chunk = Chunk("api", 40, [WireJob("GET", "/", deadline_ms=ms) for ms in deadlines])
         self.run = ChunkRun(claim, chunk, cast("Any", self.lane), cast("Any", self), traffic=NORMAL)
         self.lease_lasts(LEASE_S)
 
@@ -67,8 +81,9 @@ class Held:
         """Renew the lease: it ends in so many seconds."""
         self.run.lease_ends_s = now_s() + seconds
 
-    def changed(self, run: ChunkRun, size_bytes: int = 0) -> None:
-        """Do nothing."""
+    def changed(self, _run: ChunkRun, size_bytes: int = 0) -> None:
+        """Keep by how many bytes there is more to record."""
+        self.told_bytes.append(size_bytes)
 
     def finished(self, _run: ChunkRun, finish: Finish) -> None:
         """Keep how it was given up."""
@@ -85,6 +100,24 @@ class Held:
         assert self.run.may_start(call, now_s())
         self.run.started(call)
         return call
+
+    def end(self, code: str | None = None, body: bytes = b"", latency_us: int = 1000) -> None:
+        """Make the call that is next; it has an outcome."""
+        call = self.start()
+        outcome = WireOutcome(call.index, None, 200, body, {}, code, code, call.attempts + 1, 0, latency_us)
+        self.run.record(call, outcome)
+
+    def postpone(self, delay_s: float = 0.0, *, spends_attempt: bool = True, throttled: bool = False) -> Call:
+        """Make the call that is next; it wants another attempt."""
+        call = self.start()
+        call.attempts += spends_attempt
+        self.run.postpone(call, Postponed("http_500", "", delay_s, spends_attempt=spends_attempt, throttled=throttled))
+        return call
+
+    @property
+    def since_s(self) -> float:
+        """Seconds since it was claimed."""
+        return now_s() - self.began_s
 
     @property
     def bundle(self) -> Bundle:
@@ -148,5 +181,330 @@ def test_an_interrupted_attempt_counts(earlier):
         held.run.interrupted(call)
         assert (held.bundle.calls, held.bundle.retries, held.finish.attempts) == (1, 0, {0: earlier + 1})
         assert (held.run.put_back, held.bundle.outcomes) == (1, [])
+
+    play(scenario)
+
+
+def test_a_chunk_is_given_back_when_its_time_is_over():
+    """A chunk is held for its budget and no longer; what is in flight then may end first."""
+
+    async def scenario() -> None:
+        held = Held(jobs=3).begun()
+        call = held.start()
+        await asyncio.sleep(BUDGET_S - 0.01)
+        assert held.run.may_start(held.lane.line[0], now_s())
+        await asyncio.sleep(0.02)
+        assert not held.run.may_start(call, now_s())
+        assert (held.lane.line, held.finishes) == ([], [])
+        held.run.interrupted(call)
+        assert (held.run.put_back, held.finish.delay_ms, held.finish.attempts) == (3, 0, {0: 1})
+        assert held.run.held_s == held.since_s
+
+    play(scenario)
+
+
+def test_a_chunk_that_is_over_is_given_up_once():
+    """With the last outcome a chunk ends regularly; its time, a close or an abandon later change nothing of that."""
+
+    async def scenario() -> None:
+        held = Held(jobs=2).begun()
+        held.end()
+        assert not held.finishes
+        held.end()
+        assert held.finish == Finish()
+        held.run.close()
+        await asyncio.sleep(BUDGET_S + 1)
+        assert len(held.finishes) == 1
+
+    play(scenario)
+
+
+def test_a_chunk_that_is_not_ours_any_more_gives_nothing_back():
+    """An abandoned chunk is over at once: nothing is given up, no call starts, and no timer is left."""
+
+    async def scenario() -> None:
+        held = Held(jobs=3, deadlines_ms=[None, NOW_MS + 5000]).begun()
+        held.postpone(1.0)
+        call = held.start()
+        held.run.abandon()
+        held.run.abandon()
+        assert held.run.over.done()
+        assert not held.run.may_start(call, now_s())
+        held.run.interrupted(call)
+        await asyncio.sleep(BUDGET_S + 1)
+        assert (held.finishes, held.lane.line, held.lane.wanted, held.bundle.outcomes) == ([], [], set(), [])
+
+    play(scenario)
+
+
+def test_what_was_spent_is_counted_as_it_happened():
+    """Calls, retries, refusals and latencies of a bundle are those of the attempts; a refused job made none."""
+
+    async def scenario() -> None:
+        held = Held(jobs=6).begun()
+        held.end(body=b"12345", latency_us=1000)
+        held.end("http_400", latency_us=3000)
+        held.end("throttled", latency_us=8000)
+        held.postpone(spends_attempt=True)
+        held.postpone(spends_attempt=False, throttled=True)
+        refused = held.lane.line.pop()
+        held.run.refuse(refused, outcome_too_late(refused))
+        bundle = held.bundle
+        assert (bundle.calls, bundle.retries, bundle.throttled) == (5, 1, 2)
+        assert bundle.latencies_us == [1000, 3000, 8000]
+        assert [offset for offset, _ in bundle.outcomes] == [0, 1, 2, refused.offset]
+        assert held.told_bytes == [5, 0, 0, 0, 0, 0]
+        assert (held.run.succeeded, held.run.failed, held.run.put_back, held.run.p50_ms) == (1, 3, 2, 3.0)
+        assert held.run.summary() == "1 ok, 3 failed, 2 put back, p50 3 ms"
+
+    play(scenario)
+
+
+def test_a_chunk_without_calls_has_no_latency():
+    """Before its first call a chunk has no median, and its summary none either."""
+
+    async def scenario() -> None:
+        run = Held().begun().run
+        assert (run.p50_ms, run.summary()) == (None, "0 ok, 0 failed, 1 put back")
+
+    play(scenario)
+
+
+def test_a_job_that_has_its_outcome_does_not_start():
+    """A job that was refused while it stood in line does not start when its turn comes."""
+
+    async def scenario() -> None:
+        held = Held(jobs=2).begun()
+        call = held.lane.line.pop()
+        held.run.refuse(call, outcome_too_late(call))
+        assert not held.run.may_start(call, now_s())
+        assert held.run.may_start(held.lane.line[0], now_s())
+
+    play(scenario)
+
+
+def test_a_retry_waits_its_delay_and_then_goes_first():
+    """A call with a delay stands in line again when that is over, announced meanwhile; one without does so at once."""
+
+    async def scenario() -> None:
+        held = Held(jobs=3).begun()
+        held.postpone(1.5)
+        assert (held.lane.offsets, held.lane.wanted) == ([1, 2], {0})
+        held.postpone(0.0)
+        assert (held.lane.offsets, held.lane.wanted) == ([1, 2], {0})
+        await asyncio.sleep(1.49)
+        assert held.lane.offsets == [1, 2]
+        await asyncio.sleep(0.02)
+        assert held.lane.offsets == [0, 1, 2]
+
+    play(scenario)
+
+
+def test_a_retry_waits_for_the_budget_of_retries():
+    """Where the retry budget is spent a call asks again later, as often as that takes, and then stands in line."""
+
+    async def scenario() -> None:
+        held = Held(jobs=2).begun()
+        held.lane.budget_waits_s = [0.5, 1.0]
+        held.postpone(0.0)
+        await asyncio.sleep(1.49)
+        assert held.lane.offsets == [1]
+        await asyncio.sleep(0.02)
+        assert held.lane.offsets == [0, 1]
+
+    play(scenario)
+
+
+def test_a_wait_that_spends_no_attempt_is_not_announced_as_a_retry():
+    """A call that has spent no attempt takes none of the retry budget beforehand."""
+
+    async def scenario() -> None:
+        held = Held(jobs=2).begun()
+        held.postpone(1.0, spends_attempt=False)
+        assert held.lane.wanted == set()
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(("delay_s", "kept"), [(HELD_FOR_BACKOFF_S - 0.1, True), (HELD_FOR_BACKOFF_S + 0.1, False)])
+def test_a_chunk_is_held_for_a_short_wait_only(delay_s, kept):
+    """When all that is left waits, a chunk is held if the soonest retry is near, and else given back until then."""
+
+    async def scenario() -> None:
+        held = Held(jobs=3).begun()
+        held.postpone(delay_s)
+        held.postpone(delay_s + 5)
+        assert not held.finishes
+        held.end()
+        assert bool(held.finishes) is not kept
+        if kept:
+            held.run.close()
+        finish = held.finish
+        due_ms = {0: NOW_MS + round(delay_s * 1000), 1: NOW_MS + round(delay_s * 1000) + 5000}
+        assert (finish.not_before_ms, finish.attempts) == (due_ms, {0: 1, 1: 1})
+        assert finish.delay_ms == pytest.approx(delay_s * 1000, abs=1)
+        assert held.lane.wanted == set()
+
+    play(scenario)
+
+
+def test_a_retry_beyond_the_budget_goes_back_with_its_time():
+    """A retry that is due when the chunk's time is over waits in the ledger; the others go on here."""
+
+    async def scenario() -> None:
+        held = Held(jobs=2).begun()
+        await asyncio.sleep(BUDGET_S - 10)
+        held.postpone(10.0)
+        assert held.lane.wanted == set()
+        assert not held.finishes
+        await asyncio.sleep(5)
+        held.end()
+        assert (held.finish.not_before_ms, held.finish.delay_ms) == ({0: NOW_MS + 30_000}, 5000)
+
+    play(scenario)
+
+
+def test_what_could_run_now_goes_back_without_delay():
+    """A remainder of which something does not wait is due at once."""
+
+    async def scenario() -> None:
+        held = Held(jobs=2).begun()
+        held.postpone(20.0)
+        held.run.close()
+        assert (held.finish.delay_ms, held.finish.not_before_ms) == (0, {0: NOW_MS + 20_000})
+
+    play(scenario)
+
+
+def test_a_retry_of_a_closed_chunk_goes_back_with_its_time():
+    """A call that comes back for a retry after the chunk was closed is given back, and due when the retry is."""
+
+    async def scenario() -> None:
+        held = Held(jobs=1).begun()
+        call = held.start()
+        held.run.close()
+        call.attempts += 1
+        held.run.postpone(call, Postponed("http_500", "", 4.0))
+        finish = held.finish
+        assert (finish.delay_ms, finish.not_before_ms, finish.attempts) == (4000, {0: NOW_MS + 4000}, {0: 1})
+
+    play(scenario)
+
+
+def test_a_chunk_that_is_claimed_again_waits_as_it_was_told():
+    """Jobs wait in the worker until the time that the ledger has for them, tried jobs for the retry budget as well."""
+
+    async def scenario() -> None:
+        held = Held(jobs=4, claims=1, attempts={1: 2, 2: 1}, not_before_ms={0: NOW_MS + 1500, 1: NOW_MS + 1000})
+        held.lane.budget_waits_s = [0.25]
+        held.run.begin()
+        assert (held.lane.offsets, held.lane.first, held.lane.wanted) == ([3], 1, {1, 2})
+        await asyncio.sleep(0.26)
+        assert held.lane.offsets == [2, 3]
+        await asyncio.sleep(0.75)
+        assert held.lane.offsets == [1, 2, 3]
+        await asyncio.sleep(0.5)
+        assert held.lane.offsets == [0, 1, 2, 3]
+        assert [call.attempts for call in held.lane.line] == [0, 2, 1, 0]
+
+    play(scenario)
+
+
+def test_times_long_past_hold_nobody():
+    """A job that was due before its chunk was claimed stands in line at once."""
+
+    async def scenario() -> None:
+        held = Held(jobs=1, claims=1, attempts={0: 1}, not_before_ms={0: NOW_MS - 5000}).begun()
+        assert held.lane.offsets == [0]
+
+    play(scenario)
+
+
+def test_new_chunks_do_not_overtake():
+    """The jobs of a chunk that nobody held before stand behind those that wait."""
+
+    async def scenario() -> None:
+        held = Held(jobs=3).begun()
+        assert (held.lane.offsets, held.lane.first) == ([0, 1, 2], 0)
+
+    play(scenario)
+
+
+def test_what_is_known_of_jobs_survives_a_chunk_that_was_not_tried():
+    """Attempts, spared failures and refusals of the jobs that are left go back as they were claimed."""
+
+    async def scenario() -> None:
+        known: dict[str, Any] = {
+            "attempts": {1: 2},
+            "spared": {1: 3, 2: 1},
+            "throttles": {2: Throttles(4, NOW_MS - 700)},
+        }
+        held = Held(jobs=3, claims=2, recorded=frozenset({0}), deaths=2, **known).begun()
+        assert sorted(held.lane.offsets) == [1, 2]
+        assert {call.offset: (call.index, call.key) for call in held.lane.line} == {
+            offset: (40 + offset, assigned_id("b", 40 + offset)) for offset in (1, 2)
+        }
+        held.run.close()
+        finish = held.finish
+        assert (finish.attempts, finish.spared, finish.throttles) == tuple(known.values())
+        assert (finish.deaths, finish.delay_ms) == (2, 0)
+
+    play(scenario)
+
+
+def test_redirects_that_were_followed_count_as_one_attempt_when_given_back():
+    """A call that is given back between two redirects has spent an attempt, however many it followed."""
+
+    async def scenario() -> None:
+        held = Held(jobs=2).begun()
+        held.lane.line[0].redirects = 3
+        held.run.close()
+        assert held.finish.attempts == {0: 1}
+
+    play(scenario)
+
+
+def test_a_deadline_ends_what_waits_for_a_retry_and_nothing_in_flight():
+    """A deadline ends a wait for a retry as well; an attempt under way may end, but is followed by no other."""
+
+    async def scenario() -> None:
+        held = Held(jobs=3, deadlines_ms=[NOW_MS + 1000, NOW_MS + 1000]).begun()
+        held.postpone(5.0)
+        call = held.start()
+        await asyncio.sleep(1.01)
+        assert [(offset, outcome.error_code) for offset, outcome in held.bundle.outcomes] == [(0, "deadline")]
+        assert held.lane.wanted == set()
+        held.run.postpone(call, Postponed("http_500", ""))
+        assert [(offset, outcome.error_code) for offset, outcome in held.bundle.outcomes][1:] == [(1, "deadline")]
+        await asyncio.sleep(10)
+        assert (held.lane.offsets, held.run.put_back) == ([2], 1)
+
+    play(scenario)
+
+
+def test_a_deadline_within_the_time_of_the_batch_holds():
+    """Of a job's deadline and its batch's, the earlier one counts."""
+
+    async def scenario() -> None:
+        held = Held(jobs=2, deadlines_ms=[NOW_MS + 1000, NOW_MS + 9000], deadline_ms=NOW_MS + 5000).begun()
+        for at_s, failed in ((0.99, 0), (1.01, 1), (4.99, 1), (5.01, 2)):
+            await asyncio.sleep(at_s - held.since_s)
+            assert held.run.failed == failed
+        assert held.finish == Finish()
+
+    play(scenario)
+
+
+def test_deadlines_of_a_closed_chunk_are_the_next_workers():
+    """A closed chunk refuses nothing more: what is left goes back as it is."""
+
+    async def scenario() -> None:
+        held = Held(jobs=2, deadlines_ms=[None, NOW_MS + 1000]).begun()
+        call = held.start()
+        held.run.close()
+        await asyncio.sleep(2)
+        assert held.bundle.outcomes == []
+        held.run.interrupted(call)
+        assert held.run.put_back == 2
 
     play(scenario)

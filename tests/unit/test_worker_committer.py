@@ -8,8 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from virtual_time import VirtualLoop
 
-from callmill.errors import CallmillError, RedisFullError
+from callmill.errors import CallmillError, RedisFullError, RedisUnavailableError, StaleLeaseError
 from callmill.jobs.wire import WireOutcome
 from callmill.ledger import Bundle, CommitResult, Finish
 from callmill.workers import committer as module
@@ -23,20 +24,28 @@ class FakeLedger:
     """Takes commits, or refuses all of them while it is full, or bundles with certain offsets."""
 
     def __init__(self) -> None:
-        self.full = False
+        self.full = self.away = False
         self.refused: frozenset[int] = frozenset()
+        self.result = CommitResult(hint_wanted=False, proceed=True)
+        self.stale: set[Any] = set()
+        self.rounds: list[int] = []
         self.taken: list[tuple[Any, Bundle, Finish | None]] = []
 
     async def commit_all(self, commits: Sequence[Any]) -> list[CommitResult | CallmillError]:
         """Take or refuse."""
         await asyncio.sleep(0)
+        self.rounds.append(len(commits))
+        if self.away:
+            raise RedisUnavailableError("away")
         return [self._commit(commit) for commit in commits]
 
     def _commit(self, commit: Any) -> CommitResult | CallmillError:
         if self.full or self.refused & set(offsets(commit)):
             return RedisFullError("full")
+        if commit[0] in self.stale:
+            return StaleLeaseError("stale")
         self.taken.append(commit)
-        return CommitResult(hint_wanted=False, proceed=True)
+        return self.result
 
 
 def offsets(commit: Any) -> list[int]:
@@ -50,8 +59,17 @@ class FakeRun:
     def __init__(self) -> None:
         self.bundle = Bundle()
         self.claim = self.ref = self
-        self.api = "api"
+        self.batch_id, self.number, self.api, self.line, self.batch_name = "b", 0, "api", "api", ""
+        self.closed = False
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def close(self) -> None:
+        """Start no further calls."""
+        self.closed = True
+
+    def abandon(self) -> None:
+        """Forget the chunk."""
+        self.over.set_result(None)
 
     def take(self, committer: Committer, index: int, size_bytes: int) -> None:
         """Take an outcome in, as a chunk does."""
@@ -78,19 +96,32 @@ def _small(monkeypatch):
 
 async def _opened(scenario: Any) -> None:
     ledger, flows, told = FakeLedger(), [], asyncio.Event()
+    published: list[list[Any]] = []
+    recorded: list[tuple[str, Bundle]] = []
 
     def on_flow(flow: bool) -> None:  # noqa: FBT001 - the committer's callback
         flows.append(flow)
         told.set()
 
-    committer = Committer(ledger, lambda _: None, on_flow, lambda *_: None)  # type: ignore[arg-type]
+    committer = Committer(ledger, published.append, on_flow, lambda *what: recorded.append(what))  # type: ignore[arg-type]
     task = asyncio.create_task(committer.run())
     try:
         await asyncio.wait_for(
-            scenario(SimpleNamespace(ledger=ledger, flows=flows, told=told, committer=committer)), WAIT_S
+            scenario(
+                SimpleNamespace(
+                    ledger=ledger, flows=flows, told=told, committer=committer, published=published, recorded=recorded
+                )
+            ),
+            WAIT_S,
         )
     finally:
         task.cancel()
+
+
+def play(scenario: Any) -> None:
+    """Run a scenario on a clock that jumps to what happens next."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(_opened(scenario))
 
 
 def test_large_outcomes_go_out_in_pieces_and_the_end_last():
@@ -109,7 +140,7 @@ def test_large_outcomes_go_out_in_pieces_and_the_end_last():
         assert [finish is not None for _, _, finish in site.ledger.taken] == [False] * (len(bundles) - 1) + [True]
         await site.committer.idle()
 
-    asyncio.run(_opened(scenario))
+    play(scenario)
 
 
 def test_outcome_larger_than_a_piece_goes_out_alone():
@@ -122,7 +153,7 @@ def test_outcome_larger_than_a_piece_goes_out_alone():
         await site.committer.idle()
         assert [len(bundle.outcomes) for _, bundle, _ in site.ledger.taken] == [1, 1, 1]
 
-    asyncio.run(_opened(scenario))
+    play(scenario)
 
 
 def test_calls_stop_while_too_much_waits_to_be_recorded():
@@ -136,7 +167,7 @@ def test_calls_stop_while_too_much_waits_to_be_recorded():
         await site.committer.idle()
         assert site.flows == [False, True]
 
-    asyncio.run(_opened(scenario))
+    play(scenario)
 
 
 def test_refused_outcomes_are_kept_and_sent_again():
@@ -153,7 +184,7 @@ def test_refused_outcomes_are_kept_and_sent_again():
         assert site.flows == [False, True]
         assert [at for _, bundle, _ in site.ledger.taken for at, _ in bundle.outcomes] == [0, 1]
 
-    asyncio.run(_opened(scenario))
+    play(scenario)
 
 
 def test_nothing_of_a_chunk_overtakes_what_was_refused():
@@ -177,4 +208,139 @@ def test_nothing_of_a_chunk_overtakes_what_was_refused():
             ([1], True),
         ]
 
-    asyncio.run(_opened(scenario))
+    play(scenario)
+
+
+def test_everything_waits_while_redis_is_away():
+    """What could not be sent is sent again as it was, without company from its chunk, and recorded once."""
+
+    async def scenario(site: Any) -> None:
+        site.ledger.away = True
+        run, other = FakeRun(), FakeRun()
+        run.take(site.committer, 0, KIB)
+        await site.told.wait()
+        run.take(site.committer, 1, KIB)
+        other.take(site.committer, 5, KIB)
+        assert not site.recorded
+        site.ledger.away = False
+        await site.committer.idle()
+        assert [offsets(commit) for commit in site.ledger.taken] == [[0], [5], [1]]
+        assert [(api, bundle.calls) for api, bundle in site.recorded] == [("api", 1)] * 3
+        assert site.flows == [False, True]
+
+    play(scenario)
+
+
+def test_a_chunk_whose_lease_is_lost_is_forgotten_with_what_came_since():
+    """Where somebody else holds a chunk it is over here: nothing of it is recorded, and what came since is dropped."""
+
+    async def scenario(site: Any) -> None:
+        run = FakeRun()
+        site.ledger.stale = {run}
+        run.take(site.committer, 0, KIB)
+        site.committer.finished(run, Finish())
+        await run.over
+        rounds = len(site.ledger.rounds)
+        run.take(site.committer, 1, KIB)
+        await site.committer.idle()
+        assert (site.ledger.taken, site.recorded, site.published, site.flows) == ([], [], [], [])
+        assert (len(site.ledger.rounds), bool(run.bundle), run.closed) == (rounds, False, False)
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(
+    ("proceed", "ends", "closed"), [(True, False, False), (False, False, True), (False, True, False)]
+)
+def test_a_batch_that_was_paused_starts_no_further_calls(proceed, ends, closed):
+    """Where the ledger says that the batch does not go on, the chunk is closed, unless it was given up with that."""
+
+    async def scenario(site: Any) -> None:
+        site.ledger.result = CommitResult(hint_wanted=False, proceed=proceed)
+        run = FakeRun()
+        run.take(site.committer, 0, KIB)
+        if ends:
+            site.committer.finished(run, Finish())
+        await site.committer.idle()
+        assert (run.closed, run.over.done(), site.published) == (closed, ends, [])
+
+    play(scenario)
+
+
+def test_a_chunk_that_is_queued_again_gets_its_hint():
+    """When the ledger queues a chunk that was given up, its hint is published."""
+
+    async def scenario(site: Any) -> None:
+        site.ledger.result = CommitResult(hint_wanted=True, proceed=True)
+        run = FakeRun()
+        site.committer.finished(run, Finish())
+        await run.over
+        assert (site.published, [offsets(commit) for commit in site.ledger.taken]) == ([[run]], [[]])
+
+    play(scenario)
+
+
+def test_nothing_is_sent_of_a_chunk_that_has_nothing_new():
+    """A chunk that was changed by what an earlier round took along costs no commit."""
+
+    async def scenario(site: Any) -> None:
+        run = FakeRun()
+        site.committer.changed(run)
+        await site.committer.idle()
+        assert site.ledger.rounds == []
+
+    play(scenario)
+
+
+def test_outcomes_wait_for_company(monkeypatch):
+    """Outcomes that come soon after a round go out together; a chunk that ends takes along none of the others."""
+    monkeypatch.setattr(module, "EVERY_S", 0.1)
+
+    async def scenario(site: Any) -> None:
+        first, second, third = FakeRun(), FakeRun(), FakeRun()
+        first.take(site.committer, 0, KIB)
+        await site.committer.idle()
+        first.take(site.committer, 1, KIB)
+        await asyncio.sleep(0)
+        second.take(site.committer, 0, KIB)
+        third.take(site.committer, 9, KIB)
+        site.committer.finished(third, Finish())
+        await third.over
+        first.take(site.committer, 2, KIB)
+        await site.committer.idle()
+        assert [offsets(commit) for commit in site.ledger.taken] == [[0], [9], [1, 2], [0]]
+        assert site.ledger.rounds == [1, 1, 2]
+
+    play(scenario)
+
+
+def test_one_round_trip_is_bounded():
+    """Large outcomes of several chunks go out in several round trips, each of little more than the bound."""
+
+    async def scenario(site: Any) -> None:
+        runs = [FakeRun() for _ in range(5)]
+        for run in runs:
+            run.take(site.committer, 0, 12 * KIB)
+        await site.committer.idle()
+        assert site.ledger.rounds == [3, 2]
+        assert site.flows == []
+
+    play(scenario)
+
+
+def test_what_is_given_up_is_not_sent_again():
+    """A worker that must end keeps nothing for a Redis that is away: it is idle after the round under way."""
+
+    async def scenario(site: Any) -> None:
+        site.ledger.away = True
+        run = FakeRun()
+        run.take(site.committer, 0, KIB)
+        await site.told.wait()
+        site.committer.give_up()
+        await site.committer.idle()
+        rounds = len(site.ledger.rounds)
+        run.take(site.committer, 1, KIB)
+        await site.committer.idle()
+        assert (len(site.ledger.rounds), site.ledger.taken, site.recorded) == (rounds + 1, [], [])
+
+    play(scenario)
