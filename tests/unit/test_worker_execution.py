@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Coroutine, Sequence
 from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
+from virtual_time import VirtualLoop
 
+from callmill.errors import CallmillError, RedisUnavailableError, UnknownFormatError
 from callmill.jobs.line import Line
+from callmill.jobs.outcome import UNKNOWN_INDEX
+from callmill.jobs.traffic import Priority, TrafficClass
 from callmill.jobs.wire import Chunk, WireJob, encode_chunk
-from callmill.ledger import ChunkRef, Claim
+from callmill.ledger import Bundle, ChunkRef, Claim, Finish, Suspect
+from callmill.workers import execution as module
+from callmill.workers.call import Call, CallOwner
 from callmill.workers.chunk_run import ChunkRun
+from callmill.workers.endings import outcome_without_answer
 from callmill.workers.execution import Execution
 from callmill.workers.newer_batches import NewerBatches
+from callmill.workers.suspicion import NO_JOB
 
 
 def nothing(*_: object, **__: object) -> None:
@@ -59,3 +69,266 @@ def test_a_chunk_that_is_claimed_again_here_runs_once(idle_lane):
         assert (runs, [run.claim for run in ended]) == ({}, [again])
 
     asyncio.run(scenario())
+
+
+LINE = Line("api", TrafficClass(Priority.BULK))
+LEASE_S = 10.0
+
+
+class Worker:
+    """A worker's parts around an execution, which note what they are told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+        self.line: list[Call] = []
+        self.owners: list[CallOwner] = []
+        self.bundles: list[Bundle] = []
+        self.trouble: CallmillError | None = None
+        self.runs: dict[ChunkRef, ChunkRun] = {}
+        this = cast("Any", self)
+        self.execution = Execution(
+            this,
+            {"api": this},
+            this,
+            this,
+            self.runs,
+            lease_s=LEASE_S,
+            newer=cast("Any", SimpleNamespace(met=self._met)),
+        )
+
+    def _met(self, batch_id: str, _why: UnknownFormatError) -> None:
+        self.told.append(("newer", batch_id))
+
+    async def _answer(self, *what: Any) -> None:
+        await asyncio.sleep(0)
+        if self.trouble is not None:
+            raise self.trouble
+        self.told.append(what)
+
+    async def release(self, claim: Claim, delay_ms: int) -> None:
+        """Give a chunk back to the ledger."""
+        await self._answer("release", claim.ref.number, delay_ms)
+
+    async def note_alone(self, claim: Claim, offset: int | None) -> None:
+        """Note what runs alone."""
+        await self._answer("alone", claim.ref.number, offset)
+
+    async def commit(self, _claim: Claim, bundle: Bundle, finish: Finish) -> None:
+        """Record a bundle."""
+        self.bundles.append(bundle)
+        await self._answer("commit", finish)
+
+    def add(self, owner: CallOwner, calls: Sequence[Call], *, first: int = 0) -> None:  # noqa: ARG002 - the port's signature
+        """Take calls in."""
+        self.owners.append(owner)
+        self.line += calls
+
+    def forget(self, owner: CallOwner) -> None:
+        """Drop what waits of an owner."""
+        self.line = [call for call in self.line if call.owner is not owner]
+
+    def changed(self, *_: Any) -> None:
+        """Nothing is recorded here."""
+
+    def finished(self, run: ChunkRun, finish: Finish) -> None:
+        """Take the end of a chunk."""
+        self.told.append(("finished", run.claim.ref.number, finish.deaths))
+        run.over.set_result(None)
+
+    def taken_in(self, ref: ChunkRef) -> None:
+        """A chunk is in the process's hands."""
+        self.told.append(("in", ref.number))
+
+    def filled(self, line: Line) -> None:
+        """A chunk's jobs are in line."""
+        self.told.append(("filled", line, len(self.line)))
+
+    def hold(self) -> None:
+        """Let nobody in."""
+        self.told.append("hold")
+
+    def resume(self) -> None:
+        """Let chunks in again."""
+        self.told.append("resume")
+
+    def claim(self, number: int = 0, *, jobs: int = 2, **fields: Any) -> Claim:
+        """Return a claim of a chunk."""
+        known: dict[str, Any] = {
+            "payload": encode_chunk(Chunk("api", 0, [WireJob("GET", "/")] * jobs)), "recorded": frozenset(),
+            "attempts": {}, "not_before_ms": {}, "claims": 0, "now_ms": 0, "count": jobs,
+        }  # fmt: skip
+        return Claim(ref=ChunkRef("b", number, "api"), fence=1, **{**known, **fields})
+
+    async def execute(self, claim: Claim) -> asyncio.Future[str]:
+        """Begin to execute a chunk."""
+        task = asyncio.ensure_future(self.execution.execute(claim, LINE, asyncio.get_running_loop().time()))
+        await asyncio.sleep(0.1)
+        return task
+
+    def end(self) -> int:
+        """Let the next call succeed; return its offset."""
+        call = self.line.pop(0)
+        assert call.owner.may_start(call, asyncio.get_running_loop().time())
+        call.owner.started(call)
+        call.owner.record(call, outcome_without_answer(call, None, None))
+        return call.offset
+
+
+def play(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a scenario on a clock that jumps to what happens next."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(scenario())
+
+
+def test_a_chunk_runs_until_its_jobs_have_outcomes():
+    """A chunk is taken in, its jobs stand in its line, and it is held until it was given up; then nothing is left."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        task = await worker.execute(worker.claim())
+        assert worker.told == [("in", 0), ("filled", LINE, 2)]
+        assert [owner.traffic for owner in worker.owners] == [LINE.traffic]
+        assert list(worker.runs) == [ChunkRef("b", 0, "api")]
+        worker.end()
+        worker.end()
+        assert (await task).startswith("2 ok, 0 failed")
+        assert (worker.told[2:], worker.runs) == ([("finished", 0, 0)], {})
+
+    play(scenario)
+
+
+def test_a_lease_runs_from_when_it_was_asked_for():
+    """Calls may start until the lease's time after the question has passed, whenever the answer came."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        task = await worker.execute(worker.claim())
+        (run,), now_s = worker.runs.values(), asyncio.get_running_loop().time()
+        assert run.may_start(worker.line[0], now_s - 0.1 + LEASE_S - 0.01)
+        assert not run.may_start(worker.line[0], now_s - 0.1 + LEASE_S + 0.01)
+        await task
+
+    play(scenario)
+
+
+def test_a_worker_that_ends_begins_nothing():
+    """What a draining worker holds or claims goes back at once, with the deaths that it had."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        before = await worker.execute(worker.claim(0, deaths=1))
+        worker.execution.drain()
+        assert await before == "0 ok, 0 failed, 2 put back"
+        for number, deaths in ((1, 2), (2, 3)):
+            assert await (await worker.execute(worker.claim(number, deaths=deaths))) == "0 ok, 0 failed, 2 put back"
+        assert [what for what in worker.told if what[0] == "finished"] == [("finished", n, n + 1) for n in range(3)]
+        assert (worker.line, worker.runs) == ([], {})
+        assert ("alone", 2, None) not in worker.told
+
+    play(scenario)
+
+
+def test_a_suspected_chunk_runs_alone_and_is_noted_before():
+    """A chunk that dying workers held is noted, then begins; meanwhile nothing else runs or gets its turn."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        task = await worker.execute(worker.claim(0, deaths=3))
+        assert worker.told == [("in", 0), "hold", ("alone", 0, None)]
+        assert len(worker.line) == 2
+        beside = await worker.execute(worker.claim(1))
+        assert await beside == "0 ok, 0 failed, 2 put back"
+        assert "it must run alone" in await (await worker.execute(worker.claim(2, deaths=4)))
+        assert ("release", 2, module._ISOLATED_LATER_MS) in worker.told
+        worker.end()
+        worker.end()
+        assert (await task).startswith("2 ok")
+        assert worker.told[-2:] == [("finished", 0, 0), "resume"]
+
+    play(scenario)
+
+
+def test_a_chunk_that_could_not_be_noted_does_not_begin():
+    """Where the ledger does not take the note, nothing of the chunk is called, and it goes back as it was."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        worker.trouble = RedisUnavailableError("away")
+        task = await worker.execute(worker.claim(0, deaths=3))
+        assert await task == "0 ok, 0 failed, 2 put back"
+        assert (worker.line, worker.told) == ([], [("in", 0), "hold", ("finished", 0, 3), "resume"])
+
+    play(scenario)
+
+
+def test_a_chunk_that_killed_workers_alone_runs_one_by_one():
+    """After a death alone each job is noted before it starts, the suspect first, and no other is out beside it."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        task = await worker.execute(worker.claim(0, deaths=5, suspect=Suspect(1, 1)))
+        ends = []
+        while not task.done():
+            assert len(worker.line) == 1
+            ends.append(worker.end())
+            await asyncio.sleep(0.1)
+        noted = [what[2] for what in worker.told if what[0] == "alone"]
+        assert (ends, noted) == ([1, 0], [1, 0, NO_JOB])
+
+    play(scenario)
+
+
+def test_a_chunk_of_a_newer_format_is_left_alone():
+    """What only a newer Callmill can read is offered again later, and told."""
+
+    async def scenario(monkeypatch: pytest.MonkeyPatch) -> None:
+        def newer(*_: Any) -> Any:
+            raise UnknownFormatError("newer")
+
+        monkeypatch.setattr(module, "decode_chunk", newer)
+        worker = Worker()
+        assert await (await worker.execute(worker.claim())) == "given back: newer"
+        assert worker.told == [("newer", "b"), ("release", 0, module._NEWER_FORMAT_MS)]
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        play(lambda: scenario(monkeypatch))
+
+
+def test_jobs_of_a_chunk_that_cannot_be_read_fail():
+    """Every unrecorded job of a damaged chunk fails, and the chunk ends; where that is not recorded it is told."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        claim = worker.claim(7, jobs=3, payload=b"damaged", recorded=frozenset({1}))
+        assert (await (await worker.execute(claim))).startswith("2 failed: ")
+        assert worker.told == [("commit", Finish())]
+        (bundle,) = worker.bundles
+        assert [(offset, outcome.id) for offset, outcome in bundle.outcomes] == [(0, "b/7/0"), (2, "b/7/2")]
+        for _, outcome in bundle.outcomes:
+            assert (outcome.index, outcome.error_code, outcome.status) == (UNKNOWN_INDEX, "corrupt", None)
+            assert (outcome.attempts, outcome.started_ms, outcome.latency_us) == (0, 0, 0)
+        assert (bundle.calls, bundle.latencies_us) == (0, [])
+        worker.trouble = RedisUnavailableError("away")
+        assert await (await worker.execute(claim)) == "not recorded: away"
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("trouble", [None, RedisUnavailableError("away")])
+def test_a_bug_does_not_hold_the_lease(trouble):
+    """Whatever goes wrong inside, the chunk goes back for a while, or its lease ends by itself, and it is not held."""
+
+    async def scenario() -> None:
+        worker = Worker()
+
+        def broken(_line: Line) -> None:
+            worker.trouble = trouble
+            raise ZeroDivisionError
+
+        worker.filled = broken  # type: ignore[method-assign]
+        said = await (await worker.execute(worker.claim()))
+        assert said == "given back: a bug of Callmill; please report it"
+        given_back = [] if trouble else [("release", 0, module._AFTER_BUG_MS)]
+        assert (worker.told, worker.runs, worker.line) == ([("in", 0), *given_back], {}, [])
+
+    play(scenario)
