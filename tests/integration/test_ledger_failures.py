@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 import time
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from callmill.config.redis_connections import connect
 from callmill.errors import StaleLeaseError
 from callmill.jobs import FailedJob
+from callmill.jobs.outcome import UNKNOWN_INDEX
 from callmill.jobs.wire import Chunk, WireJob, WireOutcome, encode_chunk
 from callmill.ledger import (
     Batches,
@@ -24,7 +26,10 @@ from callmill.ledger import (
     Throttles,
     keys,
 )
+from callmill.ledger.bitmaps import bitmap_of
 from callmill.ledger.failure_filter import ALL, FailureFilter
+from callmill.ledger.failure_records import encode_failure
+from callmill.ledger.failures import ChunkFailures
 from callmill.ledger.keys import BatchKeys
 
 JOBS = 12
@@ -356,5 +361,77 @@ def test_every_failed_job_is_found(run):
         assert (jobs_again, len(refs)) == (len(expected), count - count // 5)
         retried = ledger.batches.failures.retried(batch_id, ALL)
         assert sorted([job.index async for page in retried for job in page]) == sorted(expected)
+
+    run(scenario)
+
+
+def test_jobs_of_a_damaged_chunk_do_not_run_again(run):
+    """Jobs that failed because their chunk cannot be read are listed, and left alone by every retry."""
+
+    async def scenario(ledger: Ledger) -> None:
+        claim = await ledger.begin(2)
+        lost = [(at, outcome(UNKNOWN_INDEX, None)) for at in range(2)]
+        await ledger.chunks.commit(claim, Bundle(outcomes=lost), Finish())
+        assert len(await ledger.failed()) == 1  # they share their position, as nobody knows it
+        assert [await ledger.retry(), await ledger.retry("code=timeout")] == [0, 0]
+        assert await ledger.counters() == (0, 2, True)
+
+    run(scenario)
+
+
+def test_of_a_chunk_only_the_jobs_meant_are_listed(run):
+    """A condition leaves out other jobs of the chunk, chunks without such jobs, and those that ran again otherwise."""
+
+    async def scenario(ledger: Ledger) -> None:
+        claim = await ledger.begin(4)
+        await ledger.record(
+            claim, *(outcome(at, status) for at, status in enumerate((500, 404, 500, 200))), finish=Finish()
+        )
+        assert set(await ledger.failed("status=404")) == {1}
+        assert await ledger.failed("status=503") == {}
+        assert await ledger.retry("status=404") == 1
+        where = FailureFilter("status=500")
+        pages = ledger.batches.failures.retried(ledger.ref.batch_id, where)
+        assert [page async for page in pages] == []
+        assert (set(await ledger.retried()), set(await ledger.failed())) == ({1}, {0, 2})
+
+    run(scenario)
+
+
+def test_a_batch_whose_chunks_are_gone_has_nothing_to_run_again(run):
+    """Where neither a failure nor the payload of a chunk is left, as when it was deleted meanwhile, it is left out."""
+
+    async def scenario(ledger: Ledger) -> None:
+        claim = await ledger.begin(2)
+        await ledger.record(claim, outcome(0, 500), outcome(1), finish=Finish())
+        await ledger.redis.unlink(ledger.keys.failures)
+        chunks = [chunk async for chunk in ledger.batches.failures.chunks(ledger.ref.batch_id, ALL)]
+        assert chunks == [ChunkFailures(0, "api", b"")]
+        assert await ledger.failed() == {}
+        await ledger.redis.unlink(ledger.keys.chunks)
+        assert [chunk async for chunk in ledger.batches.failures.chunks(ledger.ref.batch_id, ALL)] == []
+
+    run(scenario)
+
+
+def test_causes_tell_their_span_and_come_in_order(run):
+    """Of equally many the API's name decides, then the cause; each tells its first and last time, and latest job."""
+
+    async def scenario(ledger: Ledger) -> None:
+        await ledger.begin(6)
+        written = [("erp", 500, 30.0), ("crm", 500, 20.0), ("crm", 404, 50.0), ("erp", 500, 10.0), ("erp", 500, 20.0)]
+        for at, (api, status, failed_s) in enumerate(written):
+            sent = encode_failure(api, outcome(at, status))
+            head, answer = struct.unpack(">IH", sent[:6])
+            record = struct.pack(">IHd", head, answer, failed_s * 1000) + sent[6:]
+            await ledger.redis.hset(ledger.keys.failures, f"0/{at}", record)
+        await ledger.redis.hset(ledger.keys.failed, "0", bitmap_of(range(5)))
+        causes = await ledger.batches.failures.causes(ledger.ref.batch_id, ALL)
+        assert [(cause.api, cause.cause, cause.count, cause.first_at, cause.last_at) for cause in causes] == [
+            ("erp", "http_500", 3, 10.0, 30.0),
+            ("crm", "http_404", 1, 50.0, 50.0),
+            ("crm", "http_500", 1, 20.0, 20.0),
+        ]
+        assert (causes[0].example.index, causes[0].code, causes[0].status) == (0, "http_500", 500)
 
     run(scenario)

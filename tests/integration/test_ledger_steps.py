@@ -8,6 +8,7 @@ import pytest
 
 from callmill.config.redis_connections import connect
 from callmill.errors import StaleLeaseError
+from callmill.jobs.formats import FORMAT
 from callmill.jobs.line import Line
 from callmill.jobs.traffic import NORMAL, Priority, TrafficClass
 from callmill.jobs.wire import Chunk, WireJob, WireOutcome, encode_chunk
@@ -270,6 +271,23 @@ def test_line_of_a_newer_version_is_left_alone(run):
     async def scenario(steps: Steps) -> None:
         await steps.redis.zadd(keys.LINES, {"api@urgent": 1, "api@bulk": 2})
         assert await Lines(LedgerSession(steps.redis)).used() == [Line("api", TrafficClass(Priority.BULK))]
+
+    run(scenario)
+
+
+def test_batches_that_wait_for_a_newer_worker_are_named(run):
+    """Lines of a newer format name the batches that wait in them, each once; other lines name none."""
+
+    async def scenario(steps: Steps) -> None:
+        newer, other = f"api@f{FORMAT + 1}", f"crm@f{FORMAT + 1}@bulk"
+        await steps.begin(1)
+        await steps.redis.zadd(keys.LINES, {newer: 1, "api@bulk": 2, other: 3})
+        await steps.redis.zadd(keys.queued(newer), {f"b1/0/{newer}": 1, f"b1/1/{newer}": 2, f"b2/0/{newer}": 3})
+        await steps.redis.zadd(keys.queued(other), {f"b3/0/{other}": 1})
+        await steps.redis.zadd(keys.queued("api@bulk"), {"b4/0/api@bulk": 1})
+        named = await Lines(LedgerSession(steps.redis)).newer()
+        assert sorted(named) == ["b1", "b2", "b3"]
+        assert f"batch b3 was written by Callmill with ledger format {FORMAT + 1}" in str(named["b3"])
 
     run(scenario)
 
