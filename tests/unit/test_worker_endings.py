@@ -14,7 +14,7 @@ from callmill.workers.endings import Endings
 from callmill.workers.request_builder import RequestBuilder
 from callmill.workers.throttling import Throttled, ThrottleKind
 from callmill.workers.transports.port import Response
-from callmill.workers.verdict import SUCCEEDED, Failed, Redirected, Retryable, Verdict
+from callmill.workers.verdict import SUCCEEDED, Failed, KeyRefused, Redirected, Retryable, Verdict
 
 SLOT = cast("Any", SimpleNamespace(key=0))
 ANSWER = Response(500, {"x-request-id": "r1", "x-other": "x"}, b"oops")
@@ -24,7 +24,8 @@ AGAIN = Retryable("http_500", "500 Internal Server Error")
 class Attempts:
     """An API's endings, its limiter and its breaker, which only note what they are told."""
 
-    key_names = ("default",)
+    key_names = ("A", "B")
+    usable_keys = frozenset({0, 1})
 
     def __init__(self, breaker_wait_s: float = 0.0, **profile: Any) -> None:
         self.told: list[Any] = []
@@ -40,6 +41,18 @@ class Attempts:
     def refused(self, _slot: Any, after_s: float | None, reason: str, *, cause: str) -> None:
         """The limits refused a call."""
         self.told.append((after_s, reason, cause))
+
+    def has_worked(self, _key: int) -> bool:
+        """Say that every credential has worked before."""
+        return True
+
+    def holds(self, _key: int) -> bool:
+        """Say that no credential is held."""
+        return False
+
+    def set_aside(self, key: int, seconds: float, reason: str) -> None:
+        """A credential is used no more for a while."""
+        self.told.append(("aside", key, seconds, reason))
 
     def wait_s(self) -> float:
         """How long until the API may be up again."""
@@ -190,3 +203,17 @@ def test_attempts_bound_redirects(allowed, spent, follows):
     """A call that has spent all its attempts, two at least, follows no redirect any more."""
     ending = Attempts(retry={"attempts": allowed}).end(call_of(spent), Redirected("http_307", "307", "/v1/b"))
     assert isinstance(ending, Postponed) is follows
+
+
+def test_a_credential_that_others_do_without_is_set_aside():
+    """A refused credential costs no attempt; when another one was taken for its calls three times, it is set aside."""
+    api = Attempts()
+    for _ in range(3):
+        call = call_of()
+        again = api.endings.of(
+            call, cast("Any", SimpleNamespace(key=1)), KeyRefused(403, "403 Forbidden"), ANSWER, spared=False
+        )
+        assert again == Postponed("http_403", "403 Forbidden", spends_attempt=False)
+        assert not any(what[0] == "aside" for what in api.told)
+        assert isinstance(api.end(call, SUCCEEDED), WireOutcome)
+    assert api.told == ["accepted"] * 3 + [("aside", 1, 600.0, "403 Forbidden, but not with A")]
