@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 from virtual_time import VirtualLoop
 
+from callmill.jobs.trace_context import TraceContext
 from callmill.jobs.traffic import NORMAL
 from callmill.jobs.wire import Chunk, WireJob, WireOutcome, assigned_id
 from callmill.ledger import Bundle, ChunkRef, Claim, Finish, Throttles
@@ -18,6 +19,7 @@ from callmill.workers.endings import outcome_too_late
 
 NOW_MS = 1_000_000
 LEASE_S = 600.0
+TRACE = TraceContext("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
 
 
 class NotingLane:
@@ -73,7 +75,7 @@ class Held:
             }
         )  # fmt: skip
         deadlines = [*deadlines_ms, *[None] * (jobs - len(deadlines_ms))]
-        chunk = Chunk("api", 40, [WireJob("GET", "/", deadline_ms=ms) for ms in deadlines])
+        chunk = Chunk("api", 40, [WireJob("GET", "/", deadline_ms=ms) for ms in deadlines], trace=TRACE)
         self.run = ChunkRun(claim, chunk, cast("Any", self.lane), cast("Any", self), traffic=NORMAL)
         self.lease_lasts(LEASE_S)
 
@@ -140,6 +142,12 @@ def play(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a scenario on a clock that jumps to what happens next."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(scenario())
+
+
+def timers() -> int:
+    """Return how many timers the loop still has."""
+    loop: Any = asyncio.get_running_loop()
+    return sum(not timer.cancelled() for timer in loop._scheduled)
 
 
 def test_no_call_starts_once_the_lease_has_ended():
@@ -212,6 +220,7 @@ def test_a_chunk_that_is_over_is_given_up_once():
         assert not held.finishes
         held.end()
         assert held.finish == Finish()
+        assert timers() == 0
         held.run.close()
         await asyncio.sleep(BUDGET_S + 1)
         assert len(held.finishes) == 1
@@ -229,6 +238,7 @@ def test_a_chunk_that_is_not_ours_any_more_gives_nothing_back():
         held.run.abandon()
         held.run.abandon()
         assert held.run.over.done()
+        assert timers() == 0
         assert not held.run.may_start(call, now_s())
         held.run.interrupted(call)
         await asyncio.sleep(BUDGET_S + 1)
@@ -311,6 +321,24 @@ def test_a_retry_waits_for_the_budget_of_retries():
         assert held.lane.offsets == [1]
         await asyncio.sleep(0.02)
         assert held.lane.offsets == [0, 1]
+
+    play(scenario)
+
+
+def test_a_chunk_of_which_all_waits_long_is_given_back_at_once():
+    """Whether a retry's own delay is long or the retry budget's, a chunk that has nothing else is not held for it."""
+
+    async def scenario() -> None:
+        own, budget = Held().begun(), Held().begun()
+        own.postpone(10.0)
+        assert (own.finish.delay_ms, own.finish.not_before_ms) == (10_000, {0: NOW_MS + 10_000})
+        budget.lane.budget_waits_s = [9.0]
+        budget.postpone(1.0)
+        await asyncio.sleep(0.99)
+        assert not budget.finishes
+        await asyncio.sleep(0.02)
+        assert budget.finish.not_before_ms == {0: NOW_MS + 10_000}
+        assert timers() == 0
 
     play(scenario)
 
@@ -406,6 +434,7 @@ def test_a_chunk_that_is_claimed_again_waits_as_it_was_told():
         await asyncio.sleep(0.5)
         assert held.lane.offsets == [0, 1, 2, 3]
         assert [call.attempts for call in held.lane.line] == [0, 2, 1, 0]
+        assert [call.trace for call in held.lane.line] == [TRACE] * 4
 
     play(scenario)
 
@@ -506,5 +535,35 @@ def test_deadlines_of_a_closed_chunk_are_the_next_workers():
         assert held.bundle.outcomes == []
         held.run.interrupted(call)
         assert held.run.put_back == 2
+
+    play(scenario)
+
+
+def test_a_job_that_waits_for_the_next_worker_can_still_be_too_late():
+    """A job whose retry is beyond the chunk's time fails here if its deadline comes first, and does not go back."""
+
+    async def scenario() -> None:
+        held = Held(jobs=2, deadlines_ms=[NOW_MS + 1000]).begun()
+        held.postpone(BUDGET_S + 10)
+        await asyncio.sleep(1.01)
+        assert held.run.failed == 1
+        held.postpone(BUDGET_S + 20)
+        assert (held.finish.not_before_ms, held.finish.attempts) == ({1: NOW_MS + 51_010}, {1: 1})
+        assert held.finish.delay_ms == pytest.approx(50_000, abs=1)
+        assert timers() == 0
+
+    play(scenario)
+
+
+def test_a_late_job_of_a_closed_chunk_goes_back():
+    """A call that comes back after its deadline fails where the chunk is open; else the next worker sees to it."""
+
+    async def scenario() -> None:
+        held = Held(deadlines_ms=[NOW_MS + 1000]).begun()
+        call = held.start()
+        held.run.close()
+        await asyncio.sleep(2)
+        held.run.postpone(call, Postponed("http_500", ""))
+        assert (held.bundle.outcomes, held.run.put_back, len(held.finishes)) == ([], 1, 1)
 
     play(scenario)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -17,7 +18,7 @@ from callmill.workers import committer as module
 from callmill.workers.committer import Committer
 
 KIB = 1024
-WAIT_S = 10
+WAIT_S = 60
 
 
 class FakeLedger:
@@ -29,12 +30,14 @@ class FakeLedger:
         self.result = CommitResult(hint_wanted=False, proceed=True)
         self.stale: set[Any] = set()
         self.rounds: list[int] = []
+        self.rounds_at_s: list[float] = []
         self.taken: list[tuple[Any, Bundle, Finish | None]] = []
 
     async def commit_all(self, commits: Sequence[Any]) -> list[CommitResult | CallmillError]:
         """Take or refuse."""
         await asyncio.sleep(0)
         self.rounds.append(len(commits))
+        self.rounds_at_s.append(asyncio.get_running_loop().time())
         if self.away:
             raise RedisUnavailableError("away")
         return [self._commit(commit) for commit in commits]
@@ -342,5 +345,24 @@ def test_what_is_given_up_is_not_sent_again():
         run.take(site.committer, 1, KIB)
         await site.committer.idle()
         assert (len(site.ledger.rounds), site.ledger.taken, site.recorded) == (rounds + 1, [], [])
+
+    play(scenario)
+
+
+def test_redis_is_asked_ever_more_seldom_while_it_is_away():
+    """What waits is sent again after 0.1 s, then after twice as long each time, 2 s at most; after a success anew."""
+
+    async def scenario(site: Any) -> None:
+        run = FakeRun()
+        for _ in range(2):
+            site.ledger.away = True
+            site.ledger.rounds_at_s.clear()
+            run.take(site.committer, 0, KIB)
+            await asyncio.sleep(9)
+            site.ledger.away = False
+            await site.committer.idle()
+            at_s = site.ledger.rounds_at_s
+            waits_s = [later - earlier for earlier, later in itertools.pairwise(at_s)]
+            assert waits_s == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0])
 
     play(scenario)
