@@ -271,13 +271,14 @@ def test_a_batch_that_was_paused_starts_no_further_calls(proceed, ends, closed):
 
 
 def test_a_chunk_that_is_queued_again_gets_its_hint():
-    """When the ledger queues a chunk that was given up, its hint is published."""
+    """When the ledger queues a chunk that was given up, its hint is published; until then the committer is not idle."""
 
     async def scenario(site: Any) -> None:
         site.ledger.result = CommitResult(hint_wanted=True, proceed=True)
         run = FakeRun()
         site.committer.finished(run, Finish())
-        await run.over
+        await site.committer.idle()
+        assert run.over.done()
         assert (site.published, [offsets(commit) for commit in site.ledger.taken]) == ([[run]], [[]])
 
     play(scenario)
