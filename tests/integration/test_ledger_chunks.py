@@ -97,6 +97,14 @@ def bundle(offsets: Sequence[int], failed: Sequence[int] = (), *, latency_us: in
     return made
 
 
+@pytest.mark.parametrize("counts", [{"calls": 1}, {"retries": 1}, {"throttled": 1}])
+def test_a_bundle_of_counts_alone_is_something_to_record(counts):
+    """A bundle is empty only where it has neither outcomes nor anything counted."""
+    assert Bundle(**counts)
+    assert bundle([0])
+    assert not Bundle(latencies_us=[])
+
+
 def test_a_bundle_that_comes_again_counts_once(run):
     """Of a bundle whose first try got through only what is new is recorded, and nothing is counted twice."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,6 +29,7 @@ class FakeLedger:
         self.refused: frozenset[int] = frozenset()
         self.result = CommitResult(hint_wanted=False, proceed=True)
         self.stale: set[Any] = set()
+        self.meanwhile: Callable[[], object] = bool
         self.rounds: list[int] = []
         self.rounds_at_s: list[float] = []
         self.taken: list[tuple[Any, Bundle, Finish | None]] = []
@@ -38,6 +39,7 @@ class FakeLedger:
         await asyncio.sleep(0)
         self.rounds.append(len(commits))
         self.rounds_at_s.append(asyncio.get_running_loop().time())
+        self.meanwhile()
         if self.away:
             raise RedisUnavailableError("away")
         return [self._commit(commit) for commit in commits]
@@ -365,5 +367,38 @@ def test_redis_is_asked_ever_more_seldom_while_it_is_away():
             at_s = site.ledger.rounds_at_s
             waits_s = [later - earlier for earlier, later in itertools.pairwise(at_s)]
             assert waits_s == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0])
+
+    play(scenario)
+
+
+def test_an_end_that_came_while_outcomes_were_refused_is_not_forgotten():
+    """A chunk that ends while its last bundle is refused is given up once that is recorded, whatever else comes."""
+
+    async def scenario(site: Any) -> None:
+        site.ledger.full = True
+        run = FakeRun()
+        run.take(site.committer, 0, KIB)
+        await site.told.wait()
+        site.committer.finished(run, Finish())
+        site.ledger.full = False
+        await site.committer.idle()
+        assert run.over.done()
+        assert [(offsets(commit), commit[2] is not None) for commit in site.ledger.taken] == [([0], False), ([], True)]
+
+    play(scenario)
+
+
+def test_a_chunk_that_is_abandoned_while_it_is_given_up_harms_nobody():
+    """Where a chunk is over before the answer to its end comes, the answer changes nothing, and others are recorded."""
+
+    async def scenario(site: Any) -> None:
+        run, other = FakeRun(), FakeRun()
+        site.ledger.meanwhile = lambda: run.over.done() or run.abandon()
+        site.committer.finished(run, Finish())
+        await site.committer.idle()
+        other.take(site.committer, 3, KIB)
+        site.committer.finished(other, Finish())
+        await other.over
+        assert [offsets(commit) for commit in site.ledger.taken] == [[], [3]]
 
     play(scenario)
