@@ -177,7 +177,7 @@ class Worker:
 def play(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a scenario on a clock that jumps to what happens next."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        runner.run(scenario())
+        runner.run(asyncio.wait_for(scenario(), 3600))
 
 
 def test_a_chunk_runs_until_its_jobs_have_outcomes():

@@ -48,7 +48,7 @@ class Process:
 def play(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a scenario on a clock that jumps to what happens next."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        runner.run(scenario())
+        runner.run(asyncio.wait_for(scenario(), 3600))
 
 
 def test_others_get_as_long_as_a_turn_took():

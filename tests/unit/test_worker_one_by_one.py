@@ -108,7 +108,7 @@ def now_s() -> float:
 def play(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a scenario on a clock that jumps to what happens next."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        runner.run(scenario())
+        runner.run(asyncio.wait_for(scenario(), 3600))
 
 
 @pytest.mark.parametrize("how", ["record", "refuse", "postpone", "interrupted"])
