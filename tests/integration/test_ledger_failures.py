@@ -435,3 +435,32 @@ def test_causes_tell_their_span_and_come_in_order(run):
         assert (causes[0].example.index, causes[0].code, causes[0].status) == (0, "http_500", 500)
 
     run(scenario)
+
+
+def test_a_scan_that_comes_by_twice_lists_nothing_twice(run):
+    """Redis may name a field of a hash twice while that grows: each job is listed once all the same."""
+
+    class Twice:
+        """A Redis whose scans show everything twice."""
+
+        def __init__(self, redis) -> None:
+            self.hmget, self._hscan = redis.hmget, redis.hscan
+
+        async def hscan(self, key: str, cursor: int, count: int):
+            """Show everything, and once more."""
+            _, page = await self._hscan(key, 0, count=count)
+            return (0 if cursor else 1), page
+
+    async def scenario(ledger: Ledger) -> None:
+        claim = await ledger.begin(JOBS)
+        await ledger.record(claim, *(outcome(at, 500) for at in range(JOBS)), finish=Finish())
+        again = {f"id={ledger.ref.batch_id}-{at}" for at in (0, 3, 8, 9)}
+        assert sum([await ledger.retry(where) for where in again]) == 4
+        failures = ledger.batches.failures
+        failures._redis = Twice(ledger.redis)
+        listed = [job.index async for page in failures.jobs(ledger.ref.batch_id, ALL) for job in page]
+        assert sorted(listed) == [1, 2, 4, 5, 6, 7, 10, 11]
+        listed = [job.index async for page in failures.retried(ledger.ref.batch_id, ALL) for job in page]
+        assert sorted(listed) == [0, 3, 8, 9]
+
+    run(scenario)

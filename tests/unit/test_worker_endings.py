@@ -176,6 +176,7 @@ def test_redirects_are_followed_within_the_api_five_times():
         ("https://evil.test/v1/a?key=1", "https://evil.test/v1/a?..."),
         ("https://x.test/v2", "https://x.test/v2"),
         ("https://user:word@evil.test/a\x01b", "https://evil.test/a?b"),
+        ("mailto:word@evil.test?key=1", "evil.test?..."),
     ],
 )
 def test_redirects_away_from_the_api_are_not_followed(location, shown):

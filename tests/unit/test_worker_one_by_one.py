@@ -48,6 +48,7 @@ class Stage:
         self.trouble: CallmillError | None = None
         self.told: list[Any] = []
         self.turns = OneByOne(cast("Any", self), NORMAL, self._note, first=first)
+        assert self.turns.traffic == NORMAL
         self.calls = [Call(WireJob("GET", "/"), cast("Any", self.owner), n, n, "") for n in range(jobs)]
 
     async def _note(self, offset: int) -> None:

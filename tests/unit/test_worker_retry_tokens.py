@@ -57,11 +57,19 @@ def test_tokens_add_up_and_none_is_kept_for_nobody():
 def test_one_process_does_not_ask_for_the_whole_budget():
     """However many calls wait, one exchange asks for a thousand tokens at most, and never for fewer than none."""
     assert announced(1500).wanted == 1000
-    tokens = announced(2)
+    tokens, both = RetryTokens(), calls(2)
+    for call in both:
+        tokens.announce(call)
     tokens.granted(2, 2, 1.0)
-    for call in calls(2):
-        tokens.withdraw(call)
+    tokens.withdraw(both[0])
     assert tokens.wanted == 0
+
+
+def test_a_grant_within_no_time_is_a_grant():
+    """Tokens that come within the same reading of the clock count like others."""
+    tokens = announced(1)
+    tokens.granted(1, 1, 0.0)
+    assert (tokens.wanted, tokens.take(calls(1)[0])) == (0, True)
 
 
 @pytest.mark.parametrize(
