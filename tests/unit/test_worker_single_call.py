@@ -10,6 +10,7 @@ import pytest
 from virtual_time import VirtualLoop
 
 from callmill.jobs.trace_context import TraceContext
+from callmill.jobs.traffic import NORMAL
 from callmill.jobs.wire import WireJob
 from callmill.workers.call import Call, Postponed
 from callmill.workers.endings import outcome_without_answer
@@ -82,7 +83,7 @@ def play(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a scenario on a clock that jumps to what happens next; no timer may be left."""
 
     async def watched() -> None:
-        await scenario()
+        await asyncio.wait_for(scenario(), 3600)
         await asyncio.sleep(0)
         loop: Any = asyncio.get_running_loop()
         assert [timer for timer in loop._scheduled if not timer.cancelled()] == []
@@ -113,6 +114,7 @@ def test_another_attempt_is_the_callers():
 
     async def scenario() -> None:
         asked = Asked()
+        assert (asked.single.traffic, asked.lane.line[0].repeated) == (NORMAL, False)
         asked.single.postpone(asked.start(), AGAIN)
         with pytest.raises(CallNotDoneError, match="http_500: 500 of the API"):
             await asked.single.outcome
