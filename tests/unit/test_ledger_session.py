@@ -61,7 +61,7 @@ def test_a_redis_that_is_away_is_one_error(error):
     async def fail() -> None:
         raise error
 
-    with pytest.raises(RedisUnavailableError, match=f"Redis cannot be reached: {error}"):
+    with pytest.raises(RedisUnavailableError, match=f"Redis cannot be reached: {error}$"):
         answered(lambda session: session.answer(fail()))
 
 
