@@ -306,6 +306,8 @@ def test_a_retry_waits_its_delay_and_then_goes_first():
         assert held.lane.offsets == [1, 2]
         await asyncio.sleep(0.02)
         assert held.lane.offsets == [0, 1, 2]
+        held.run.close()
+        assert (held.finish.not_before_ms, held.finish.delay_ms) == ({}, 0)
 
     play(scenario)
 
@@ -439,6 +441,41 @@ def test_a_chunk_that_is_claimed_again_waits_as_it_was_told():
     play(scenario)
 
 
+@pytest.mark.parametrize(
+    ("claimed", "finish"),
+    [
+        (
+            {"attempts": {0: 1}, "not_before_ms": {0: NOW_MS + 9000}},
+            Finish(delay_ms=9000, attempts={0: 1}, not_before_ms={0: NOW_MS + 9000}, deaths=1),
+        ),
+        ({"recorded": frozenset({0})}, Finish(deaths=1)),
+    ],
+)
+def test_a_chunk_with_nothing_to_do_now_is_given_back_at_once(claimed, finish):
+    """A chunk of which nothing is left, or all must wait for long, is not held for its time."""
+
+    async def scenario() -> None:
+        held = Held(jobs=1, claims=1, deaths=1, **claimed).begun()
+        assert held.finish == finish
+        assert timers() == 0
+
+    play(scenario)
+
+
+def test_a_deadline_ahead_keeps_no_call_from_its_retry():
+    """A call whose deadline is still to come stands in line again, at once or after its delay."""
+
+    async def scenario() -> None:
+        held = Held(jobs=2, deadlines_ms=[NOW_MS + 5000, NOW_MS + 5000]).begun()
+        held.postpone(1.0)
+        held.postpone()
+        assert (held.lane.offsets, held.run.failed) == ([1], 0)
+        await asyncio.sleep(1.01)
+        assert (held.lane.offsets, held.run.failed) == ([0, 1], 0)
+
+    play(scenario)
+
+
 def test_times_long_past_hold_nobody():
     """A job that was due before its chunk was claimed stands in line at once."""
 
@@ -503,6 +540,7 @@ def test_a_deadline_ends_what_waits_for_a_retry_and_nothing_in_flight():
         await asyncio.sleep(1.01)
         assert [(offset, outcome.error_code) for offset, outcome in held.bundle.outcomes] == [(0, "deadline")]
         assert held.lane.wanted == set()
+        assert timers() == 1  # that of the chunk's time
         held.run.postpone(call, Postponed("http_500", ""))
         assert [(offset, outcome.error_code) for offset, outcome in held.bundle.outcomes][1:] == [(1, "deadline")]
         await asyncio.sleep(10)
