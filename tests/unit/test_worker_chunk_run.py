@@ -394,6 +394,23 @@ def test_a_retry_beyond_the_budget_goes_back_with_its_time():
     play(scenario)
 
 
+@pytest.mark.parametrize(("survived", "deaths"), [(True, 0), (False, 2)])
+def test_an_attempt_that_failed_was_survived(survived, deaths):
+    """A chunk that gave up by itself is harmless once an attempt of it has ended; one cut off shows nothing."""
+
+    async def scenario() -> None:
+        held = Held(deaths=2).begun()
+        if survived:
+            held.postpone(20.0)
+        else:
+            call = held.start()
+            await asyncio.sleep(BUDGET_S)
+            held.run.interrupted(call)
+        assert held.finish.deaths == deaths
+
+    play(scenario)
+
+
 def test_what_could_run_now_goes_back_without_delay():
     """A remainder of which something does not wait is due at once."""
 
