@@ -539,10 +539,10 @@ def test_redirects_that_were_followed_count_as_one_attempt_when_given_back():
     """A call that is given back between two redirects has spent an attempt, however many it followed."""
 
     async def scenario() -> None:
-        held = Held(jobs=2).begun()
-        held.lane.line[0].redirects = 3
+        held = Held(jobs=3).begun()
+        held.lane.line[0].redirects, held.lane.line[1].redirects = 1, 3
         held.run.close()
-        assert held.finish.attempts == {0: 1}
+        assert held.finish.attempts == {0: 1, 1: 1}
 
     play(scenario)
 
