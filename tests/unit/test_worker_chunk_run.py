@@ -15,7 +15,7 @@ from callmill.jobs.wire import Chunk, WireJob, WireOutcome, assigned_id
 from callmill.ledger import Bundle, ChunkRef, Claim, Finish, Throttles
 from callmill.workers.call import Call, Postponed
 from callmill.workers.chunk_run import BUDGET_S, HELD_FOR_BACKOFF_S, ChunkRun
-from callmill.workers.endings import outcome_too_late
+from callmill.workers.outcomes import outcome_too_late
 
 NOW_MS = 1_000_000
 LEASE_S = 600.0
@@ -76,12 +76,12 @@ class Held:
         )  # fmt: skip
         deadlines = [*deadlines_ms, *[None] * (jobs - len(deadlines_ms))]
         chunk = Chunk("api", 40, [WireJob("GET", "/", deadline_ms=ms) for ms in deadlines], trace=TRACE)
-        self.run = ChunkRun(claim, chunk, cast("Any", self.lane), cast("Any", self), traffic=NORMAL)
-        self.lease_lasts(LEASE_S)
+        lane, recorder, ends_s = cast("Any", self.lane), cast("Any", self), now_s() + LEASE_S
+        self.run = ChunkRun(claim, chunk, lane, recorder, traffic=NORMAL, lease_ends_s=ends_s)
 
     def lease_lasts(self, seconds: float) -> None:
         """Renew the lease: it ends in so many seconds."""
-        self.run.lease_ends_s = now_s() + seconds
+        self.run.renewed(now_s() + seconds)
 
     def changed(self, _run: ChunkRun, size_bytes: int = 0) -> None:
         """Keep by how many bytes there is more to record."""

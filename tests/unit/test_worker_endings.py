@@ -9,8 +9,8 @@ import pytest
 
 from callmill.config.api_profile import ApiProfile
 from callmill.jobs.wire import WireJob, WireOutcome
+from callmill.workers.attempt import Endings
 from callmill.workers.call import Call, Postponed
-from callmill.workers.endings import Endings
 from callmill.workers.request_builder import RequestBuilder
 from callmill.workers.throttling import Throttled, ThrottleKind
 from callmill.workers.transports.port import Response

@@ -21,9 +21,9 @@ from callmill.ledger import Bundle, ChunkRef, Claim, Finish, Suspect
 from callmill.workers import execution as module
 from callmill.workers.call import Call, CallOwner
 from callmill.workers.chunk_run import ChunkRun
-from callmill.workers.endings import outcome_without_answer
 from callmill.workers.execution import Execution
 from callmill.workers.newer_batches import NewerBatches
+from callmill.workers.outcomes import outcome_without_answer
 from callmill.workers.suspicion import NO_JOB
 
 

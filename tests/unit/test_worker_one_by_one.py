@@ -13,8 +13,8 @@ from callmill.errors import CallmillError, RedisUnavailableError, StaleLeaseErro
 from callmill.jobs.traffic import NORMAL
 from callmill.jobs.wire import WireJob
 from callmill.workers.call import Call, Postponed
-from callmill.workers.endings import outcome_without_answer
 from callmill.workers.one_by_one import OneByOne
+from callmill.workers.outcomes import outcome_without_answer
 from callmill.workers.suspicion import NO_JOB
 
 NOTE_S = 0.1

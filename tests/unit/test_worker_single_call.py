@@ -13,7 +13,7 @@ from callmill.jobs.trace_context import TraceContext
 from callmill.jobs.traffic import NORMAL
 from callmill.jobs.wire import WireJob
 from callmill.workers.call import Call, Postponed
-from callmill.workers.endings import outcome_without_answer
+from callmill.workers.outcomes import outcome_without_answer
 from callmill.workers.single_call import HELD_PATIENCE_S, CallNotDoneError, SingleCall
 
 AGAIN = Postponed("http_500", "500 of the API")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
@@ -30,18 +29,17 @@ class Isolation:
         self.taken = False
         self._room = room
         self._runs = runs
-        self._now = time.monotonic
         self._rests_until_s = float("-inf")
 
     @property
     def free(self) -> bool:
         """Whether a turn may begin: none lasts, and after the last one others had as long."""
-        return not self.taken and self._now() >= self._rests_until_s
+        return not self.taken and _now_s() >= self._rests_until_s
 
     @asynccontextmanager
     async def turn(self, run: ChunkRun) -> AsyncIterator[None]:
         """Enter when no other chunk is under way here, or when this one is over already."""
-        self.taken, began_s = True, self._now()
+        self.taken, began_s = True, _now_s()
         self._room.hold()
         member = run.claim.ref.member
         log.warning(
@@ -53,7 +51,7 @@ class Isolation:
             yield
         finally:
             self.taken = False
-            self._rests_until_s = 2 * self._now() - began_s
+            self._rests_until_s = 2 * _now_s() - began_s
             self._room.resume()
 
     async def _others_over(self, run: ChunkRun) -> None:
@@ -64,3 +62,7 @@ class Isolation:
             for other in others:
                 other.close()
             await asyncio.wait({run.over, *(other.over for other in others)}, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
