@@ -5,19 +5,20 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import redis
 
 from callmill.config.limit_spec import Enforcer, parse_limit
+from callmill.config.lua_script import Call
 from callmill.jobs.traffic import NORMAL, TrafficClass
+from callmill.limits import scripts
 from callmill.limits.cost import Columns
 from callmill.limits.keys import Keys
 from callmill.limits.layout import Layout, layout
 from callmill.limits.permits import Lease
 from callmill.limits.rules import Clock, LimitRules
-from callmill.limits.scripts import script
-from callmill.limits.store import LONGEST_COLD_WAIT_US, Request, Settlement
+from callmill.limits.store import LONGEST_COLD_WAIT_US, Grant, Request, Settlement, reserve_call
 
 BEGIN_US = 1_700_000_000_000_000
 LEAD_US = 2_000
@@ -87,8 +88,10 @@ class Fleet:
         self.redis = redis.Redis.from_url(url, decode_responses=True)
         self.keys = Keys("test")
         self._scripts = {
-            name: str(self.redis.script_load(FAKE_TIME + script(name)))
-            for name in ("reserve", "pause", "permits", "refused", "feed", "restore")
+            script: str(self.redis.script_load(FAKE_TIME + script.text))
+            for script in (
+                *(scripts.RESERVE, scripts.PAUSE, scripts.PERMITS, scripts.REFUSED, scripts.FEED, scripts.RESTORE),
+            )
         }
         self._time_is_new = True
         self.jumped_us = 0
@@ -184,14 +187,14 @@ class Fleet:
         )
         return self.exchange(worker, request).starts_us
 
-    def _run(self, name: str, keys: Sequence[str], args: Sequence[str | int], read: Sequence[Fields] = ()) -> list[Any]:
+    def _run(self, call: Call, read: Sequence[Fields] = ()) -> list[Any]:
         """Run a script; return its answer between the values of some fields before it and after it. One round trip."""
         with self.redis.pipeline(transaction=False) as pipe:
             if self._time_is_new:
                 pipe.set(TIME_KEY, self.us)
             for key, field_name in read:
                 pipe.hget(key, field_name)
-            pipe.evalsha(self._scripts[name], len(keys), *keys, *args)
+            pipe.evalsha(self._scripts[call.script], len(call.keys), *call.keys, *call.arguments)
             for key, field_name in read:
                 pipe.hget(key, field_name)
             answers = pipe.execute()
@@ -203,32 +206,36 @@ class Fleet:
         group = self.layout
         if worker.model or worker.traffic != NORMAL:
             group = layout(self.rules, self.keys, worker.model, worker.traffic)
-        traffic = str(worker.traffic)
-        keys = [
-            self.keys.meta,
-            self.keys.classes,
-            self.keys.workers(traffic),
-            self.keys.queue(traffic),
-            *group.redis_keys,
-        ]
-        args = request.arguments(worker.name, self.keys.channel, group)
-        before, raw, after = self._run("reserve", keys, args, read)
+        call = reserve_call(self.keys, worker.name, group, request)
+        before, raw, after = self._run(call, read)
         if len(raw) == 1:
             self.publish(group)
-            before, raw, after = self._run("reserve", keys, args, read)
-        known, (now, boot, seq, again, by, pause, reason, guard, offsets, keys_used, pauses, *_) = worker.boot, raw
-        worker.boot, worker.seq, worker.again_us = boot, seq, now + again
+            before, raw, after = self._run(call, read)
+        known, grant = worker.boot, Grant(*raw)
+        now, starts, keys_used = grant.now_us, [grant.now_us + offset for offset in grant.starts_us], grant.keys
+        worker.boot, worker.seq, worker.again_us = grant.boot, grant.seq, now + grant.again_us
         worker.exchanges += 1
-        starts = [now + offset for offset in offsets]
         self._watch(worker, now, known)
         if worker.stepped and self.watchful:
             starts, keys_used = [], []  # nobody knows when they lie: they are discarded
         if starts:
-            worker.latest_us = max(worker.latest_us, self.us - self.jumped_us + offsets[-1])
+            worker.latest_us = max(worker.latest_us, self.us - self.jumped_us + grant.starts_us[-1])
             worker.heaviest = max([worker.heaviest, *(weight for weight, *_ in request.costs[: len(starts)])])
             worker.starts_us += starts
-        scopes = list(zip(pauses[::2], pauses[1::2], strict=True))
-        return Reply(now, boot, by, again, pause, reason, guard, starts, keys_used, scopes, before, after)
+        return Reply(
+            now_us=now,
+            boot=grant.boot,
+            by=grant.by,
+            again_in_us=grant.again_us,
+            pause_us=grant.pause_us,
+            reason=grant.pause_reason,
+            guard_us=grant.guard_us,
+            starts_us=starts,
+            keys=keys_used,
+            scopes=[(left_us, reason) for left_us, reason in grant.scopes],
+            before=before,
+            after=after,
+        )
 
     @property
     def real_us(self) -> int:
@@ -252,8 +259,11 @@ class Fleet:
 
     def pause(self, us: int, reason: str = "429", scope: str = "") -> int:
         """Pause the API, or one of its keys or models; return what is left of the pause."""
-        args = [us, reason, self.keys.channel, scope]
-        left: int = self._run("pause", [self.keys.meta, *self.limit_keys], args)[1]
+        call = scripts.PAUSE.call(
+            scripts.PauseKeys(self.keys.meta, self.limit_keys),
+            scripts.PauseArguments(pause_us=us, reason=reason, channel=self.keys.channel, scope=scope),
+        )
+        left: int = self._run(call)[1]
         return left
 
     def refused(self, age_us: int = 0, *, in_a_row: int = 1, taken: int = 0) -> int:
@@ -261,27 +271,64 @@ class Fleet:
 
         ``taken``: calls that the API took and that nobody told of yet.
         """
-        args = [age_us, 0, 0, 0, 0, "", 0, 0, self.keys.channel, in_a_row, taken, 0, 0, "", 0]
-        *_, used, meta = self.keys.permits()
-        changed: int = self._run("refused", [self.keys.meta, meta, used, *self.limit_keys], args)[1]
+        permits = self.keys.permits()
+        call = scripts.REFUSED.call(
+            scripts.RefusedKeys(meta=self.keys.meta, permits=permits.meta, in_use=permits.used, limits=self.limit_keys),
+            scripts.RefusedArguments(
+                worker="",
+                channel=self.keys.channel,
+                started_us=age_us,
+                refused_us=0,
+                in_flight=0,
+                permits=0,
+                taken_per_s=0.0,
+                what="",
+                begins=0,
+                fastest=0.0,
+                in_a_row=in_a_row,
+                taken=taken,
+                crowded=False,
+                asked_us=0,
+                wanted=False,
+            ),
+        )
+        changed: int = self._run(call)[1]
         return min(changed, 1)
 
-    def restore(self, keys: Sequence[str], args: Sequence[str | int]) -> int:
+    def restore(self, keys: Sequence[str], boot: str, grants: Sequence[scripts.ToldGrant]) -> int:
         """Bring back what was granted of quotas; return whether it was counted."""
-        counted: int = self._run("restore", [self.keys.meta, *keys], args)[1]
+        call = scripts.RESTORE.call(
+            scripts.RestoreKeys(self.keys.meta, keys), scripts.RestoreArguments(boot=boot, grants=grants)
+        )
+        counted: int = self._run(call)[1]
         return counted
 
-    def feed(self, index: int, kind: str, first: float, second: float = 0.0) -> int:
+    def feed(
+        self, index: int, kind: Literal["slow", "block", "aligned", "most"], first: float, second: float = 0.0
+    ) -> int:
         """Tell a fact about the limit at this place; return whether something was changed."""
-        keys = [self.keys.meta, self.limit_keys[index]]
-        changed: int = self._run("feed", keys, [self.keys.channel, 1, kind, first, second])[1]
+        fact = scripts.ToldFact(limit=1, kind=kind, first=first, second=second)
+        call = scripts.FEED.call(
+            scripts.FeedKeys(self.keys.meta, [self.limit_keys[index]]),
+            scripts.FeedArguments(channel=self.keys.channel, facts=[fact]),
+        )
+        changed: int = self._run(call)[1]
         return changed
 
     def permits(self, worker: str, want: int, used: int, had: int, *, limit: int, lease_us: int) -> Lease:
         """Renew a lease of permits."""
-        keys = [*self.keys.permits(), self.keys.meta]
-        args = [worker, want, used, had, lease_us, limit, self.keys.channel, ""]
-        return Lease(*self._run("permits", keys, args)[1])
+        told = scripts.LeaseArguments(
+            worker=worker,
+            want=want,
+            used=used,
+            held=had,
+            lease_us=lease_us,
+            limit=limit,
+            channel=self.keys.channel,
+            answers=None,
+        )
+        call = scripts.PERMITS.call(scripts.LeaseKeys(self.keys.meta), told, self.keys.permits())
+        return Lease(*self._run(call)[1])
 
     def warm(self) -> Worker:
         """Let a first worker get over the cold start and return it."""

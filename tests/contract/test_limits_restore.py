@@ -7,6 +7,7 @@ from limits_kit import Fleet, Worker, rules
 
 from callmill.limits.cost import ONE_REQUEST, Cost
 from callmill.limits.quota_log import QuotaLog
+from callmill.limits.scripts import ToldGrant
 from callmill.limits.store import LONGEST_COLD_WAIT_US
 
 HOUR_US = 3_600_000_000
@@ -32,9 +33,11 @@ class Survivor:
     def tell(self, boot: str) -> int:
         """Bring back what was granted; return whether it was counted."""
         keys = [node.key for node in self.fleet.layout.quotas]
-        grants = self.log.grants(self.fleet.us / 1e6)
-        args = [boot, *(part for index, age, units in grants for part in (index + 1, round(age * 1e6), units))]
-        return self.fleet.restore(keys, args)
+        grants = [
+            ToldGrant(quota=index + 1, age_us=round(age_s * 1e6), units=units)
+            for index, age_s, units in self.log.grants(self.fleet.us / 1e6)
+        ]
+        return self.fleet.restore(keys, boot, grants)
 
 
 @pytest.fixture

@@ -10,12 +10,14 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 from redis.asyncio import Redis
+from redis.asyncio.client import Pipeline
 
 from callmill.config.limit_spec import AUTO, LimitSpec, check_alone, parse_limit
+from callmill.config.lua_script import Call
 from callmill.errors import UnknownFormatError, UsageError
+from callmill.limits import scripts
 from callmill.limits.keys import Keys
 from callmill.limits.learned import Learned, learned
-from callmill.limits.scripts import script
 from callmill.limits.store import answer
 
 LONGEST_PAUSE_S = 366 * 86_400.0
@@ -122,7 +124,7 @@ class LimitControl:
             RedisUnavailableError: Redis cannot be reached or refused; whether it took the change is unknown.
         """
         value = "" if limits is None else _encode(checked(limits))
-        return await self._change(by, ChangeKind.LIMITS, value=value)
+        return await self._change(by, ChangeKind.LIMITS, limits=value)
 
     async def pause(self, seconds: float | None, reason: str, *, by: str, key: str | None = None) -> int:
         """Start no call of the API, or none with one credential, for so long; with None until resumed.
@@ -136,7 +138,7 @@ class LimitControl:
         if seconds is not None and not 0 < seconds <= LONGEST_PAUSE_S:
             raise UsageError(f"a pause of {seconds:g} s: at most 366 days; leave the time out to pause until resumed")
         pause_us = round((UNTIL_RESUMED_S if seconds is None else seconds) * 1e6)
-        return await self._change(by, ChangeKind.PAUSE, key=key or "", value=str(pause_us), reason=reason)
+        return await self._change(by, ChangeKind.PAUSE, key=key or "", pause_us=pause_us, reason=reason)
 
     async def resume(self, *, by: str, key: str | None = None) -> int:
         """End the pause of the API, or of one credential, whoever began it; return the generation.
@@ -165,25 +167,34 @@ class LimitControl:
         entries = await answer(self._redis.xrevrange(self._keys.history, count=count))
         return [_change(_text(id_), {_text(k): _text(v) for k, v in fields.items()}) for id_, fields in entries]
 
-    async def _change(self, by: str, what: ChangeKind, *, key: str = "", value: str = "", reason: str = "") -> int:
+    async def _change(
+        self, by: str, what: ChangeKind, *, key: str = "", limits: str = "", pause_us: int = 0, reason: str = ""
+    ) -> int:
         names = self._keys
         pipeline = self._redis.pipeline(transaction=True)
-        told = [
-            names.channel,
-            by,
-            what.value,
-            key,
-            value,
-            reason,
-            str(HISTORY_ENTRIES),
-            f"{SURELY_ENDLESS_S * 1e6:.0f}",
-        ]
-        pipeline.eval(script("control"), 3, names.control, names.history, names.meta, *told)
+        told = scripts.ControlArguments(
+            channel=names.channel,
+            by=by,
+            what=what.value,
+            name=key,
+            limits=limits,
+            pause_us=pause_us,
+            reason=reason,
+            history_entries=HISTORY_ENTRIES,
+            endless_us=round(SURELY_ENDLESS_S * 1e6),
+        )
+        where = scripts.ControlKeys(control=names.control, history=names.history, meta=names.meta)
+        _add(pipeline, scripts.CONTROL.call(where, told))
         if what is ChangeKind.PAUSE:
             scope = f"key:{key}" if key else ""
-            pipeline.eval(script("pause"), 1, names.meta, value, reason, names.channel, scope)
-        (generation, _changed), *_ = await answer(pipeline.execute())
-        return int(generation)
+            pause = scripts.PauseArguments(pause_us=pause_us, reason=reason, channel=names.channel, scope=scope)
+            _add(pipeline, scripts.PAUSE.call(scripts.PauseKeys(names.meta), pause))
+        noted, *_ = await answer(pipeline.execute())
+        return scripts.Controlled(*noted).generation
+
+
+def _add(pipeline: Pipeline, call: Call) -> None:
+    pipeline.eval(call.script.text, len(call.keys), *call.keys, *call.arguments)
 
 
 async def current_states(redis: Redis, apis: Sequence[str]) -> list[ControlState]:

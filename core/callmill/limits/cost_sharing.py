@@ -11,7 +11,7 @@ from callmill.config.cancelling import end_tasks
 from callmill.errors import RedisUnavailableError
 from callmill.limits.costs import MEMORY, MOST_KINDS, CostBook, Tally
 from callmill.limits.keys import Keys
-from callmill.limits.scripts import script
+from callmill.limits.scripts import COSTS, CostsArguments, CostsKeys, ToldTally
 from callmill.limits.store import answer
 
 EVERY_S = 1.0
@@ -25,7 +25,7 @@ class CostSharing:
         self._redis = redis
         self._key = Keys(name).costs
         self._book = book
-        self._merge = redis.register_script(script("costs"))
+        self._merge = redis.register_script(COSTS.text)
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -50,11 +50,15 @@ class CostSharing:
         if not self._book.has_news:
             return
         news = self._book.tell()
-        args: list[str | float] = [MEMORY, MOST_KINDS, KEPT_S]
-        for kind, tally in news.items():
-            args += [kind, tally.count, tally.tokens, tally.squares, tally.stated, tally.parted, tally.output]
+        told = CostsArguments(
+            most_calls=MEMORY,
+            most_tallies=MOST_KINDS,
+            kept_s=KEPT_S,
+            tallies=[ToldTally(kind, tally) for kind, tally in news.items()],
+        )
+        call = COSTS.call(CostsKeys(self._key), told)
         try:
-            raw = await answer(self._merge(keys=[self._key], args=args))
+            raw = await answer(self._merge(keys=call.keys, args=call.arguments))
         except (RedisUnavailableError, asyncio.CancelledError) as error:
             self._book.unheard()
             if isinstance(error, asyncio.CancelledError):

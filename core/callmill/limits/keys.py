@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from callmill.config.limit_spec import AUTO, LimitSpec, Scope
 
 OWNERS = "callmill:limit:owners"
@@ -13,6 +15,17 @@ def limit_kind(spec: LimitSpec) -> str:
     if spec.amount:
         return spec.unit.value.replace(" ", "-")
     return "auto" if spec == AUTO else "learned"
+
+
+class PermitKeys(NamedTuple):
+    """The keys of the permits for calls at once."""
+
+    expiry: str
+    held: str
+    want: str
+    waiting: str
+    used: str
+    meta: str
 
 
 class Keys:
@@ -42,7 +55,7 @@ class Keys:
             return f"{self._prefix}:limit:{kind}:{spec.window_s}"
         return f"{self._prefix}:limit:{spec.scope.value}:{owner}:{kind}:{spec.window_s}"
 
-    def permits(self, scope: str = "") -> list[str]:
+    def permits(self, scope: str = "") -> PermitKeys:
         """The keys of the concurrency permits of the API, or of one of its keys or models."""
         prefix = f"{self._prefix}:permits" + (f":{scope}" if scope else "")
-        return [f"{prefix}:{part}" for part in ("expiry", "held", "want", "waiting", "used", "meta")]
+        return PermitKeys(*(f"{prefix}:{part}" for part in PermitKeys._fields))

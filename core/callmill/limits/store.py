@@ -11,124 +11,20 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.exceptions import RedisError
 
+from callmill.config.lua_script import Call, LuaScript
 from callmill.errors import RedisUnavailableError
-from callmill.limits.cost import NOTHING, Columns
+from callmill.limits import scripts
 from callmill.limits.keys import Keys
 from callmill.limits.layout import OF_API, Layout, Node
 from callmill.limits.permits import Answers, Lease
+from callmill.limits.reservation import Doubt, Grant, Request, Settlement
 from callmill.limits.rules import FASTEST_GUESS
-from callmill.limits.scripts import FORMAT, script
+
+__all__ = ["Doubt", "Fact", "Grant", "LimitStore", "Refusal", "Request", "Settlement", "answer", "reserve_call"]
 
 COMMAND_TIMEOUT_S = 2.0
 HORIZON_US = 250_000
 LONGEST_COLD_WAIT_US = 5_000_000
-SCRIPTS = ("reserve", "pause", "refused", "feed", "restore", "permits")
-
-Doubt = Literal["", "stepped", "rules", "look"]
-
-
-class Settlement(Struct, frozen=True):
-    """What calls used that was not reserved, and the reverse.
-
-    Attributes:
-        key: The credential that it belongs to, from 1; 0: limits of all credentials only.
-        since_us: From now to the earliest start that it belongs to.
-        dearer: Units used beyond what was reserved.
-        unused: Units reserved and not used.
-    """
-
-    key: int
-    since_us: int
-    dearer: Columns
-    unused: Columns
-
-
-class Request(Struct, frozen=True, kw_only=True):
-    """What a worker tells and asks in one exchange; see ``lua/reserve.lua``.
-
-    Attributes:
-        boot: The life of the state that the worker knows.
-        seq: The latest exchange that it knows.
-        latest_us: From now to the latest start it was granted.
-        heaviest: How many requests the heaviest start counted as that may still keep a limit busy.
-        lead_us: It can use no start sooner than this.
-        guard_us: Timing uncertainty it needs to be allowed for.
-        doubt: Why the state may not be what it seems: it saw the clock of Redis jump ahead, other limits hold since its
-            last request, or this may be another server.
-        settlements: What is to be settled.
-        allowances: How many of the calls may use each credential.
-        taken: Calls that the API took since the last request, with each credential; empty for none.
-        calls: How many calls wait.
-        costs: What each of them costs; empty where each is one request and nothing else.
-    """
-
-    boot: str
-    seq: int
-    latest_us: int
-    heaviest: int = 1
-    lead_us: int
-    guard_us: int
-    doubt: Doubt = ""
-    settlements: Sequence[Settlement] = ()
-    allowances: Sequence[int]
-    taken: Sequence[int] = ()
-    calls: int
-    costs: Sequence[Columns] = ()
-
-    def arguments(self, worker: str, channel: str, layout: Layout) -> list[str | int | float]:
-        """The same as the script takes it."""
-        arguments: list[str | int | float] = [
-            worker,
-            self.boot,
-            self.seq,
-            self.latest_us,
-            self.lead_us,
-            self.guard_us,
-            self.doubt,
-            channel,
-            HORIZON_US,
-            LONGEST_COLD_WAIT_US,
-            str(layout.traffic),
-            layout.weight,
-            len(self.allowances),
-            self.calls,
-            len(NOTHING) if self.costs else 0,
-            self.heaviest,
-            len(self.settlements),
-        ]
-        for due in self.settlements:
-            arguments += [due.key, due.since_us, *due.dearer, *due.unused]
-        arguments += self.allowances
-        arguments += self.taken or [0] * len(self.allowances)
-        arguments += [node.owner for node in layout.nodes]
-        arguments += layout.scopes
-        for cost in self.costs:
-            arguments += cost
-        return arguments
-
-
-class Grant(Struct, frozen=True, kw_only=True):
-    """What Redis answered. Times are microseconds of Redis's clock, or from ``now_us`` on.
-
-    Attributes:
-        starts_us: When the calls may start.
-        keys: The credential of each, from 1.
-        scopes: Pause left and its reason, of the model and of each credential.
-        upcoming_us: The first start that was not granted; -1 when nobody knows.
-    """
-
-    now_us: int
-    boot: str
-    seq: int
-    again_us: int
-    by: int
-    pause_us: int
-    pause_reason: str
-    guard_us: int
-    starts_us: list[int]
-    keys: list[int]
-    scopes: list[tuple[int, str]]
-    upcoming_us: int
 
 
 class Refusal(Struct, kw_only=True):
@@ -180,6 +76,11 @@ class Fact(Struct, frozen=True):
     second: float = 0.0
 
 
+_SCRIPTS: tuple[LuaScript[Any, Any], ...] = (
+    *(scripts.RESERVE, scripts.PAUSE, scripts.REFUSED, scripts.FEED, scripts.RESTORE, scripts.PERMITS),
+)
+
+
 class LimitStore:
     """One API's limiter state in Redis."""
 
@@ -188,7 +89,7 @@ class LimitStore:
         self.name = name
         self.keys = Keys(name)
         self._worker = worker
-        self._scripts = {kind: redis.register_script(script(kind)) for kind in SCRIPTS}
+        self._registered = {script: redis.register_script(script.text) for script in _SCRIPTS}
 
     async def publish_rules(self, layout: Layout) -> None:
         """Write a group's limits; what the clocks show and the quotas have counted is kept.
@@ -206,27 +107,14 @@ class LimitStore:
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused; whether it took the request is unknown.
         """
-        raw = await self._exchange(layout, request)
+        call = reserve_call(self.keys, f"{self._worker}|{layout.model}", layout, request)
+        raw: list[Any] = await self._run(call)
         if len(raw) == 1:  # state lost, or a new limit: tell the rules, then ask again
             await self.publish_rules(layout)
-            raw = await self._exchange(layout, request)
+            raw = await self._run(call)
         if len(raw) == 1:
             raise RedisUnavailableError("the limits that were just written to Redis are gone again")
-        now_us, boot, seq, again_us, by, pause_us, reason, guard_us, starts_us, keys, scopes, upcoming_us = raw
-        return Grant(
-            now_us=now_us,
-            boot=_text(boot),
-            seq=seq,
-            again_us=again_us,
-            by=by,
-            pause_us=pause_us,
-            pause_reason=_text(reason),
-            guard_us=guard_us,
-            starts_us=starts_us,
-            keys=keys,
-            scopes=[(left, _text(why)) for left, why in zip(scopes[::2], scopes[1::2], strict=True)],
-            upcoming_us=upcoming_us,
-        )
+        return Grant(*raw).in_text()
 
     async def pause(self, layouts: Iterable[Layout], seconds: float, reason: str, scope: str = "") -> None:
         """Pause the API, or one of its models or credentials, for every worker.
@@ -235,8 +123,13 @@ class LimitStore:
             RedisUnavailableError: Redis cannot be reached or refused; whether it took the pause is unknown.
         """
         limits = {key for layout in layouts for key in layout.redis_keys}
-        keys = [self.keys.meta, *sorted(limits)]
-        await self._run("pause", keys, [round(seconds * 1e6), reason, self.keys.channel, scope])
+        call = scripts.PAUSE.call(
+            scripts.PauseKeys(self.keys.meta, sorted(limits)),
+            scripts.PauseArguments(
+                pause_us=round(seconds * 1e6), reason=reason, channel=self.keys.channel, scope=scope
+            ),
+        )
+        await self._run(call)
 
     async def refused(self, refusal: Refusal) -> bool:
         """Learn from a refusal; return whether that is news for people.
@@ -249,28 +142,28 @@ class LimitStore:
         if begins is not None and begins.key not in limits:
             await answer(self._publish(begins).execute())
             limits.append(begins.key)
-        *_, used, meta = self.keys.permits(refusal.scope)
-        changed = await self._run(
-            "refused",
-            [self.keys.meta, meta, used, *limits],
-            [
-                round(refusal.started_s * 1e6),
-                round(refusal.refused_s * 1e6),
-                refusal.in_flight,
-                refusal.permits,
-                refusal.taken_per_s * refusal.workers,
-                refusal.what,
-                0 if begins is None else limits.index(begins.key) + 1,
-                FASTEST_GUESS,
-                self.keys.channel,
-                refusal.in_a_row,
-                refusal.taken,
-                int(refusal.crowded),
-                round(refusal.asked_s * 1e6),
-                self._worker,
-                int(refusal.wanted),
-            ],
+        permits = self.keys.permits(refusal.scope)
+        call = scripts.REFUSED.call(
+            scripts.RefusedKeys(meta=self.keys.meta, permits=permits.meta, in_use=permits.used, limits=limits),
+            scripts.RefusedArguments(
+                worker=self._worker,
+                channel=self.keys.channel,
+                started_us=round(refusal.started_s * 1e6),
+                refused_us=round(refusal.refused_s * 1e6),
+                in_flight=refusal.in_flight,
+                permits=refusal.permits,
+                taken_per_s=refusal.taken_per_s * refusal.workers,
+                what=refusal.what,
+                begins=0 if begins is None else limits.index(begins.key) + 1,
+                fastest=FASTEST_GUESS,
+                in_a_row=refusal.in_a_row,
+                taken=refusal.taken,
+                crowded=refusal.crowded,
+                asked_us=round(refusal.asked_s * 1e6),
+                wanted=refusal.wanted,
+            ),
         )
+        changed = await self._run(call)
         return int(changed) > 1
 
     async def publish(self, message: str) -> None:
@@ -288,12 +181,17 @@ class LimitStore:
             RedisUnavailableError: Redis cannot be reached or refused.
         """
         keys = list(dict.fromkeys(fact.node.key for fact in facts))
-        args: list[str | float] = [self.keys.channel]
-        for fact in facts:
-            args += [keys.index(fact.node.key) + 1, fact.kind, fact.first, fact.second]
+        told = [
+            scripts.ToldFact(limit=keys.index(fact.node.key) + 1, kind=fact.kind, first=fact.first, second=fact.second)
+            for fact in facts
+        ]
         if begun := [fact.node for fact in facts if fact.kind == "most"]:
             await answer(self._publish(*begun).execute())
-        await self._run("feed", [self.keys.meta, *keys], args)
+        call = scripts.FEED.call(
+            scripts.FeedKeys(self.keys.meta, keys),
+            scripts.FeedArguments(channel=self.keys.channel, facts=told),
+        )
+        await self._run(call)
 
     async def restore(self, boot: str, nodes: Sequence[Node], grants: Iterable[tuple[int, float, int]]) -> None:
         """Bring back what this worker was granted of quotas: index of the quota, seconds since then, units.
@@ -301,10 +199,14 @@ class LimitStore:
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused.
         """
-        args: list[str | int] = [boot]
-        for index, age_s, units in grants:
-            args += [index + 1, round(age_s * 1e6), units]
-        await self._run("restore", [self.keys.meta, *(node.key for node in nodes)], args)
+        told = [
+            scripts.ToldGrant(quota=index + 1, age_us=round(age_s * 1e6), units=units) for index, age_s, units in grants
+        ]
+        call = scripts.RESTORE.call(
+            scripts.RestoreKeys(self.keys.meta, [node.key for node in nodes]),
+            scripts.RestoreArguments(boot=boot, grants=told),
+        )
+        await self._run(call)
 
     async def permits(
         self, scope: str, *, want: int, used: int, held: int, limit: int, ttl_us: int, answers: Answers | None
@@ -314,12 +216,21 @@ class LimitStore:
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused; the lease may or may not be renewed.
         """
-        args: list[str | int] = [self._worker, want, used, held, ttl_us, limit, self.keys.channel]
-        if answers is None:
-            args.append("")
-        else:
-            args += ["learn", answers.count, round(answers.sum_us), round(answers.squares)]
-        return Lease(*await self._run("permits", [*self.keys.permits(scope), self.keys.meta], args))
+        call = scripts.PERMITS.call(
+            scripts.LeaseKeys(self.keys.meta),
+            scripts.LeaseArguments(
+                worker=self._worker,
+                want=want,
+                used=used,
+                held=held,
+                lease_us=ttl_us,
+                limit=limit,
+                channel=self.keys.channel,
+                answers=answers,
+            ),
+            self.keys.permits(scope),
+        )
+        return Lease(*await self._run(call))
 
     def _publish(self, *nodes: Node) -> Pipeline:
         pipeline = self.redis.pipeline(transaction=True)
@@ -329,15 +240,33 @@ class LimitStore:
                 pipeline.hsetnx(node.key, field, value)
         return pipeline
 
-    async def _exchange(self, layout: Layout, request: Request) -> list[Any]:
-        traffic = str(layout.traffic)
-        meta = [self.keys.meta, self.keys.classes, self.keys.workers(traffic), self.keys.queue(traffic)]
-        arguments = request.arguments(f"{self._worker}|{layout.model}", self.keys.channel, layout)
-        raw: list[Any] = await self._run("reserve", [*meta, *layout.redis_keys], arguments)
-        return raw
+    async def _run(self, call: Call) -> Any:
+        return await answer(self._registered[call.script](keys=call.keys, args=call.arguments))
 
-    async def _run(self, kind: str, keys: list[str], args: Sequence[str | float]) -> Any:
-        return await answer(self._scripts[kind](keys=keys, args=list(args)))
+
+def reserve_call(keys: Keys, worker: str, layout: Layout, request: Request) -> Call:
+    """Return the call of ``lua/reserve.lua`` by which a worker asks for calls of this layout."""
+    traffic = str(layout.traffic)
+    return scripts.RESERVE.call(
+        scripts.ReserveKeys(
+            meta=keys.meta,
+            classes=keys.classes,
+            workers=keys.workers(traffic),
+            queue=keys.queue(traffic),
+            limits=layout.redis_keys,
+        ),
+        scripts.ReserveArguments(
+            request=request,
+            worker=worker,
+            channel=keys.channel,
+            horizon_us=HORIZON_US,
+            longest_cold_wait_us=LONGEST_COLD_WAIT_US,
+            traffic=traffic,
+            weight=repr(layout.weight),
+            owners=[node.owner for node in layout.nodes],
+            scopes=layout.scopes,
+        ),
+    )
 
 
 async def answer(pending: Awaitable[Any]) -> Any:
@@ -353,11 +282,7 @@ async def answer(pending: Awaitable[Any]) -> Any:
         if str(error).startswith("NEWERFORMAT"):  # no slot is granted until then, as while Redis is away
             written = str(error).split()[1]
             raise RedisUnavailableError(
-                f"the limiter's state is of format {written}, this program knows {FORMAT}: upgrade it"
+                f"the limiter's state is of format {written}, this program knows {scripts.FORMAT}: upgrade it"
             ) from error
         why = str(error).rpartition(" caused error: ")[2]  # a pipeline's names all of a script in front
         raise RedisUnavailableError(f"Redis: {type(error).__name__}: {why}") from error
-
-
-def _text(value: bytes | str) -> str:
-    return value.decode() if isinstance(value, bytes) else value

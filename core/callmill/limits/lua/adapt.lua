@@ -22,27 +22,25 @@ local FORGOTTEN = 4 -- a learned pace beyond so many times the refused one is dr
 local GROWTH_CALLS, FORGETS = 10, 1.3 -- what was taken at a much slower pace counts less and less
 local CALM_US, CLOSE, NEAR, LEAST_GROWTH, WINDOW_GROWTH, BURST, UNSHAKEN, TOLD_PERIODS =
   60000000, 0.9, 0.85, 1.06, 1.1, 1.2, 0.7, 10
-adapt.FIELDS = { 'good', 'sure', 'top', 'hold', 'since', 'drop', 'most', 'reach', 'growth', 'learned_at', 'period',
-  'refused' }
 
 function adapt.read(x, factor, mode)
   x.factor, x.mode = tonumber(factor or 1), mode or ''
   if x.mode == '' then return end
-  local h = redis.call('HMGET', x.key, unpack(adapt.FIELDS))
-  x.good, x.sure, x.top = tonumber(h[1] or x.factor), tonumber(h[2] or x.factor), tonumber(h[3] or 0)
-  x.hold, x.since = tonumber(h[4] or HOLD_US), tonumber(h[5] or 0)
-  x.drop, x.most, x.reach = tonumber(h[6] or LEAST_DROP), tonumber(h[7] or 1), tonumber(h[8] or 1)
-  x.growth, x.learned_at, x.period = tonumber(h[9] or GROWTH), tonumber(h[10] or now), tonumber(h[11] or 0)
-  x.refused = tonumber(h[12] or x.top)
+  local h = read_learned(x.key)
+  x.good, x.sure, x.top = tonumber(h.good or x.factor), tonumber(h.sure or x.factor), tonumber(h.top or 0)
+  x.hold, x.since = tonumber(h.hold or HOLD_US), tonumber(h.since or 0)
+  x.drop, x.most, x.reach = tonumber(h.drop or LEAST_DROP), tonumber(h.most or 1), tonumber(h.reach or 1)
+  x.growth, x.period = tonumber(h.growth or GROWTH), tonumber(h.period or 0)
+  x.learned_at, x.refused = tonumber(h.learned_at or now), tonumber(h.refused or x.top)
 end
 
 -- For people: what was learned of which limit, in a field pace:LIMIT of the meta hash, as "units a second, us of when it was
 -- learned, units a second that were refused".
 local function tell(x)
   local field = 'pace:' .. string.match(x.key, '}:limit:(.*)$')
-  if x.mode == '' then return redis.call('HDEL', M, field) end
+  if x.mode == '' then return redis.call('HDEL', META, field) end
   local per_s = x.amount * 1000000 / x.window
-  redis.call('HSET', M, field, string.format('%.4g %.0f %.4g', per_s * x.factor, x.learned_at, per_s * x.top))
+  redis.call('HSET', META, field, string.format('%.4g %.0f %.4g', per_s * x.factor, x.learned_at, per_s * x.top))
 end
 
 local function set(x, mode, factor)
@@ -90,7 +88,7 @@ local function forgotten(x) -- nobody wrote it down, and the API takes far more 
   if not x.learned or x.owner ~= 0 or x.top == 0 or x.factor < FORGOTTEN * x.refused then return false end
   x.mode, x.factor = '', x.most
   redis.call('HSET', x.key, 'mode', '', 'factor', x.most)
-  redis.call('HDEL', M, 'learned_pace')
+  redis.call('HDEL', META, 'learned_pace')
   tell(x)
   return true
 end

@@ -1,10 +1,10 @@
 -- Record one change that a person makes at run time, and tell the workers.
 --
--- KEYS  1 control hash   2 history stream   3 meta hash of the limiter
--- ARGV  1 channel   2 by whom   3 limits | pause | resume   4 name of the credential that it is about, '' for the whole API
---       5 limits: JSON array of texts, '' for the profile's; pause: us from now   6 pause: the reason   7 entries of history
---       8 us: a pause that lasts longer is one until resumed
--- Returns {generation, 1 where something changed}.
+-- KEYS  CONTROL: hash   HISTORY: stream   META of the limiter
+-- ARG   channel   by: whom   what: limits | pause | resume   name of the credential that it is about, '' for the whole API
+--       limits: JSON array of texts, '' for the profile's   pause_us: from now, and its reason   history_entries that are
+--       kept   endless_us: a pause that lasts longer is one until resumed
+-- Returns generation   changed: 1 where something changed, else 0
 --
 -- The control hash holds generation, limits (absent: the profile's) and, for each name, reason:NAME and by:NAME. The pauses
 -- themselves are those of the meta hash, which pause.lua writes, in the same transaction after this script; by:NAME is the
@@ -12,33 +12,33 @@
 --
 -- Invariants: what changes nothing leaves generation and history as they are; generations never repeat, not even when the
 -- state is lost in between; a pause is only ever lengthened. All times are us of the clock that reserve.lua keeps in the meta hash.
-local CONTROL, HISTORY, META = KEYS[1], KEYS[2], KEYS[3]
-local channel, by, what, name, value, reason = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
+local by, what, name, reason = ARG.by, ARG.what, ARG.name, ARG.reason
 local suffix = name == '' and '' or ':key:' .. name
-local meta = redis.call('HMGET', META, 'now', 'skew', 'pause' .. suffix, 'reason' .. suffix)
+local pause_field, reason_field = 'pause' .. suffix, 'reason' .. suffix
+local meta = read_meta(META, { pause_field, reason_field })
 local time = redis.call('TIME')
-local now = math.max(time[1] * 1000000 + time[2] + tonumber(meta[2] or 0), tonumber(meta[1] or 0))
+local now = math.max(time[1] * 1000000 + time[2] + tonumber(meta.skew or 0), tonumber(meta.now or 0))
 local function whole(x) return string.format('%.0f', x) end
 
-local function paused() return tonumber(meta[3] or 0), meta[4] or '' end -- until when, and why
+local function paused() return tonumber(meta[pause_field] or 0), meta[reason_field] or '' end -- until when, and why
 local function shown(ends, why) -- us that are left, and the reason
   if ends <= now then return '' end
-  return (ends - now > tonumber(ARGV[8]) and 'endless' or whole(ends - now)) .. ' ' .. why
+  return (ends - now > ARG.endless_us and 'endless' or whole(ends - now)) .. ' ' .. why
 end
 
 local before, after, message
 if what == 'limits' then
-  before, after = redis.call('HGET', CONTROL, 'limits') or '', value
+  before, after = redis.call('HGET', CONTROL, 'limits') or '', ARG.limits
   if after == '' then redis.call('HDEL', CONTROL, 'limits') else redis.call('HSET', CONTROL, 'limits', after) end
 elseif what == 'pause' then
   local ends, why = paused()
-  local later = now + tonumber(value)
+  local later = now + ARG.pause_us
   before, after = shown(ends, why), shown(math.max(ends, later), later > ends and reason or why)
   if before ~= after then redis.call('HSET', CONTROL, 'reason:' .. name, reason, 'by:' .. name, by) end
 else
   before, after = shown(paused()), ''
   redis.call('HDEL', CONTROL, 'reason:' .. name, 'by:' .. name)
-  redis.call('HDEL', META, 'pause' .. suffix, 'reason' .. suffix)
+  redis.call('HDEL', META, pause_field, reason_field)
   if name == '' then redis.call('HSET', META, 'resumed', whole(now)) end -- what answers blocked until now is free
   message = 'resume ' .. (name == '' and '-' or 'key:' .. name)
 end
@@ -48,8 +48,9 @@ if before ~= after then
   -- By the clock, so that a worker that knows a generation of a former life does not take a new one for it.
   generation = math.max(generation + 1, math.floor(now / 1000))
   redis.call('HSET', CONTROL, 'generation', whole(generation))
-  redis.call('XADD', HISTORY, 'MAXLEN', ARGV[7], '*', 'by', by, 'what', what, 'key', name, 'before', before, 'after', after)
+  redis.call('XADD', HISTORY, 'MAXLEN', ARG.history_entries, '*', 'by', by, 'what', what, 'key', name, 'before', before,
+    'after', after)
 end
 if what == 'limits' then message = 'rules ' .. whole(generation) end
-if message then redis.call('PUBLISH', channel, message) end
-return { generation, before ~= after and 1 or 0 }
+if message then redis.call('PUBLISH', ARG.channel, message) end
+return answer({ generation = generation, changed = before ~= after and 1 or 0 })

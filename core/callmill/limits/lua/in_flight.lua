@@ -18,21 +18,18 @@ local SLOW, SPARE, NEAR, ROUNDS, FAST_US, LEVEL_US, REMEMBERED_US, MINUTE_US =
   1.6, 1.5, 1.25, 4, 20000, 50000, 1000000, 60000000
 local FORGOTTEN, FEWER, STEADY = 4, 0.75, 0.85
 local TIMES = { 'since', 'taken_from', 'minute_from', 'learned_at' }
-in_flight.FIELDS = { 'most', 'mode', 'before', 'since', 'top', 'wait', 'count', 'sum', 'squares', 'base', 'error', 'full',
-  'taken', 'taken_from', 'minute', 'minute_from', 'sure', 'learned_at', 'worst', 'among', 'why' }
 
 function in_flight.read(key, now, told)
-  local h = redis.call('HMGET', key, unpack(in_flight.FIELDS))
-  local x = { key = key, now = now, told = told, mode = h[2] or '', why = h[#in_flight.FIELDS] or '' }
-  for i, name in ipairs(in_flight.FIELDS) do
-    if name ~= 'mode' and name ~= 'why' then x[name] = tonumber(h[i] or 0) end
-  end
+  local h = read_in_flight(key)
+  local x = { key = key, now = now, told = told, stored = h }
+  for name, value in pairs(h) do x[name] = tonumber(value or 0) end
+  x.mode, x.why = h.mode or '', h.why or ''
   return x
 end
 
 function in_flight.write(x)
   local fields = {}
-  for _, name in ipairs(in_flight.FIELDS) do
+  for name in pairs(x.stored) do
     fields[#fields + 1] = name
     fields[#fields + 1] = type(x[name]) == 'number' and string.format('%.6g', x[name]) or x[name]
   end

@@ -1,25 +1,24 @@
 -- Lease concurrency permits to one worker: take, renew, give back.
 --
--- KEYS  1 zset worker -> lease end us   2 hash worker -> permits held   3 hash worker -> permits wanted
---       4 zset of workers that wait for a single permit (FIFO)   5 hash worker -> permits in use   6 meta hash
---       7 meta hash of the limiter
--- ARGV  1 worker   2 permits wanted   3 permits in use   4 permits held at the last reply   5 lease us
---       6 limit that is configured, 0: none   7 channel   8 'learn': a limit that nobody wrote down is found; else ''
---       9 calls answered since the last renewal   10 sum of their latencies, us   11 of their squares
--- Returns {permits this worker holds now, how many it should come down to, workers that lack permits, limit in force, 1: it
--- is being searched for}. What is in use is held until it is given back; starting no call above the second number brings it
--- there. Wanting and using none ends the lease.
+-- KEYS  EXPIRY: zset worker -> lease end us   HELD: hash worker -> permits held   WANT: hash worker -> permits wanted
+--       WAITING: zset of workers that wait for a single permit (FIFO)   USED: hash worker -> permits in use   META: hash
+--       LIMITER: meta hash of the limiter
+-- ARG   worker   want: permits wanted   used: permits in use   held: permits at the last reply   lease_us
+--       limit that is configured, 0: none   channel   answers since the last renewal, where a limit that nobody wrote down
+--       is found: count, sum_us of their latencies, squares of these; else nil
+-- Returns held: permits this worker holds now   goal: how many it should come down to   unmet: workers that lack permits
+--         limit in force   searching: 1 while it is being searched for, else 0
+-- What is in use is held until it is given back; starting no call above the goal brings it there. Wanting and using none ends
+-- the lease.
 --
 -- Invariant: the permits of all live leases never exceed the limit, but where more calls are already in flight (a lowered
 -- limit). After lost state, and on a server that took over and may have missed the latest leases, everybody keeps what he had
 -- and nobody gets more, until all have been called on the channel and had time to come.
 -- Time follows Redis TIME and never goes back, nor does it stand still when TIME does go back.
-local EXPIRY, HELD, WANT, WAITING, USED, META = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local me, want, used, had = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local lease, limit = tonumber(ARGV[5]), tonumber(ARGV[6])
-local meta = redis.call('HMGET', META, 'now', 'skew', 'born', 'server', 'format')
-if tonumber(meta[5] or 1) > FORMAT then return redis.error_reply('NEWERFORMAT ' .. meta[5]) end
-local last, skew, born = tonumber(meta[1] or 0), tonumber(meta[2] or 0), tonumber(meta[3] or 0)
+local me, want, used, lease, limit = ARG.worker, ARG.want, ARG.used, ARG.lease_us, ARG.limit
+local meta = read_meta(META)
+if tonumber(meta.format or 1) > FORMAT then return redis.error_reply('NEWERFORMAT ' .. meta.format) end
+local last, skew, born = tonumber(meta.now or 0), tonumber(meta.skew or 0), tonumber(meta.born or 0)
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2] + skew
 if now < last then skew, now = skew + last - now, last end
@@ -27,10 +26,10 @@ if now < last then skew, now = skew + last - now, last end
 local info = redis.pcall('INFO', 'server') -- where it is not allowed, only an empty state is noticed
 local server = type(info) == 'string' and info:match('run_id:(%w+)') or ''
 local configured = limit > 0
-if born == 0 or meta[4] ~= server then
+if born == 0 or meta.server ~= server then
   born = configured and now or 1 -- what is learned is no promise: nobody has to wait for others
   redis.call('DEL', EXPIRY, HELD, WANT, WAITING, USED)
-  if ARGV[7] then redis.call('PUBLISH', ARGV[7], 'boot') end
+  redis.call('PUBLISH', ARG.channel, 'boot')
 end
 redis.call('HSET', META, 'format', FORMAT, 'now', string.format('%.0f', now), 'skew', string.format('%.0f', skew),
   'born', string.format('%.0f', born), 'server', server)
@@ -60,14 +59,15 @@ for i = 1, #all, 2 do
 end
 
 local searching = 0
-if ARGV[8] == 'learn' then
-  local x = in_flight.read(META, now, KEYS[7])
+local answers = ARG.answers
+if answers then
+  local x = in_flight.read(META, now, LIMITER)
   if x.most == 0 then in_flight.begin(x) end
   local wanted = 0
   for _, wish in ipairs(wants) do wanted = wanted + wish end
-  in_flight.take(x, tonumber(ARGV[9]))
+  in_flight.take(x, answers.count)
   if wanted > x.most and x.full == 1 then
-    in_flight.raise(x, tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11]))
+    in_flight.raise(x, answers.count, answers.sum_us, answers.squares)
   elseif (wanted > x.most) ~= (x.full == 1) then
     in_flight.fill(x, wanted > x.most)
   end
@@ -93,7 +93,7 @@ end
 local fair, goal = fair_share(), want
 local whole = math.floor(math.min(fair, want))
 if configured and now < born + lease / 10 then
-  goal = had -- others may still be at work on leases that nobody remembers
+  goal = ARG.held -- others may still be at work on leases that nobody remembers
 elseif fair < 1 and want > 0 then -- fewer permits than workers: one each, in turn
   if used > 0 then
     goal = unmet > 0 and 0 or used
@@ -117,4 +117,4 @@ else
   redis.call('ZADD', EXPIRY, now + lease, me)
   if mine > 0 then redis.call('ZREM', WAITING, me) end
 end
-return { mine, goal, unmet, limit, searching }
+return answer({ held = mine, goal = goal, unmet = unmet, limit = limit, searching = searching })

@@ -3,93 +3,86 @@
 -- The calls of one request belong to one group: one class of traffic, one model. Each may use any of the API's keys
 -- (credentials); it gets the one with which it can start first.
 --
--- KEYS  1 meta hash   2 zset of classes seen lately   3 zset of the class's workers seen lately   4 zset of its workers that
---       wait (FIFO)   5.. one hash per limit
--- ARGV  1 worker   2 boot id it knows ('' none)   3 seq it knows   4 us from now to the latest start it was granted
---       5 lead us: no start sooner than this   6 guard us it needs   7 'stepped': it saw TIME jump ahead; 'rules': other
---         limits hold since its last request; 'look': this may be another server; else ''   8 channel   9 horizon us
---      10 longest cold wait us   11 class   12 its weight   13 number of keys   14 n: calls that wait (0: only settle and look)
---      15 cost columns: 0 (each call costs 1 request) or 4 (requests, tokens, input tokens, output tokens)
---      16 how many requests its heaviest start counted as that may keep a limit busy   17 number of settlements
---      then each settlement, 10 numbers: key (0: whichever), us from now to the earliest start it belongs to, units used
---        beyond what was reserved by column, units reserved and not used by column
---      then for each key how many of the calls may use it; for each key how many calls the API took lately; for each limit the key that it belongs to (0: it
---        holds for all calls, -1: for all of this model);
---        the names of the model and of each key, as pauses know them ('' none); the costs of each of the n calls by column
--- Returns {now, boot, seq, us until it may ask again, index of the limit that holds it back or 0, us of pause left, pause
---          reason, guard in force us, {offsets of the granted starts from now}, {key of each}, {us of pause left, reason
---          of the model, then of each key}, us until the first start that was not granted, or -1}; {'unconfigured'} where a
---          limit is unknown.
+-- KEYS  META   CLASSES: zset of those seen lately   WORKERS: zset of the class's workers seen lately   QUEUE: zset of its
+--       workers that wait (FIFO)   LIMITS: one hash per limit
+-- ARG   worker   channel   horizon_us   longest_cold_wait_us   traffic: the class   weight of it, as text
+--       owners: for each limit the key that it belongs to (0: it holds for all calls, -1: for all of this model)
+--       scopes: the names of the model and of each key, as pauses know them ('' none)
+--       request:
+--         boot: id of the life that it knows ('' none)   seq: the exchange that it knows
+--         latest_us: from now to the latest start it was granted   heaviest: how many requests its heaviest start counted as
+--           that may keep a limit busy   lead_us: no start sooner than this   guard_us: what it needs
+--         doubt: 'stepped': it saw TIME jump ahead; 'rules': other limits hold since its last request; 'look': this may be
+--           another server; else ''
+--         settlements, each: key (0: whichever)   since_us: from now to the earliest start it belongs to
+--           dearer: units used beyond what was reserved, by column   unused: units reserved and not used, by column
+--         allowances: how many of the calls may use each key   taken: how many calls the API took lately with each; or none
+--         calls: how many wait (0: only settle and look)   costs of each, by column: requests, tokens, input tokens, output
+--           tokens; none where each is one request
+-- Returns now_us, boot, seq   again_us: until it may ask again   by: place of the limit that holds it back in LIMITS, or 0
+--         pause_us that is left, and pause_reason   guard_us in force   starts_us: offsets of the granted starts from now
+--         keys: of each   scopes: us of pause left, and the reason, of the model, then of each key
+--         upcoming_us: until the first start that was not granted, or -1; {'unconfigured'} where a limit is unknown.
 --
 -- Invariants: those of paces and quotas; nothing is charged unless a start is granted; after lost or regressed state the
 -- first start is a cold wait away; a class below its share may book twice as far ahead as the others, and a class above it
 -- only a little, so that shares follow weights while all want more, and what one leaves is free for all.
-local CLASSES, WORKERS, QUEUE, FIRST = KEYS[2], KEYS[3], KEYS[4], 5
-local me, known_boot, class = ARGV[1], ARGV[2], ARGV[11]
-local function number(i) return tonumber(ARGV[i]) end
-local lead, horizon, weight, key_count, n, columns, settlements =
-  number(5), number(9), number(12), number(13), number(14), number(15), number(17)
-local at_allow = 17 + settlements * 10
-local at_taken = at_allow + key_count
-local at_owner = at_taken + key_count
-local at_scope = at_owner + #KEYS - FIRST + 1
-local at_cost = at_scope + key_count + 1
+local request, me, class, scopes, horizon = ARG.request, ARG.worker, ARG.traffic, ARG.scopes, ARG.horizon_us
+local known_boot, lead, n, costs, allowed = request.boot, request.lead_us, request.calls, request.costs, request.allowances
+local key_count, alike = #allowed, #costs == 0
 local LOOK_US = 5000000 -- what may end sooner than it seems is looked at so often
 local DRIFT = 1e-4 -- how fast what is known of the server's windows blurs
 local NEAR_US = 60000 -- how far ahead a class may book that has more than its share
 
 local function cost(x, k)
-  if columns == 0 then return x.column == 1 and 1 or 0 end
-  return tonumber(ARGV[at_cost + (math.min(k, n) - 1) * columns + x.column] or 0)
+  if alike then return x.column == 1 and 1 or 0 end
+  return costs[k < n and k or n][x.column]
 end
 
-local wanted = { 'boot', 'seq', 'floor', 'last', 'pause', 'reason', 'guard', 'guard_before', 'guard_since', 'extra', 'extra_at',
-  'v:' .. class, 'server', 'resumed' }
-local scopes_at = #wanted
-for i = 0, key_count do
-  wanted[#wanted + 1] = 'pause:' .. ARGV[at_scope + 1 + i]
-  wanted[#wanted + 1] = 'reason:' .. ARGV[at_scope + 1 + i]
+local v_field = 'v:' .. class
+local of_scopes = { v_field }
+for _, scope in ipairs(scopes) do
+  of_scopes[#of_scopes + 1] = 'pause:' .. scope
+  of_scopes[#of_scopes + 1] = 'reason:' .. scope
 end
-local meta = redis.call('HMGET', M, unpack(wanted))
-local function field(i) return tonumber(meta[i] or 0) end
-local boot, seq, floor, last, pause = meta[1], field(2), field(3), field(4), field(5)
-local function scope_pause(i) return field(scopes_at + 1 + 2 * i) end
+local meta = read_meta(META, of_scopes)
+local function field(name) return tonumber(meta[name] or 0) end
+local boot, seq, floor, last, pause = meta.boot, field('seq'), field('floor'), field('last'), field('pause')
+local scope_pause = {} -- of the model (0) and of each key
+for i, scope in ipairs(scopes) do scope_pause[i - 1] = field('pause:' .. scope) end
 
 -- The guard in force is the greatest that any worker asked for in the last 10 to 20 s, and what refusals taught (which fades).
-local guard, before, since = field(7), field(8), field(9)
-if ARGV[7] == 'rules' then guard, before, since = 0, 0, now end -- what workers asked for was asked for other limits
+local guard, before, since = field('guard'), field('guard_before'), field('guard_since')
+if request.doubt == 'rules' then guard, before, since = 0, 0, now end -- what workers asked for was asked for other limits
 if now - since > 10000000 then
   before = (now - since > 20000000) and 0 or guard
   guard, since = 0, now
 end
-guard = math.max(guard, number(6))
-local extra = field(10) * math.exp((field(11) - now) / 1e9)
+guard = math.max(guard, request.guard_us)
+local extra = field('extra') * math.exp((field('extra_at') - now) / 1e9)
 local force = math.max(guard, before) + extra
 
 -- Lost or regressed state: nobody knows what was granted, so wait until survivors have told and old slots are over.
 -- A life that did not begin empty says so in its id. A server that took over, or came back with its files, may have missed
 -- the latest grants, and who asks it first need not know of them.
-local empty, server = not boot, meta[13] or ''
-if empty or ARGV[7] ~= '' then
+local empty, server = not boot, meta.server or ''
+if empty or request.doubt ~= '' then
   local info = redis.pcall('INFO', 'server') -- where it is not allowed, the sequence numbers must do
   server = type(info) == 'string' and info:match('run_id:(%w+)') or ''
 end
-local lost = empty or meta[13] ~= server or (known_boot == boot and (seq < number(3) or ARGV[7] == 'stepped'))
+local lost = empty or meta.server ~= server or (known_boot == boot and (seq < request.seq or request.doubt == 'stepped'))
 local same_life = not (lost or stepped_back) -- else nobody knows where the server's windows begin on this clock
 
 local limits, paces, quotas, common, shared, of_key, spacing = {}, {}, {}, {}, {}, {}, 1
 for i = 1, key_count do of_key[i] = {} end
-for i = 1, #KEYS - FIRST + 1 do
-  local key = KEYS[i + FIRST - 1]
-  local h = redis.call('HMGET', key, 'window', 'amount', 'gain', 'slack', 'column', 'quota', 'block', 'aligned', 'blur', 'tat',
-    'credit', 'total', 'oldest', 'newest', 'turn', 'count', 'slow', 'slow_until', 'factor', 'mode', 'holes', 'charge', 'busy',
-    'life', 'aligned_at', 'latest', 'blocked_at', 'log', 'heavy_at', 'taken', 'taken_from')
-  if not h[1] then return { 'unconfigured' } end
-  local x = { key = key, index = i, owner = number(at_owner + i), window = tonumber(h[1]), amount = tonumber(h[2]),
-    column = tonumber(h[5]), learned = string.find(key, ':learned:0', 1, true), quota = h[6] == '1', block = tonumber(h[7] or 0),
-    aligned = same_life and h[24] == boot and tonumber(h[8] or nil),
-    blur = tonumber(h[9] or 0) + DRIFT * (now - tonumber(h[25] or now)), force = force }
-  if field(14) > tonumber(h[27] or 0) then x.block = 0 end -- somebody said since then that calls may go on
+for i, key in ipairs(LIMITS) do
+  local h = read_limit(key)
+  if not h.window then return { 'unconfigured' } end
+  local x = { key = key, index = i, owner = ARG.owners[i], window = tonumber(h.window), amount = tonumber(h.amount),
+    column = tonumber(h.column), learned = string.find(key, ':learned:0', 1, true), quota = h.quota == '1',
+    block = tonumber(h.block or 0), aligned = same_life and h.life == boot and tonumber(h.aligned or nil),
+    blur = tonumber(h.blur or 0) + DRIFT * (now - tonumber(h.aligned_at or now)), force = force }
+  if field('resumed') > tonumber(h.blocked_at or 0) then x.block = 0 end -- somebody said since then that calls may go on
   limits[i] = x
   local owned = x.owner > 0 and of_key[x.owner] or shared
   owned[#owned + 1] = x
@@ -97,33 +90,33 @@ for i = 1, #KEYS - FIRST + 1 do
   if x.quota then
     quotas[#quotas + 1] = x
     x.width, x.added = x.window / 96, {} -- added: what this exchange changes, by bucket
-    x.total, x.oldest, x.newest = tonumber(h[12] or 0), tonumber(h[13] or 0), tonumber(h[14] or 0)
+    x.total, x.oldest, x.newest = tonumber(h.total or 0), tonumber(h.oldest or 0), tonumber(h.newest or 0)
     if x.oldest > 0 and quota.ends(x, x.oldest) <= now then quota.load(x) end
     x.earliest, x.spend = function(t, units) return math.max(t, quota.due(x, units)) end, quota.spend
   else
     paces[#paces + 1] = x
-    x.tat, x.credit, x.turn, x.count = tonumber(h[10] or 0), tonumber(h[11] or 0), tonumber(h[15] or 0), tonumber(h[16] or 0)
-    x.charge, x.busy = tonumber(h[22] or 0), tonumber(h[23] or 0)
-    x.taken, x.taken_from = tonumber(h[30] or 0), tonumber(h[31] or now)
-    adapt.read(x, h[19], h[20])
+    x.tat, x.credit, x.turn, x.count = tonumber(h.tat or 0), tonumber(h.credit or 0), tonumber(h.turn or 0), tonumber(h.count or 0)
+    x.charge, x.busy = tonumber(h.charge or 0), tonumber(h.busy or 0)
+    x.taken, x.taken_from = tonumber(h.taken or 0), tonumber(h.taken_from or now)
+    adapt.read(x, h.factor, h.mode)
     local usable = x.aligned and x.window - force - 2 * x.blur or 0
     if usable > x.window / 2 then
       x.usable, x.emission = usable, usable / (x.amount * x.factor)
     else
-      local gain, slack = tonumber(h[3]), tonumber(h[4])
+      local gain, slack = tonumber(h.gain), tonumber(h.slack)
       x.slack, x.heavy, x.strict = slack, x.column == 1 and gain > 0, x.column == 1 and gain == 1 and slack == 0
       x.span = x.window + gain * math.max(0, force - slack)
       x.emission = x.span / (x.amount * x.factor)
     end
-    if tonumber(h[18] or 0) > now then x.emission = math.max(x.emission, tonumber(h[17])) end
-    x.latest = math.max(tonumber(h[26] or 0), lost and now or 0) -- it is unknown what started before the loss
+    if tonumber(h.slow_until or 0) > now then x.emission = math.max(x.emission, tonumber(h.slow)) end
+    x.latest = math.max(tonumber(h.latest or 0), lost and now or 0) -- it is unknown what started before the loss
     pace.refresh(x)
     if x.column == 1 and x.owner >= 0 then
-      for j = 1, key_count do
-        if x.owner == 0 or x.owner == j then x.taken = x.taken + number(at_taken + j) end
+      for j, calls in ipairs(request.taken) do
+        if x.owner == 0 or x.owner == j then x.taken = x.taken + calls end
       end
     end
-    pace.read_lists(x, h[21], h[28], h[29], lost)
+    pace.read_lists(x, h.holes, h.log, h.heavy_at, lost)
     x.earliest, x.spend = function(t, units) return pace.due(x, t, units) end, pace.spend
     spacing = math.max(spacing, x.emission * (n > 0 and cost(x, 1) or 1) / (x.owner > 0 and key_count or 1))
   end
@@ -131,24 +124,23 @@ end
 local H = math.max(horizon, 1.5 * spacing) -- shorter than one emission, it would leave the limit unused
 
 if lost or stepped_back then
-  boot, seq = text(now) .. '/' .. me .. '/' .. ARGV[3] .. (empty and '' or '/kept'), math.max(seq, number(3))
-  if lost then floor = math.max(floor, now + math.max(lead, math.min(2 * H + horizon + spacing, number(10)))) end
-  redis.call('PUBLISH', ARGV[8], 'boot')
+  boot, seq = text(now) .. '/' .. me .. '/' .. request.seq .. (empty and '' or '/kept'), math.max(seq, request.seq)
+  if lost then floor = math.max(floor, now + math.max(lead, math.min(2 * H + horizon + spacing, ARG.longest_cold_wait_us))) end
+  redis.call('PUBLISH', ARG.channel, 'boot')
 end
 if known_boot ~= '' and known_boot ~= boot then -- a survivor of the former life brings what it still holds
-  local latest = now + number(4)
+  local latest = now + request.latest_us
   last = math.max(last, latest)
   for _, x in ipairs(paces) do
-    pace.hear(x, latest, x.column == 1 and number(16) or n > 0 and cost(x, 1) or 1)
+    pace.hear(x, latest, x.column == 1 and request.heaviest or n > 0 and cost(x, 1) or 1)
   end
 end
 
-for d = 0, settlements - 1 do
-  local at = 17 + 10 * d
-  local key, from = number(at + 1), number(at + 2)
+for _, due in ipairs(request.settlements) do
+  local from = due.since_us
   for _, x in ipairs(limits) do
-    local dearer, unused = number(at + 2 + x.column), number(at + 6 + x.column)
-    if x.owner <= 0 or x.owner == key then
+    local dearer, unused = due.dearer[x.column], due.unused[x.column]
+    if x.owner <= 0 or x.owner == due.key then
       if not x.quota then
         if x.column == 1 then unused = 0 end -- a moment that has passed is of no use to a pace
         if dearer ~= unused then pace.settle(x, dearer - unused, dearer > 0 and now or now + from) end
@@ -173,8 +165,6 @@ local function fit(owned, t, k) -- the earliest time from t on that all these li
   end
   return t
 end
-local allowed = {}
-for j = 1, key_count do allowed[j] = number(at_allow + j) end
 
 local paused_until, grid = 0, 0 -- grid: how far apart the limits of all calls keep two of them
 for _, x in ipairs(common) do
@@ -183,19 +173,19 @@ end
 local function next_start(k) -- when, with which key, and when the limits of all calls alone would have allowed it
   by = 0
   local free = fit(common, math.max(now + lead, floor, pause), k)
-  local from = fit(shared, math.max(free, scope_pause(0)), k)
+  local from = fit(shared, math.max(free, scope_pause[0]), k)
   if from > free and grid > 0 then -- what it leaves free between shall be of use to others
     from = fit(shared, free + math.ceil((from - free) / grid - 0.001) * grid, k)
   end
   local best, best_key, best_by, shared_by = nil, nil, 0, by
-  paused_until = math.max(pause, scope_pause(0))
+  paused_until = math.max(pause, scope_pause[0])
   for offset = 0, key_count - 1 do
     local j = (seq + k + offset) % key_count + 1
     if allowed[j] > 0 or k > n then -- beyond n: when it is worth asking again
       by = 0
-      local due = fit(of_key[j], math.max(from, scope_pause(j)), k)
+      local due = fit(of_key[j], math.max(from, scope_pause[j]), k)
       local s = due > from and fit(shared, due, k) or due
-      paused_until = math.max(paused_until, scope_pause(j))
+      paused_until = math.max(paused_until, scope_pause[j])
       if not best or s < best then best, best_key, best_by = s, j, by > 0 and by or due == from and shared_by or 0 end
     end
   end
@@ -203,7 +193,7 @@ local function next_start(k) -- when, with which key, and when the limits of all
   return best, best_key, free
 end
 
-local share, v = 1, field(12)
+local share, v = 1, field(v_field)
 local function grant(s, key, free, most, furthest) -- up to `most` calls; returns the next start and when it is free for others
   for k = 1, most do
     if not s or (k > 1 and s - now > furthest) then break end
@@ -222,12 +212,12 @@ local function grant(s, key, free, most, furthest) -- up to `most` calls; return
 end
 
 -- The same, many times faster, for calls that are alike under limits that only space them: the ordinary case.
-local all_alike = columns == 0 and key_count == 1 and #quotas == 0 and #shared == #common
+local all_alike = alike and key_count == 1 and #quotas == 0 and #shared == #common
 for _, x in ipairs(paces) do
   if x.column ~= 1 or x.usable or x.credit > 0 or #x.holes > 0 or x.log then all_alike = false end
 end
 local function grant_alike(s, most, furthest)
-  local from, charges, dominant, count = math.max(now + lead, floor, pause, scope_pause(1)), {}, spacing, #paces
+  local from, charges, dominant, count = math.max(now + lead, floor, pause, scope_pause[1]), {}, spacing, #paces
   for i = 1, count do
     charges[i] = math.ceil(paces[i].emission * 4) / 4
     dominant, from = math.max(dominant, charges[i]), math.max(from, paces[i].block)
@@ -253,12 +243,12 @@ end
 
 local upcoming = -1
 if n > 0 then
-  redis.call('ZADD', CLASSES, now, class .. '|' .. ARGV[12])
+  redis.call('ZADD', CLASSES, now, class .. '|' .. ARG.weight)
   redis.call('ZREMRANGEBYSCORE', CLASSES, '-inf', now - math.max(2000000, 4 * spacing))
   if redis.call('ZCARD', CLASSES) > 1 then
     local sum = 0
     for _, member in ipairs(redis.call('ZRANGE', CLASSES, 0, -1)) do sum = sum + tonumber(string.match(member, '|([^|]*)$')) end
-    share = weight / sum
+    share = tonumber(ARG.weight) / sum
   end
   redis.call('ZADD', WORKERS, now, me)
   redis.call('ZREMRANGEBYSCORE', WORKERS, '-inf', now - 2000000)
@@ -269,9 +259,9 @@ if n > 0 then
     local head = redis.call('ZRANGE', QUEUE, 0, 0)[1]
     if not head or head == me then break end
     local promise = 'promise:' .. class .. ':' .. head
-    if now <= tonumber(redis.call('HGET', M, promise) or 0) + 250000 then break end
+    if now <= tonumber(redis.call('HGET', META, promise) or 0) + 250000 then break end
     redis.call('ZREM', QUEUE, head)
-    redis.call('HDEL', M, promise)
+    redis.call('HDEL', META, promise)
   end
   local rank = redis.call('ZRANK', QUEUE, me) or redis.call('ZCARD', QUEUE)
 
@@ -296,7 +286,7 @@ if n > 0 then
     if paused_until > now then again = math.min(again, now + LOOK_US) end
     redis.call('ZADD', QUEUE, 'NX', now, me)
     redis.call('PEXPIRE', QUEUE, 3600000)
-    redis.call('HSET', M, 'promise:' .. class .. ':' .. me, text(again))
+    redis.call('HSET', META, 'promise:' .. class .. ':' .. me, text(again))
   else
     -- A turn is granted whole; cutting it at the horizon would favour small askers.
     local most, furthest = math.min(n, fair), ahead + horizon
@@ -307,8 +297,8 @@ if n > 0 then
       s, free = grant(s, key, free, most, furthest)
     end
     local held = by > 0 and limits[by]
-    if held and held.mode and held.mode ~= '' and adapt.raise(held) then redis.call('PUBLISH', ARGV[8], 'learned') end
-    if redis.call('ZREM', QUEUE, me) == 1 then redis.call('HDEL', M, 'promise:' .. class .. ':' .. me) end
+    if held and held.mode and held.mode ~= '' and adapt.raise(held) then redis.call('PUBLISH', ARG.channel, 'learned') end
+    if redis.call('ZREM', QUEUE, me) == 1 then redis.call('HDEL', META, 'promise:' .. class .. ':' .. me) end
     green_at = v + (active - 1) * turn / share - 100000
     base = reach()
     local others = s and s > free + 1 and 0 or math.min((active - 1) * turn, H / 2) -- none compete for what its model allows
@@ -321,16 +311,16 @@ if n > 0 then
 end
 
 seq = seq + 1
-redis.call('HSET', M, 'format', FORMAT, 'now', text(now), 'skew', text(skew), 'boot', boot, 'seq', seq, 'floor', text(floor),
-  'last', text(last), 'guard', text(guard), 'guard_before', text(before), 'guard_since', text(since), 'v:' .. class, text(v),
+redis.call('HSET', META, 'format', FORMAT, 'now', text(now), 'skew', text(skew), 'boot', boot, 'seq', seq, 'floor', text(floor),
+  'last', text(last), 'guard', text(guard), 'guard_before', text(before), 'guard_since', text(since), v_field, text(v),
   'server', server)
 for _, x in ipairs(paces) do pace.write(x) end
 for _, x in ipairs(quotas) do quota.write(x) end
 local pauses = {}
-for i = 0, key_count do
-  pauses[2 * i + 1] = math.ceil(math.max(0, scope_pause(i) - now))
-  pauses[2 * i + 2] = meta[scopes_at + 2 + 2 * i] or ''
+for i, scope in ipairs(scopes) do
+  pauses[i] = { math.ceil(math.max(0, scope_pause[i - 1] - now)), meta['reason:' .. scope] or '' }
 end
 for k, s in ipairs(starts) do starts[k] = math.ceil(s - now) end
-return { now, boot, seq, math.ceil(again - now), by, math.ceil(math.max(0, pause - now)), meta[6] or '', math.ceil(force), starts,
-  keys_used, pauses, upcoming }
+return answer({ now_us = now, boot = boot, seq = seq, again_us = math.ceil(again - now), by = by,
+  pause_us = math.ceil(math.max(0, pause - now)), pause_reason = meta.reason or '', guard_us = math.ceil(force),
+  starts_us = starts, keys = keys_used, scopes = pauses, upcoming_us = upcoming })

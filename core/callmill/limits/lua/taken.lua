@@ -18,13 +18,10 @@ local FEW, ENOUGH = 5, 10 -- calls: from fewer little can be told
 local ROUNDED_US = 1000000 -- hints are whole seconds
 local LEFT = 0.2 -- this part of a window is left, or more, if it began so long ago
 local LATE_US = 2000000
-local FIELDS = { 'taken', 'taken_from', 'waited', 'row_at', 'row_until', 'row_wave', 'seen', 'row_blind', 'row_factor',
-  'row_taken', 'row_from', 'row_minute', 'row_minute_from' }
 
 -- at: when a call was refused; untold: calls that were taken, of which nobody has told yet; others: calls in flight.
 function taken.read(x, at, untold, others)
-  local h = redis.call('HMGET', x.key, unpack(FIELDS))
-  for i, name in ipairs(FIELDS) do x[name] = tonumber(h[i] or 0) end
+  for name, value in pairs(read_taken(x.key)) do x[name] = tonumber(value or 0) end
   x.at, x.taken, x.others = at, x.taken + untold, others
 end
 
