@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 import msgspec
 from msgspec import Struct
 
-from callmill.ledger import keys
+from callmill.ledger import keys, scripts
 from callmill.ledger.keys import BatchKeys
 from callmill.ledger.records import BatchRecord
+from callmill.ledger.scripts import AlertTellArguments
 from callmill.ledger.session import LedgerSession
 
 KEPT = 1000
@@ -102,7 +103,11 @@ class AlertLog:
         self, field: str, before: AlertState | None, after: AlertState | None, alert: Alert | None = None
     ) -> bool:
         """Change the state of a condition, and with it note the alert; False: another worker was first."""
-        return await self._tell([field, _encoded(before), _encoded(after), "", _encoded(alert)])
+        return await self._tell(
+            AlertTellArguments(
+                field=field, before=_encoded(before), after=_encoded(after), alert=_encoded(alert), kept=KEPT
+            )
+        )
 
     async def ended(self, limit: int) -> dict[str, BatchSeen | None]:
         """Return batches that ended and were not told of; None for those that are gone already."""
@@ -111,7 +116,7 @@ class AlertLog:
 
     async def end_told(self, batch_id: str, alert: Alert | None) -> bool:
         """Take note of the end of a batch, and with it of the alert; False: another worker was first."""
-        return await self._tell(["", "", "", batch_id, _encoded(alert)])
+        return await self._tell(AlertTellArguments(batch_id=batch_id, alert=_encoded(alert), kept=KEPT))
 
     async def longest_not_seen(self, limit: int, now_ms: int) -> list[str]:
         """Return so many active batches, those first that were returned longest ago."""
@@ -160,13 +165,18 @@ class AlertLog:
             told: What the worker has told it since it asked last; empty: nothing.
             limit: Alerts at most.
         """
-        names = [keys.ALERTS, keys.ALERTS_SENT, keys.alert_sender(webhook)]
-        entries = await self._session.run("alert_next", names, [webhook, worker, int(lease_s * 1000), told, limit])
+        call = scripts.ALERT_NEXT.call(
+            scripts.AlertNextKeys(alerts=keys.ALERTS, sent=keys.ALERTS_SENT, sender=keys.alert_sender(webhook)),
+            scripts.AlertNextArguments(
+                webhook=webhook, worker=worker, lease_ms=int(lease_s * 1000), told=told, limit=limit
+            ),
+        )
+        entries = await self._session.run(call)
         return [(entry_id.decode(), _alert_decoder.decode(fields[1])) for entry_id, fields in entries]
 
-    async def _tell(self, arguments: list[str]) -> bool:
-        names = [keys.ALERT_STATES, keys.ALERTS, keys.ENDED]
-        return bool(await self._session.run("alert_tell", names, [*arguments, KEPT]))
+    async def _tell(self, arguments: AlertTellArguments) -> bool:
+        names = scripts.AlertTellKeys(states=keys.ALERT_STATES, alerts=keys.ALERTS, ended=keys.ENDED)
+        return bool(await self._session.run(scripts.ALERT_TELL.call(names, arguments)))
 
 
 def _newest_ms(ring: Iterable[bytes]) -> int:

@@ -11,6 +11,7 @@ from msgspec import Struct
 from callmill.config.public_api import ApiAddress
 from callmill.errors import ApiMismatchError, UnknownFormatError
 from callmill.jobs.formats import FORMAT
+from callmill.ledger import batch_scripts as scripts
 from callmill.ledger import keys
 from callmill.ledger.keys import BatchKeys, ChunkRef
 from callmill.ledger.records import BatchRecord
@@ -99,8 +100,9 @@ class ApiBindings:
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused.
         """
-        arguments = [api, str(to), "1" if own_lines else ""]
-        await self._session.run_lasting("bind", [*keys.shared(batch_id), keys.MOVING], arguments)
+        binding = scripts.BindArguments(api=api, binding=str(to), own_lines=own_lines)
+        moving = scripts.OfMoving(keys.MOVING)
+        await self._session.run_lasting(scripts.BIND.call(moving, binding, keys.shared(batch_id)))
 
     async def moving(self) -> list[str]:
         """Return batches that were bound to another API, and whose chunks may not all have followed."""
@@ -121,12 +123,13 @@ class ApiBindings:
             return []
         refs: list[ChunkRef] = []
         async for members in self._in_former_lines(batch_id):
-            refs += await self._follow(batch_id, "", members)
+            refs += await self._follow(batch_id, None, members)
         return refs + await self._follow(batch_id, int(since), ())
 
-    async def _follow(self, batch_id: str, done: int | str, members: Sequence[str]) -> list[ChunkRef]:
-        names, arguments = [*keys.shared(batch_id), keys.MOVING], [keys.queued(""), done, *members]
-        moved = await self._session.run_lasting("follow", names, arguments)
+    async def _follow(self, batch_id: str, since_us: int | None, members: Sequence[str]) -> list[ChunkRef]:
+        wanted = scripts.FollowArguments(queued=keys.queued(""), since_us=since_us, members=members)
+        moving = scripts.OfMoving(keys.MOVING)
+        moved = await self._session.run_lasting(scripts.FOLLOW.call(moving, wanted, keys.shared(batch_id)))
         return [ChunkRef.parse(member.decode()) for member in moved]
 
     async def _in_former_lines(self, batch_id: str) -> AsyncIterator[list[str]]:

@@ -7,14 +7,14 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
-import msgspec
-
+from callmill.config.lua_script import Arguments, Call, LuaScript
 from callmill.config.public_api import ApiAddress
 from callmill.errors import BatchNotFoundError, BatchStateError, CorruptChunkError, UnknownFormatError
 from callmill.jobs.formats import FORMAT, newer_batch
 from callmill.jobs.outcome import Outcome
 from callmill.jobs.traffic import NORMAL, TrafficClass
 from callmill.jobs.wire import decode_chunk, decode_outcomes
+from callmill.ledger import batch_scripts as scripts
 from callmill.ledger import keys
 from callmill.ledger.api_bindings import other_api
 from callmill.ledger.failure_filter import ALL, FailureFilter
@@ -37,7 +37,6 @@ _RELEASE_EVERY_S = 1.0
 _BATCHES_AT_ONCE = 20
 _CHUNKS_AT_ONCE = 200
 _TO_NONE: Mapping[str, ApiAddress] = {}
-_packed = msgspec.msgpack.Encoder().encode
 
 
 class Batches:
@@ -74,14 +73,21 @@ class Batches:
             BatchStateError: There is a batch with this id already.
         """
         batch_id = batch_id or secrets.token_hex(6)
-        if not await self._session.run(
-            "create",
-            [*keys.shared(batch_id), keys.BATCHES, keys.DEADLINES],
-            [
-                *(batch_id, name, retention_ms, traffic.priority.value, traffic.tenant, deadline_ms, max_unread_bytes),
-                "1" if own_lines else "",
-            ],
-        ):
+        call = scripts.CREATE.call(
+            scripts.CreateKeys(batches=keys.BATCHES, deadlines=keys.DEADLINES),
+            scripts.CreateArguments(
+                batch_id=batch_id,
+                name=name,
+                retention_ms=retention_ms,
+                priority=traffic.priority.value,
+                tenant=traffic.tenant,
+                deadline_ms=deadline_ms,
+                max_unread_bytes=max_unread_bytes,
+                own_lines=own_lines,
+            ),
+            keys.shared(batch_id),
+        )
+        if not await self._session.run(call):
             raise already_there(batch_id)
         return batch_id
 
@@ -117,22 +123,26 @@ class Batches:
             BatchStateError: The batch is sealed or cancelled, or somebody else appends to it.
             BatchNotFoundError: There is no such batch.
         """
-        bindings = {api: str(bound) for api, bound in bound_to.items()}
-        arguments: list[Any] = [first, "park" if park else "queue", _packed(bindings)]
-        queued = []
-        for number, (line, payload) in enumerate(chunks, first):
-            queued.append(keys.queued(line))
-            arguments += [ChunkRef(batch_id, number, line).member, payload]
-        answer = await self._session.run_lasting("add", [*keys.shared(batch_id), *queued], arguments)
-        _raise_unless_open(batch_id, answer)
-        if answer[0] == b"elsewhere":
-            api, known = answer[1].decode(), ApiAddress.parse(answer[2].decode())
+        call = scripts.ADD.call(
+            scripts.InLines([keys.queued(line) for line, _ in chunks]),
+            scripts.AddArguments(
+                first=first,
+                park=park,
+                bindings={api: str(bound) for api, bound in bound_to.items()},
+                members=[ChunkRef(batch_id, number, line).member for number, (line, _) in enumerate(chunks, first)],
+                payloads=[payload for _, payload in chunks],
+            ),
+            keys.shared(batch_id),
+        )
+        added = scripts.Added(*await self._session.run_lasting(call))
+        _raise_unless_open(batch_id, added.verdict)
+        if added.verdict == b"elsewhere":
+            api, known = added.api.decode(), ApiAddress.parse(added.bound_to.decode())
             raise other_api(f"batch {batch_id}", api, known, bound_to[api])
-        if answer[0] == b"conflict":
-            _raise_if_lost(batch_id, answer[2], first)
+        if added.verdict == b"conflict":
+            _raise_if_lost(batch_id, added.chunks, first)
             raise BatchStateError(f"batch {batch_id}: another producer appended to it; only one may submit at a time")
-        total: int = answer[1]
-        return total
+        return added.total
 
     async def seal(self, batch_id: str, chunks: int | None = None) -> int:
         """Close the batch for new jobs and return how many it has. Safe to repeat.
@@ -145,20 +155,20 @@ class Batches:
             BatchStateError: It was cancelled, or Redis lost some of the chunks.
             BatchNotFoundError: There is no such batch.
         """
-        arguments = [batch_id, "" if chunks is None else chunks]
-        answer = await self._session.run_lasting("seal", keys.shared(batch_id), arguments)
-        _raise_unless_open(batch_id, answer)
-        if answer[0] == b"short" and chunks is not None:
-            _raise_if_lost(batch_id, answer[1], chunks)
-        total: int = answer[1]
-        return total
+        told = scripts.SealArguments(batch_id=batch_id, chunks=chunks)
+        sealed = scripts.Sealed(*await self._session.run_lasting(_about(batch_id, scripts.SEAL, told)))
+        _raise_unless_open(batch_id, sealed.verdict)
+        if sealed.verdict == b"short" and chunks is not None:
+            _raise_if_lost(batch_id, sealed.chunks, chunks)
+        return sealed.total
 
     async def unpark(self, batch_id: str) -> list[ChunkRef]:
         """Queue some of the chunks that are held back; publish their hints and call again until none comes.
 
         None comes while the batch is paused, is full of unread outcomes, or waits for its seal.
         """
-        members = await self._session.run("unpark", keys.shared(batch_id), [batch_id, _UNPARK_AT_ONCE, keys.queued("")])
+        wanted = scripts.UnparkArguments(batch_id=batch_id, limit=_UNPARK_AT_ONCE, queued=keys.queued(""))
+        members = await self._session.run(_about(batch_id, scripts.UNPARK, wanted))
         return [ChunkRef.parse(member.decode()) for member in members]
 
     async def any_to_look_after(self) -> bool:
@@ -223,9 +233,10 @@ class Batches:
         Raises:
             BatchNotFoundError: There is no such batch.
         """
-        answer = await self._session.run_lasting("control", keys.shared(batch_id), [control, batch_id, reason])
-        _raise_if_missing(batch_id, answer)
-        return bool(answer[0] == b"ok")
+        wanted = scripts.ControlArguments(batch_id=batch_id, control=control, reason=reason)
+        verdict = await self._session.run_lasting(_about(batch_id, scripts.CONTROL, wanted))
+        _raise_if_missing(batch_id, verdict)
+        return bool(verdict == b"ok")
 
     async def controls(self) -> int:
         """Return a number that grows whenever a batch is paused, resumed, cancelled, deleted or bound anew."""
@@ -246,13 +257,14 @@ class Batches:
         jobs, refs = 0, []
         async for failed in self.failures.chunks(batch_id, where):
             ref = ChunkRef(batch_id, failed.number, str(record.line(failed.api)))
-            again, hint_wanted = await self._session.run_lasting(
-                "retry_failed",
-                [*keys.shared(batch_id), keys.queued(ref.line)],
-                [ref.number, ref.member, failed.bitmap],
+            call = scripts.RETRY_FAILED.call(
+                scripts.InLine(keys.queued(ref.line)),
+                scripts.RetryArguments(number=ref.number, member=ref.member, chosen=failed.bitmap),
+                keys.shared(batch_id),
             )
-            jobs += again
-            if hint_wanted:
+            retried = scripts.Retried(*await self._session.run_lasting(call))
+            jobs += retried.jobs
+            if retried.hint_wanted:
                 refs.append(ref)
         return jobs, refs
 
@@ -353,7 +365,8 @@ class Batches:
         Returns whether a batch that was held because of them goes on: then it has chunks to unpark.
         """
         entry_id, _ = _parse_cursor(cursor)
-        return bool(await self._session.run("release", keys.shared(batch_id), [batch_id, entry_id]))
+        told = scripts.ReleaseArguments(batch_id=batch_id, read=entry_id)
+        return bool(await self._session.run(_about(batch_id, scripts.RELEASE, told)))
 
     async def delete(self, batch_id: str, queued: Sequence[ChunkRef] = ()) -> None:
         """Remove everything of the batch; its chunks still queued lead to nothing.
@@ -412,14 +425,18 @@ def _readable_api(payload: bytes) -> str | None:
         return None
 
 
-def _raise_if_missing(batch_id: str, answer: list[Any]) -> None:
-    if answer[0] == b"missing":
+def _about(batch_id: str, script: LuaScript[scripts.NoKeys, Arguments], arguments: Arguments) -> Call:
+    return script.call(scripts.NoKeys(), arguments, keys.shared(batch_id))
+
+
+def _raise_if_missing(batch_id: str, verdict: bytes) -> None:
+    if verdict == b"missing":
         raise BatchNotFoundError(f"no batch {batch_id!r}: deleted, or its retention is over")
 
 
-def _raise_unless_open(batch_id: str, answer: list[Any]) -> None:
-    _raise_if_missing(batch_id, answer)
-    if answer[0] == b"closed":
+def _raise_unless_open(batch_id: str, verdict: bytes) -> None:
+    _raise_if_missing(batch_id, verdict)
+    if verdict == b"closed":
         raise BatchStateError(f"batch {batch_id} takes no more jobs: it is sealed or cancelled")
 
 

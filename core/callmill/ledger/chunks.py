@@ -10,25 +10,25 @@ the stream and the counters change in one step, so a job has one outcome however
 
 from __future__ import annotations
 
-import struct
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import msgspec
 
+from callmill.config.lua_script import Call
 from callmill.errors import CallmillError, OutsideError, RedisUnavailableError, StaleLeaseError, UnknownFormatError
 from callmill.jobs.failure import cause_of
 from callmill.jobs.formats import FORMAT, newer_batch
 from callmill.jobs.wire import WireOutcome, encode_outcomes
-from callmill.ledger import keys
+from callmill.ledger import batch_scripts, keys, scripts
+from callmill.ledger.batch_scripts import Committed
 from callmill.ledger.bitmaps import members
 from callmill.ledger.failure_records import encode_failure
 from callmill.ledger.keys import BatchKeys, ChunkRef
 from callmill.ledger.latency import count_buckets
 from callmill.ledger.records import Claim, ClaimRefused, CommitResult, Requeued, Suspect, Throttles
 from callmill.ledger.rests import encode_rest, read_rest
-from callmill.ledger.session import Argument, LedgerSession
+from callmill.ledger.session import LedgerSession
 
 _PUT_BACK, _NOT_TAKEN = 1, 2
 """Answers of ``requeue.lua``."""
@@ -36,10 +36,8 @@ _PUT_BACK, _NOT_TAKEN = 1, 2
 _SLOWEST, _ID_CHARACTERS = 10, 128
 """What is kept of the slowest jobs."""
 
-_PLAIN_ANSWER, _FLOORS_KNOWN = 2, 256
-"""Parts of an answer of ``commit.lua`` that tells nothing of the slowest jobs, and batches of which that is known."""
-
-_encoder = msgspec.msgpack.Encoder()
+_FLOORS_KNOWN = 256
+"""Batches of which it is known how slow the slowest jobs are."""
 
 
 class Bundle(msgspec.Struct):
@@ -121,30 +119,31 @@ class Chunks:
             UnknownFormatError: A newer Callmill wrote the batch; the chunk is as it was.
             RedisUnavailableError: Redis cannot be reached. A lease taken unnoticed ends by itself.
         """
-        answer = await self._session.run(
-            "claim", _chunk_keys(ref), [ref.number, ref.member, self._worker, self._lease_ms]
+        wanted = batch_scripts.ClaimArguments(
+            number=ref.number, member=ref.member, worker=self._worker, lease_ms=self._lease_ms
         )
-        if answer[0] != b"ok":
-            return ClaimRefused(answer[0].decode())
-        _, fence, payload, bitmap, rest, claims, now_ms, deadline_ms, *trouble = answer
-        count, deaths, alone, alone_deaths, name = trouble
-        known = read_rest(rest)
+        answer = await self._session.run(batch_scripts.CLAIM.call(_in_line(ref), wanted, keys.shared(ref.batch_id)))
+        claimed = batch_scripts.Claimed(*answer)
+        if claimed.verdict != b"ok":
+            return ClaimRefused(claimed.verdict.decode())
+        known = read_rest(claimed.rest)
+        alone = claimed.alone
         return Claim(
             ref=ref,
-            fence=fence,
-            payload=payload,
-            recorded=frozenset(members(bitmap)),
+            fence=claimed.fence,
+            payload=claimed.payload,
+            recorded=frozenset(members(claimed.recorded)),
             attempts=known.attempts,
             not_before_ms=known.not_before_ms,
             spared=known.spared,
             throttles=known.throttles,
-            claims=claims,
-            now_ms=now_ms,
-            deadline_ms=int(deadline_ms) or None,
-            count=count,
-            deaths=deaths,
-            suspect=Suspect(None if alone == _ALL else int(alone), alone_deaths) if alone else None,
-            batch_name=name.decode(errors="replace"),
+            claims=claimed.claims,
+            now_ms=claimed.now_ms,
+            deadline_ms=int(claimed.deadline_ms) or None,
+            count=claimed.count,
+            deaths=claimed.deaths,
+            suspect=Suspect(None if alone == _ALL else int(alone), claimed.alone_deaths) if alone else None,
+            batch_name=claimed.name.decode(errors="replace"),
         )
 
     async def note_alone(self, claim: Claim, offset: int | None) -> None:
@@ -155,8 +154,11 @@ class Chunks:
             RedisUnavailableError: Redis cannot be reached.
         """
         ref = claim.ref
-        arguments: list[Argument] = [ref.number, claim.fence, _ALL if offset is None else offset]
-        if not await self._session.run("suspect", keys.shared(ref.batch_id), arguments):
+        suspect = batch_scripts.SuspectArguments(
+            number=ref.number, fence=claim.fence, alone=_ALL.decode() if offset is None else str(offset)
+        )
+        call = batch_scripts.SUSPECT.call(batch_scripts.NoKeys(), suspect, keys.shared(ref.batch_id))
+        if not await self._session.run(call):
             raise _stale(claim)
 
     async def release(self, claim: Claim, delay_ms: int) -> None:
@@ -183,19 +185,18 @@ class Chunks:
             StaleLeaseError: Another worker holds the chunk; nothing was recorded.
             RedisUnavailableError: Redis cannot be reached; whether the bundle is recorded is unknown: repeat the call.
         """
-        arguments = commit_arguments(claim, bundle, finish, self._floor_us(claim))
-        answer = await self._session.run_lasting("commit", _chunk_keys(claim.ref), arguments)
-        return await self._settled(claim, bundle, finish, answer)
+        answer = await self._session.run_lasting(commit_call(claim, bundle, finish, self._floor_us(claim)))
+        return await self._settled(claim, bundle, finish, Committed(*answer))
 
-    async def _settled(self, claim: Claim, bundle: Bundle, finish: Finish | None, answer: list[Any]) -> CommitResult:
-        if answer[0] == b"recorded":  # an earlier try got through; its counts are in
-            already = frozenset(answer[1:])
+    async def _settled(self, claim: Claim, bundle: Bundle, finish: Finish | None, answer: Committed) -> CommitResult:
+        if answer.recorded is not None:  # an earlier try got through; its counts are in
+            already = frozenset(answer.recorded)
             rest = Bundle(outcomes=[item for item in bundle.outcomes if item[0] not in already])
             return await self.commit(claim, rest, finish)
-        if len(answer) > _PLAIN_ANSWER:
+        if answer.floor_us is not None:
             if len(self._floors_us) >= _FLOORS_KNOWN:
                 self._floors_us.clear()  # what is forgotten is told again
-            self._floors_us[claim.ref.batch_id] = int(answer[_PLAIN_ANSWER])
+            self._floors_us[claim.ref.batch_id] = int(answer.floor_us)
         return commit_result(claim, answer)
 
     def _floor_us(self, claim: Claim) -> int:
@@ -208,17 +209,14 @@ class Chunks:
         Raises:
             RedisUnavailableError: Redis cannot be reached; which bundles are recorded is unknown: repeat all.
         """
-        calls = [
-            (_chunk_keys(claim.ref), commit_arguments(claim, bundle, finish, self._floor_us(claim)))
-            for claim, bundle, finish in commits
-        ]
-        answers = await self._session.run_many("commit", calls, lasting=True)
+        calls = [commit_call(claim, bundle, finish, self._floor_us(claim)) for claim, bundle, finish in commits]
+        answers = await self._session.run_many(calls, lasting=True)
         results: list[CommitResult | CallmillError] = []
         for (claim, bundle, finish), answer in zip(commits, answers, strict=True):
             try:
                 if isinstance(answer, OutsideError):
                     raise answer
-                results.append(await self._settled(claim, bundle, finish, answer))
+                results.append(await self._settled(claim, bundle, finish, Committed(*answer)))
             except (StaleLeaseError, RedisUnavailableError, UnknownFormatError) as error:
                 results.append(error)
         return results
@@ -231,7 +229,11 @@ class Chunks:
                 newer[ref.batch_id] = newer_batch(ref.batch_id, ref.format)
                 continue
             try:
-                answer = await self._session.run("requeue", _chunk_keys(ref), [ref.number, ref.member])
+                answer = await self._session.run(
+                    batch_scripts.REQUEUE.call(
+                        _in_line(ref), batch_scripts.OneChunk(ref.number, ref.member), keys.shared(ref.batch_id)
+                    )
+                )
             except UnknownFormatError as error:
                 newer[ref.batch_id] = error
                 continue
@@ -245,7 +247,8 @@ class Chunks:
         """Return what is due; those of a newer format, which stay, do not keep ``limit`` others from being seen."""
         refs: list[ChunkRef] = []
         for page in range(_DUE_PAGES):
-            members = await self._session.run("due", [keys.DUE], [limit, page * limit])
+            wanted = scripts.DueArguments(limit=limit, after=page * limit)
+            members = await self._session.run(scripts.DUE.call(scripts.DueKeys(keys.DUE), wanted))
             refs += [ChunkRef.parse(member.decode()) for member in members]
             if len(members) < limit or sum(ref.format <= FORMAT for ref in refs) >= limit:
                 break
@@ -253,10 +256,9 @@ class Chunks:
 
     async def stranded(self, lines: Sequence[str], older_than_ms: int, limit: int = 200) -> list[ChunkRef]:
         """Return chunks of these lines that are queued for so long that their hints must have been lost."""
-        calls: list[tuple[list[str], list[Argument]]] = [
-            ([keys.queued(line)], [older_than_ms, limit]) for line in lines
-        ]
-        answers = await self._session.run_many("stranded", calls) if calls else []
+        wanted = scripts.StrandedArguments(older_than_ms=older_than_ms, limit=limit)
+        calls = [scripts.STRANDED.call(batch_scripts.InLine(keys.queued(line)), wanted) for line in lines]
+        answers = await self._session.run_many(calls) if calls else []
         return [
             ChunkRef.parse(member.decode())
             for answer in answers
@@ -267,62 +269,55 @@ class Chunks:
     async def touch(self, refs: Sequence[ChunkRef]) -> None:
         """Note that the hints of these chunks are in this worker's hands: they are not lost, they wait for room."""
         if refs:
-            await self._session.run("touch", [keys.queued(ref.line) for ref in refs], [ref.member for ref in refs])
+            lines = batch_scripts.InLines([keys.queued(ref.line) for ref in refs])
+            told = scripts.TouchArguments(members=[ref.member for ref in refs])
+            await self._session.run(scripts.TOUCH.call(lines, told))
 
-    def renewal(self, claims: Sequence[Claim]) -> tuple[list[str], list[Argument]]:
+    def renewal(self, claims: Sequence[Claim]) -> tuple[list[str], list[bytes]]:
         """Return keys and arguments of ``renew.lua`` for these claims; its answer has one number per claim."""
-        names, arguments = [keys.DUE], [self._lease_ms]
-        out: list[Argument] = list(arguments)
-        for claim in claims:
-            batch = BatchKeys(claim.ref.batch_id)
-            names += [batch.state, batch.meta]
-            out += [claim.ref.number, claim.ref.member, claim.fence]
-        return names, out
+        batches = [BatchKeys(claim.ref.batch_id) for claim in claims]
+        _, names, arguments = scripts.RENEW.call(
+            scripts.RenewKeys(keys.DUE, [scripts.LeaseKeys(state=batch.state, meta=batch.meta) for batch in batches]),
+            scripts.RenewArguments(
+                lease_ms=self._lease_ms,
+                leases=[scripts.HeldLease(claim.ref.number, claim.ref.member, claim.fence) for claim in claims],
+            ),
+        )
+        return names, arguments
 
 
-def commit_arguments(claim: Claim, bundle: Bundle, finish: Finish | None, floor_us: int = 0) -> list[Argument]:
-    """Return the arguments of ``commit.lua``; what took ``floor_us`` at most is none of the batch's slowest jobs."""
+def commit_call(claim: Claim, bundle: Bundle, finish: Finish | None, floor_us: int = 0) -> Call:
+    """Return the call of ``commit.lua``; what took ``floor_us`` at most is none of the batch's slowest jobs."""
     offsets = [offset for offset, _ in bundle.outcomes]
     failed = [offset for offset, outcome in bundle.outcomes if outcome.error_code is not None]
     failures = [outcome for _, outcome in bundle.outcomes if outcome.error_code is not None] if failed else []
-    arguments: list[Argument] = [
-        claim.ref.number,
-        claim.ref.member,
-        claim.fence,
-        encode_outcomes([outcome for _, outcome in bundle.outcomes]) if offsets else b"",
-        struct.pack(f">{len(offsets)}I", *offsets),
-        struct.pack(f">{len(failed)}I", *failed),
-        bundle.retries,
-        bundle.calls,
-        bundle.throttled,
-        "keep" if finish is None else "finish",
-        0 if finish is None else finish.delay_ms,
-        encode_rest(finish.attempts, finish.not_before_ms, finish.spared, finish.throttles) if finish else b"",
-        b"".join([encode_failure(claim.ref.api, failure) for failure in failures]),
-        finish.deaths if finish else 0,
-        _causes(failures),
-        _slowest(bundle.outcomes, floor_us),
-    ]
-    for item in count_buckets(bundle.latencies_us).items():
-        arguments += item
-    return arguments
+    bundled = batch_scripts.CommitArguments(
+        number=claim.ref.number,
+        member=claim.ref.member,
+        fence=claim.fence,
+        bundle=encode_outcomes([outcome for _, outcome in bundle.outcomes]) if offsets else b"",
+        recorded=offsets,
+        failed=failed,
+        failures=b"".join([encode_failure(claim.ref.api, failure) for failure in failures]),
+        causes=Counter(cause_of(failure.error_code or "", failure.status) for failure in failures) if failed else {},
+        slowest=_slowest(bundle.outcomes, floor_us),
+        latencies=count_buckets(bundle.latencies_us),
+        retries=bundle.retries,
+        calls=bundle.calls,
+        throttled=bundle.throttled,
+        finish=finish is not None,
+        delay_ms=finish.delay_ms if finish else 0,
+        rest=encode_rest(finish.attempts, finish.not_before_ms, finish.spared, finish.throttles) if finish else b"",
+        deaths=finish.deaths if finish else 0,
+    )
+    return batch_scripts.COMMIT.call(_in_line(claim.ref), bundled, keys.shared(claim.ref.batch_id))
 
 
-def _causes(failures: Sequence[WireOutcome]) -> bytes:
-    causes = Counter(cause_of(failure.error_code or "", failure.status) for failure in failures)
-    return _encoder.encode(causes) if causes else b""
-
-
-def _slowest(outcomes: Sequence[tuple[int, WireOutcome]], floor_us: int) -> bytes:
-    """Return the slowest outcomes, those that took longer than ``floor_us``, as ``commit.lua`` has it."""
+def _slowest(outcomes: Sequence[tuple[int, WireOutcome]], floor_us: int) -> list[batch_scripts.SlowJob]:
+    """Return the slowest outcomes, those that took longer than ``floor_us``, the slowest first."""
     slow = [outcome for _, outcome in outcomes if outcome.latency_us > floor_us]
-    if not slow:
-        return b""
     slow.sort(key=lambda outcome: -outcome.latency_us)
-    named: list[int | str] = []
-    for outcome in slow[:_SLOWEST]:
-        named += (outcome.latency_us, slow_name(outcome))
-    return _encoder.encode(named)
+    return [batch_scripts.SlowJob(outcome.latency_us, slow_name(outcome)) for outcome in slow[:_SLOWEST]]
 
 
 def slow_name(outcome: WireOutcome) -> str:
@@ -330,23 +325,23 @@ def slow_name(outcome: WireOutcome) -> str:
     return f"{outcome.index}" if outcome.id is None else f"{outcome.index} {outcome.id[:_ID_CHARACTERS]}"
 
 
-def commit_result(claim: Claim, answer: list[bytes]) -> CommitResult:
+def commit_result(claim: Claim, answer: Committed) -> CommitResult:
     """Read the answer of ``commit.lua``.
 
     Raises:
         StaleLeaseError: Another worker holds the chunk.
     """
-    if answer[0] == b"stale":
+    if answer.verdict == b"stale":
         raise _stale(claim)
-    return CommitResult(hint_wanted=answer[0] == b"queued", proceed=answer[1] == b"run")
+    return CommitResult(hint_wanted=answer.verdict == b"queued", proceed=answer.control == b"run")
 
 
 def _stale(claim: Claim) -> StaleLeaseError:
     return StaleLeaseError(f"chunk {claim.ref.member}: lease with fence {claim.fence} is over")
 
 
-def _chunk_keys(ref: ChunkRef) -> list[str]:
-    return [*keys.shared(ref.batch_id), keys.queued(ref.line)]
+def _in_line(ref: ChunkRef) -> batch_scripts.InLine:
+    return batch_scripts.InLine(keys.queued(ref.line))
 
 
-__all__ = ["Bundle", "Chunks", "Finish", "commit_arguments", "commit_result"]
+__all__ = ["Bundle", "Chunks", "Finish", "commit_call", "commit_result"]

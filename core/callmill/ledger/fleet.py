@@ -9,8 +9,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from callmill.config.public_api import ApiAddress, PublicApi
-from callmill.ledger import keys
-from callmill.ledger.session import Argument, LedgerSession
+from callmill.ledger import keys, scripts
+from callmill.ledger.session import LedgerSession
 
 STATUS_EVERY_S = 1.0
 _STATUS_TTL_MS = 5_000
@@ -220,7 +220,6 @@ def span_in_words(seconds: float) -> str:
 _status_decoder = msgspec.json.Decoder(WorkerStatus)
 _api_decoder = msgspec.json.Decoder(PublicApi)
 _far_start_decoder = msgspec.json.Decoder(FarStart)
-_packed = msgspec.msgpack.Encoder().encode
 
 
 class Fleet:
@@ -270,14 +269,26 @@ class Fleet:
 
         Safe to repeat: counts of a number are added once.
         """
-        names = [keys.worker_status(status.id), keys.WORKERS, keys.reported(status.id), keys.RECONCILED]
-        for api in counts.apis:
-            names += [keys.ApiKeys(api).total, keys.ApiKeys(api).minutes]
-        arguments: list[Argument] = [
-            *(msgspec.json.encode(status), _STATUS_TTL_MS, status.id, counts.number, _REPORTED_TTL_MS, _API_TTL_MS),
-            *map(_packed, (counts.reconciled, *counts.apis.values())),
-        ]
-        await self._session.run("report", names, arguments)
+        names = scripts.ReportKeys(
+            status=keys.worker_status(status.id),
+            workers=keys.WORKERS,
+            reported=keys.reported(status.id),
+            reconciled=keys.RECONCILED,
+            apis=[
+                scripts.ApiCountsKeys(total=api.total, minutes=api.minutes) for api in map(keys.ApiKeys, counts.apis)
+            ],
+        )
+        told = scripts.ReportArguments(
+            status=msgspec.json.encode(status),
+            status_ttl_ms=_STATUS_TTL_MS,
+            worker=status.id,
+            number=counts.number,
+            number_ttl_ms=_REPORTED_TTL_MS,
+            api_ttl_ms=_API_TTL_MS,
+            reconciled=counts.reconciled,
+            apis=list(counts.apis.values()),
+        )
+        await self._session.run(scripts.REPORT.call(names, told))
         await self._note_far_starts(status.lanes)
 
     async def _note_far_starts(self, lanes: Iterable[LaneStatus]) -> None:

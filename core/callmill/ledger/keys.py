@@ -6,6 +6,8 @@ sorted sets that all batches share.
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 from msgspec import Struct
 
 from callmill.jobs.formats import FORMAT
@@ -94,27 +96,19 @@ def alert_sender(webhook: str) -> str:
     return f"{PREFIX}alerts:sender:{webhook}"
 
 
+BATCH = (
+    *("meta", "chunks", "state", "done", "failed", "rest", "parked", "outcomes", "latency", "rate", "failures"),
+    *("suspects", "history", "errors", "slowest", "superseded"),
+)
+"""Every key of a batch, in the order in which scripts take them."""
+
+_of_batch = attrgetter(*BATCH)
+
+
 class BatchKeys:
     """The keys of one batch."""
 
-    __slots__ = (
-        "chunks",
-        "done",
-        "errors",
-        "failed",
-        "failures",
-        "history",
-        "latency",
-        "meta",
-        "outcomes",
-        "parked",
-        "rate",
-        "rest",
-        "slowest",
-        "state",
-        "superseded",
-        "suspects",
-    )
+    __slots__ = BATCH
 
     def __init__(self, batch_id: str) -> None:
         prefix = f"{PREFIX}b:{batch_id}:"
@@ -154,30 +148,27 @@ class BatchKeys:
         stream their outcomes are superseded (superseded.py); absent: no job ran again."""
 
     def all(self) -> list[str]:
-        """Return every key of the batch, in the order that the scripts take them."""
-        return [
-            self.meta,
-            self.chunks,
-            self.state,
-            self.done,
-            self.failed,
-            self.rest,
-            self.parked,
-            self.outcomes,
-            self.latency,
-            self.rate,
-            self.failures,
-            self.suspects,
-            self.history,
-            self.errors,
-            self.slowest,
-            self.superseded,
-        ]
+        """Return every key of the batch, in the order of ``BATCH``."""
+        return list(_of_batch(self))
+
+
+_BESIDE_BATCH = {
+    "due": DUE,
+    "lines": LINES,
+    "resumed": RESUMED,
+    "controls": CONTROLS,
+    "open": OPEN,
+    "active": ACTIVE,
+    "ended": ENDED,
+}
+
+SHARED = (*BATCH, *_BESIDE_BATCH)
+"""The names of what ``shared`` returns."""
 
 
 def shared(batch_id: str) -> list[str]:
     """Return the keys that every script of a batch takes first."""
-    return [*BatchKeys(batch_id).all(), DUE, LINES, RESUMED, CONTROLS, OPEN, ACTIVE, ENDED]
+    return [*_of_batch(BatchKeys(batch_id)), *_BESIDE_BATCH.values()]
 
 
 class ChunkRef(Struct, frozen=True, order=True):

@@ -7,7 +7,7 @@ import logging
 from callmill.errors import UnknownFormatError
 from callmill.jobs.formats import FORMAT, newer_batch
 from callmill.jobs.line import Line, format_of
-from callmill.ledger import keys
+from callmill.ledger import keys, scripts
 from callmill.ledger.keys import ChunkRef
 from callmill.ledger.session import LedgerSession
 
@@ -51,7 +51,6 @@ class Lines:
 
     async def prune(self, unused_for_s: float = FORGOTTEN_AFTER_S) -> int:
         """Forget lines that were not used for that long and that nothing waits in; return how many."""
-        forgotten: int = await self._session.run(
-            "prune_lines", [keys.LINES], [int(unused_for_s * 1000), _AT_ONCE, keys.queued("")]
-        )
+        wanted = scripts.PruneArguments(unused_for_ms=int(unused_for_s * 1000), limit=_AT_ONCE, queued=keys.queued(""))
+        forgotten: int = await self._session.run(scripts.PRUNE_LINES.call(scripts.LinesKeys(keys.LINES), wanted))
         return forgotten

@@ -14,13 +14,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from callmill.config.lua_script import Call, LuaScript
 from callmill.config.redis_safety import remedy
 from callmill.errors import OutsideError, RedisFullError, RedisUnavailableError
 from callmill.jobs.formats import newer_batch
 from callmill.ledger.keys import BARRIER
-from callmill.ledger.scripts import script
-
-Argument = str | bytes | int
 
 _NEWER_FORMAT = re.compile(r"NEWERFORMAT (\d+) (\S+)")
 """What ``batch.lua`` answers."""
@@ -42,9 +40,9 @@ class LedgerSession:
     def __init__(self, redis: Redis, *, wait_replicas: int = 0) -> None:
         self.redis = redis
         self._wait_replicas = wait_replicas
-        self._scripts: dict[str, AsyncScript] = {}
+        self._scripts: dict[LuaScript[Any, Any], AsyncScript] = {}
 
-    async def run(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+    async def run(self, call: Call) -> Any:
         """Run a script and return its answer.
 
         Raises:
@@ -52,9 +50,9 @@ class LedgerSession:
             RedisFullError: Its memory is full; the script did not run.
             RedisUnavailableError: Redis cannot be reached, or it refused; whether the script ran is unknown.
         """
-        return await self.answer(self._registered(name)(keys=keys, args=arguments))
+        return await self.answer(self._registered(call.script)(keys=call.keys, args=call.arguments))
 
-    async def run_lasting(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> Any:
+    async def run_lasting(self, call: Call) -> Any:
         """Run a script, which must be safe to repeat, and return its answer once replicas have what it wrote.
 
         Raises:
@@ -64,16 +62,14 @@ class LedgerSession:
                 it will last is unknown.
         """
         if not self._wait_replicas:
-            return await self.run(name, keys, arguments)
-        (answer,) = await self.run_many(name, [(keys, arguments)], lasting=True)
+            return await self.run(call)
+        (answer,) = await self.run_many([call], lasting=True)
         if isinstance(answer, OutsideError):
             raise answer
         return answer
 
-    async def run_many(
-        self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]], *, lasting: bool = False
-    ) -> list[Any]:
-        """Run a script several times in one round trip; where Redis refused one, its error stands in its place.
+    async def run_many(self, calls: Sequence[Call], *, lasting: bool = False) -> list[Any]:
+        """Run scripts in one round trip; where Redis refused one, its error stands in its place.
 
         ``lasting``: return once replicas have what it wrote.
 
@@ -81,11 +77,11 @@ class LedgerSession:
             RedisUnavailableError: Redis cannot be reached, or too few replicas have it in time; which runs happened is
                 unknown.
         """
-        registered = self._registered(name)
-        answers = await self._evaluate(registered.sha, calls, lasting=lasting)
+        answers = await self._evaluate(calls, lasting=lasting)
         if any(isinstance(answer, NoScriptError) for answer in answers):  # a new or restarted server
-            await self.answer(self.redis.script_load(registered.script))
-            answers = await self._evaluate(registered.sha, calls, lasting=lasting)
+            for script in {call.script for call in calls}:
+                await self.answer(self.redis.script_load(script.text))
+            answers = await self._evaluate(calls, lasting=lasting)
         return [refused(answer) if isinstance(answer, RedisError) else answer for answer in answers]
 
     async def read_lasting(self, *command: Any) -> Any:
@@ -101,12 +97,10 @@ class LedgerSession:
             raise refused(answer)
         return answer
 
-    async def _evaluate(
-        self, sha: str, calls: Sequence[tuple[Sequence[str], Sequence[Argument]]], *, lasting: bool
-    ) -> list[Any]:
+    async def _evaluate(self, calls: Sequence[Call], *, lasting: bool) -> list[Any]:
         pipeline = self.redis.pipeline(transaction=False)
-        for keys, arguments in calls:
-            pipeline.execute_command("EVALSHA", sha, len(keys), *keys, *arguments)
+        for script, keys, arguments in calls:
+            pipeline.execute_command("EVALSHA", self._registered(script).sha, len(keys), *keys, *arguments)
         return await self._all(pipeline, lasting=lasting)
 
     async def _all(self, pipeline: Pipeline, *, lasting: bool) -> list[Any]:
@@ -130,10 +124,10 @@ class LedgerSession:
             )
         return answers
 
-    def _registered(self, name: str) -> AsyncScript:
-        registered = self._scripts.get(name)
+    def _registered(self, script: LuaScript[Any, Any]) -> AsyncScript:
+        registered = self._scripts.get(script)
         if registered is None:
-            registered = self._scripts[name] = self.redis.register_script(script(name))
+            registered = self._scripts[script] = self.redis.register_script(script.text)
         return registered
 
     async def answer(self, pending: Awaitable[Any] | Any) -> Any:

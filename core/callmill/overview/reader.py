@@ -9,6 +9,7 @@ from typing import Any
 from msgspec import Struct
 from redis.asyncio import Redis
 
+from callmill.config.lua_script import NoArguments
 from callmill.config.public_api import ApiAddress
 from callmill.errors import BatchNotFoundError
 from callmill.holds import current_holds
@@ -21,6 +22,7 @@ from callmill.ledger.latency import quantiles_s
 from callmill.ledger.lines import Lines
 from callmill.ledger.memory import MemoryGauge, Role
 from callmill.ledger.records import BatchRecord, BatchState, recorded_per_s
+from callmill.ledger.scripts import LABELS, Label, LabelsKeys
 from callmill.ledger.session import LedgerSession
 from callmill.limits.control import current_states
 from callmill.overview.api_load import fleet_load
@@ -321,11 +323,15 @@ class Overview:
         chosen = []
         for start in range(0, len(every), _STATES_AT_ONCE):
             some = every[start : start + _STATES_AT_ONCE]
-            labels = await self._session.run("labels", [BatchKeys(batch_id.decode()).meta for batch_id in some], [])
-            for batch_id, (control, phase, ended, named) in zip(some, labels, strict=True):
-                if control is None or name not in f"{batch_id.decode()} {(named or b'').decode().casefold()}":
+            metas = LabelsKeys([BatchKeys(batch_id.decode()).meta for batch_id in some])
+            answers = await self._session.run(LABELS.call(metas, NoArguments()))
+            for batch_id, label in zip(some, (Label(*parts) for parts in answers), strict=True):
+                if (
+                    label.control is None
+                    or name not in f"{batch_id.decode()} {(label.name or b'').decode().casefold()}"
+                ):
                     continue
-                if state in {None, BatchState.read(control, phase, ended=ended is not None)}:
+                if state in {None, BatchState.read(label.control, label.phase, ended=label.ended_ms is not None)}:
                     chosen.append(batch_id)
         return chosen
 

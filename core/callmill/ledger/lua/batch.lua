@@ -1,14 +1,7 @@
--- Shared by every script of the ledger: the keys of one batch, the clock, a chunk's state, the end of a batch.
--- line.lua stands before it. KEYS of every script begin with SHARED, as keys.shared() has it: those of BatchKeys.all(),
--- then DUE, LINES, RESUMED, CONTROLS, OPEN, ACTIVE, ENDED. From OWN on come those that the script names. FORMAT is the
--- newest ledger format known.
+-- Shared by every script of the ledger: the clock, a chunk's state, the end of a batch. line.lua stands before it.
+-- KEYS of every script begin with SHARED: those of BatchKeys, BATCH is all of them, then DUE, LINES, RESUMED, CONTROLS,
+-- OPEN, ACTIVE, ENDED; then come those that the script names. FORMAT is the newest ledger format known.
 -- Returns an error NEWERFORMAT for a batch of a newer format, before anything else is read or written.
-local META, CHUNKS, STATE, DONE, FAILED = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local REST, PARKED, OUT, LATENCY, RATE = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10]
-local FAILURES, SUSPECTS, HISTORY, ERRORS, SLOWEST = KEYS[11], KEYS[12], KEYS[13], KEYS[14], KEYS[15]
-local SUPERSEDED, BATCH_KEYS = KEYS[16], 16
-local DUE, LINES, RESUMED, CONTROLS, OPEN = KEYS[17], KEYS[18], KEYS[19], KEYS[20], KEYS[21]
-local ACTIVE, ENDED, OWN = KEYS[22], KEYS[23], 24
 
 -- Where this stands, META and its field, is the same in every format.
 local format = tonumber(redis.call('HGET', META, 'format') or 1)
@@ -78,8 +71,8 @@ end
 -- any API of that name.
 local function bound_member(member)
   local _, api = parts_of(member)
-  local m = redis.call('HMGET', META, 'api:' .. api, 'own_lines')
-  return m[1] and member_in(member, bound_identity(m[1]), m[2]) or member
+  local bound = redis.call('HGET', META, 'api:' .. api)
+  return bound and member_in(member, bound_identity(bound), redis.call('HGET', META, 'own_lines')) or member
 end
 
 -- The queued key of another member's line; `queued` is that of `member`.
@@ -119,16 +112,16 @@ local function though_full() redis.call('SREM', RESUMED, '') end
 -- What the batch should do: run, paused or cancelled. One whose unread outcomes fill their bound is paused until
 -- somebody has read and released enough of them.
 local function control()
-  local m = redis.call('HMGET', META, 'control', 'full')
-  return m[1] == 'run' and m[2] and 'paused' or m[1]
+  local m = read_control(META)
+  return m.control == 'run' and m.full and 'paused' or m.control
 end
 
 -- Notes that so many bytes of outcomes were added. Returns all that ever were, to be kept with them.
 local function count_unread(bytes)
   local total = redis.call('HINCRBY', META, 'out_bytes', bytes)
-  local m = redis.call('HMGET', META, 'max_unread_bytes', 'released_bytes', 'full')
-  local most = tonumber(m[1] or 0)
-  if most > 0 and not m[3] and total - tonumber(m[2] or 0) > most then
+  local m = read_unread(META)
+  local most = tonumber(m.max_unread_bytes or 0)
+  if most > 0 and not m.full and total - tonumber(m.released_bytes or 0) > most then
     redis.call('HSET', META, 'full', 1)
     redis.call('INCR', CONTROLS)
   end
@@ -140,16 +133,16 @@ local function batch_id() return string.match(META, ':b:(.*):meta$') end
 -- Ends the batch when nothing of it can change any more: no lease out, and everything recorded or the rest cancelled.
 -- Marks the stream, so that readers stop at once, notes the end for the alerts, and starts the retention.
 local function end_if_over()
-  local m = redis.call('HMGET', META, 'phase', 'control', 'total', 'succeeded', 'failed', 'leased', 'ended_ms', 'retention_ms')
-  if not m[1] or m[7] or tonumber(m[6]) > 0 then return false end
-  local recorded = tonumber(m[4]) + tonumber(m[5])
-  local complete = m[1] == 'sealed' and recorded == tonumber(m[3])
-  if not complete and m[2] ~= 'cancelled' then return false end
+  local m = read_progress(META)
+  if not m.phase or m.ended_ms or tonumber(m.leased) > 0 then return false end
+  local recorded = tonumber(m.succeeded) + tonumber(m.failed)
+  local complete = m.phase == 'sealed' and recorded == tonumber(m.total)
+  if not complete and m.control ~= 'cancelled' then return false end
   redis.call('ZREM', ACTIVE, batch_id())
   redis.call('ZADD', ENDED, int(now_ms), batch_id())
   redis.call('HSET', META, 'ended_ms', int(now_ms))
-  redis.call('XADD', OUT, '*', 'end', complete and 'complete' or 'cancelled')
-  for i = 1, BATCH_KEYS do redis.call('PEXPIRE', KEYS[i], m[8]) end
+  redis.call('XADD', OUTCOMES, '*', 'end', complete and 'complete' or 'cancelled')
+  for _, key in ipairs(BATCH) do redis.call('PEXPIRE', key, m.retention_ms) end
   return true
 end
 
@@ -251,7 +244,7 @@ local function open_failed(number, s, chosen)
   end
 
   local function supersede(indexes)
-    local newest = redis.call('XREVRANGE', OUT, '+', '-', 'COUNT', 1)[1]
+    local newest = redis.call('XREVRANGE', OUTCOMES, '+', '-', 'COUNT', 1)[1]
     if not newest then return end
     local ms, sequence = string.match(newest[1], '^(%d+)-(%d+)$')
     ms, sequence = tonumber(ms), tonumber(sequence)

@@ -1,32 +1,29 @@
 -- Records a bundle of outcomes of one chunk, and finishes the chunk when asked.
--- KEYS  SHARED, queued(line)
--- ARGV  1 chunk number  2 member  3 fence  4 bundle ('' = none)  5 offsets of the recorded jobs, 4 bytes each, big-endian
---       6 offsets of the failed ones among them  7 retries  8 calls  9 throttled calls (429)
---       10 'keep' | 'finish'  11 delay of the remainder (ms)  12 what the remainder must know when it runs again ('' = nothing)
---       13 what is kept of the failed ones, in the order of 6 (as failure_records.py has it)
---       14 deaths that still stand against the chunk when it is given up
---       15 causes of the failed ones (msgpack: cause -> jobs; '' = none failed)
---       16 the slowest of the outcomes, ten at most (msgpack: latency (us), name, ...; '' = none slow enough to matter)
---       17.. latency bucket, calls, ...
--- Returns {'ok', control} recorded, lease kept | {'done', control} | {'waiting', control} | {'queued', control}: publish
---         the hint | {'stale'}: the lease is somebody else's now, nothing recorded | {'recorded', offset, ...}: these
---         stand recorded already, nothing was recorded, send the others
---         After the control comes, where 16 told of any: the latency (us) beyond which a job is one of the slowest.
+-- KEYS  SHARED, QUEUED of its line
+-- ARG   number of the chunk  member  fence  bundle ('' = none)  recorded: offsets of the jobs in it  failed: of those among them
+--       that failed  failures: what is kept of these, in the same order (as failure_records.py has it)  causes of them -> jobs
+--       slowest of the outcomes, ten at most, the slowest first: latency_us, name  latencies: bucket -> calls
+--       retries  calls  throttled: calls (429)
+--       finish: whether the chunk is given up, and with it: delay_ms of the remainder  rest: what it must know when it runs
+--         again ('' = nothing)  deaths that still stand against the chunk
+-- Returns the verdict: 'ok': recorded, lease kept | 'done' | 'waiting' | 'queued': publish the hint; with control, and where
+--         slowest told of any, floor_us: the latency beyond which a job is one of the slowest
+--       | 'stale': the lease is somebody else's now, nothing recorded
+--       | 'recorded', with recorded: these offsets stand recorded already, nothing was recorded, send the others
 -- Invariant: a job's bit goes from 0 to 1 once, in the same step as its outcome enters the stream and the counters.
 -- An entry of the stream has the bundle (b) and the bytes of all bundles up to it (t), of which release.lua makes use.
-local number, member, fence = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local number, member = ARG.number, ARG.member
 local s = read_state(number)
-if not s or s.status ~= 'L' or s.fence ~= fence then return {'stale'} end
+if not s or s.status ~= 'L' or s.fence ~= ARG.fence then return answer({verdict = 'stale'}) end
 
-if ARGV[4] == '' then though_full() end
-local n_done, n_failed = #ARGV[5] / 4, #ARGV[6] / 4
+if ARG.bundle == '' then though_full() end
+local n_done, n_failed = #ARG.recorded, #ARG.failed
 
 local function set_bits(key, offsets, refuse)
   local bits = redis.call('HGET', key, number)
   local bytes, clash = {}, {}
   for i = 1, math.ceil(s.count / 8) do bytes[i] = bits and string.byte(bits, i) or 0 end
-  for i = 1, #offsets / 4 do
-    local offset = struct.unpack('>I4', offsets, 4 * i - 3)
+  for _, offset in ipairs(offsets) do
     local at, mask = math.floor(offset / 8) + 1, bit.lshift(1, offset % 8)
     if bit.band(bytes[at], mask) ~= 0 then clash[#clash + 1] = offset end
     bytes[at] = bit.bor(bytes[at], mask)
@@ -42,8 +39,8 @@ local ANSWERS_KEPT, FAILURES_KEPT = 100000, 10
 
 local function keep_failures(offsets, records)
   local at, answers = 1, redis.call('HLEN', FAILURES) < ANSWERS_KEPT
-  for i = 1, #offsets / 4 do
-    local field = number .. '/' .. int(struct.unpack('>I4', offsets, 4 * i - 3))
+  for _, offset in ipairs(offsets) do
+    local field = number .. '/' .. int(offset)
     local head, answer, start = struct.unpack('>I4I2', records, at)
     at = start + head + answer
     local kept = answers and answer or 0
@@ -85,8 +82,8 @@ local function lengthen_steps(step_s, age_s)
 end
 
 local function note_history()
-  local m = redis.call('HMGET', META, 'created_ms', 'succeeded', 'failed', 'calls', 'retries', 'throttled')
-  local age_s = math.max(0, now_s - math.floor(m[1] / 1000))
+  local m = read_counters(META)
+  local age_s = math.max(0, now_s - math.floor(m.created_ms / 1000))
   local step_s = tonumber(redis.call('HGET', HISTORY, 'step') or 1)
   if age_s / step_s >= STEPS then step_s = lengthen_steps(step_s, age_s) end
   local slot = int(math.floor(age_s / step_s))
@@ -96,8 +93,8 @@ local function note_history()
     local calls = tonumber(buckets[i + 1])
     timed, latency_us = timed + calls, latency_us + calls * math.exp((buckets[i] + 0.5) * LOG_RATIO)
   end
-  m[1] = int(latency_us) .. ' ' .. int(timed)
-  redis.call('HSET', HISTORY, slot, table.concat(m, ' '))
+  redis.call('HSET', HISTORY, slot,
+    table.concat({int(latency_us), int(timed), m.succeeded, m.failed, m.calls, m.retries, m.throttled}, ' '))
 end
 
 local function count_second(jobs)
@@ -111,17 +108,16 @@ local function count_second(jobs)
 end
 
 local function count_errors(causes)
-  for cause, jobs in pairs(cmsgpack.unpack(causes)) do redis.call('HINCRBY', ERRORS, error_field(cause), jobs) end
+  for cause, jobs in pairs(causes) do redis.call('HINCRBY', ERRORS, error_field(cause), jobs) end
 end
 
 -- Keeps the slowest jobs; returns the latency of the fastest of them, 0 while there is room. It only grows.
 local SLOWEST_KEPT = 10
 
-local function keep_slowest(packed)
-  local jobs = cmsgpack.unpack(packed)
+local function keep_slowest()
   local floor_us = tonumber(redis.call('HGET', META, 'slow_us') or 0)
-  if jobs[1] <= floor_us then return int(floor_us) end
-  for i = 1, #jobs, 2 do redis.call('ZADD', SLOWEST, 'GT', int(jobs[i]), jobs[i + 1]) end
+  if ARG.slowest[1].latency_us <= floor_us then return int(floor_us) end
+  for _, job in ipairs(ARG.slowest) do redis.call('ZADD', SLOWEST, 'GT', int(job.latency_us), job.name) end
   redis.call('ZREMRANGEBYRANK', SLOWEST, 0, -SLOWEST_KEPT - 1)
   if redis.call('ZCARD', SLOWEST) < SLOWEST_KEPT then return '0' end
   floor_us = math.max(floor_us, tonumber(redis.call('ZRANGE', SLOWEST, 0, 0, 'WITHSCORES')[2]))
@@ -131,49 +127,49 @@ end
 
 local floor_us  -- nil: nothing to tell
 if n_done > 0 then
-  local clash = set_bits(DONE, ARGV[5], true)
-  if clash then return {'recorded', unpack(clash)} end
+  local clash = set_bits(DONE, ARG.recorded, true)
+  if clash then return answer({verdict = 'recorded', recorded = clash}) end
 end
-if n_done > 0 or ARGV[8] ~= '0' then count_second(n_done) end
+if n_done > 0 or ARG.calls > 0 then count_second(n_done) end
 if n_done > 0 then
   if n_failed > 0 then
-    set_bits(FAILED, ARGV[6], false)
-    keep_failures(ARGV[6], ARGV[13])
-    count_errors(ARGV[15])
+    set_bits(FAILED, ARG.failed, false)
+    keep_failures(ARG.failed, ARG.failures)
+    count_errors(ARG.causes)
   end
-  redis.call('XADD', OUT, '*', 'b', ARGV[4], 't', int(count_unread(#ARGV[4])))
+  redis.call('XADD', OUTCOMES, '*', 'b', ARG.bundle, 't', int(count_unread(#ARG.bundle)))
   redis.call('HINCRBY', META, 'succeeded', n_done - n_failed)
   if n_failed > 0 then redis.call('HINCRBY', META, 'failed', n_failed) end
   s.done, s.failed = s.done + n_done, s.failed + n_failed
-  if ARGV[16] ~= '' then floor_us = keep_slowest(ARGV[16]) end
+  if #ARG.slowest > 0 then floor_us = keep_slowest() end
 end
-if ARGV[7] ~= '0' then redis.call('HINCRBY', META, 'retries', ARGV[7]) end
-if ARGV[8] ~= '0' then redis.call('HINCRBY', META, 'calls', ARGV[8]) end
-if ARGV[9] ~= '0' then redis.call('HINCRBY', META, 'throttled', ARGV[9]) end
-for i = 17, #ARGV, 2 do redis.call('HINCRBY', LATENCY, ARGV[i], ARGV[i + 1]) end
+if ARG.retries > 0 then redis.call('HINCRBY', META, 'retries', ARG.retries) end
+if ARG.calls > 0 then redis.call('HINCRBY', META, 'calls', ARG.calls) end
+if ARG.throttled > 0 then redis.call('HINCRBY', META, 'throttled', ARG.throttled) end
+for bucket, calls in pairs(ARG.latencies) do redis.call('HINCRBY', LATENCY, bucket, calls) end
 
-if ARGV[10] == 'keep' then
+if not ARG.finish then
   write_state(number, s)
-  return {'ok', control(), floor_us}
+  return answer({verdict = 'ok', control = control(), floor_us = floor_us})
 end
 
 redis.call('HINCRBY', META, 'leased', -1)
-s.deaths = tonumber(ARGV[14])
+s.deaths = ARG.deaths
 if s.deaths == 0 then redis.call('HDEL', SUSPECTS, number) end
-local delay_ms = run_wanted(number, s) > 0 and 0 or tonumber(ARGV[11])
+local delay_ms = run_wanted(number, s) > 0 and 0 or ARG.delay_ms
 if s.done == s.count then
   close_chunk(number, s, member)
   end_if_over()
-  return {'done', control(), floor_us}
+  return answer({verdict = 'done', control = control(), floor_us = floor_us})
 end
-if ARGV[12] ~= '' then redis.call('HSET', REST, number, ARGV[12]) end
+if ARG.rest ~= '' then redis.call('HSET', REST, number, ARG.rest) end
 if delay_ms > 0 and control() == 'run' then
   s.status, s.worker = 'W', ''
   write_state(number, s)
   redis.call('ZREM', DUE, member)
   redis.call('ZADD', DUE, int(now_ms + delay_ms), bound_member(member))
-  return {'waiting', control(), floor_us}
+  return answer({verdict = 'waiting', control = control(), floor_us = floor_us})
 end
-local queued = put_back(number, s, member, KEYS[OWN])
+local queued = put_back(number, s, member, QUEUED)
 end_if_over()
-return {queued == 1 and 'queued' or 'waiting', control(), floor_us}
+return answer({verdict = queued == 1 and 'queued' or 'waiting', control = control(), floor_us = floor_us})

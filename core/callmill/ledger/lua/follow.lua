@@ -1,20 +1,20 @@
 -- Moves chunks that are queued, or due some time, to the line that follows from what their batch is bound to now.
 -- KEYS  SHARED, MOVING
--- ARGV  1 prefix of the queued keys  2 score that the batch had in MOVING when its chunks were looked for, where these are
---       the last of them; '' = more follow  then members
+-- ARG   queued: prefix of the queued keys  since_us: score that the batch had in MOVING when its chunks were looked for,
+--       where these are the last of them; nil = more follow  members
 -- Returns the members that are queued in another line now: publish their hints; none of a batch that was cancelled
 -- Invariants: a chunk is queued in one line only; the same call twice moves nothing. A batch leaves MOVING only if it was
 -- not bound anew since its chunks were looked for.
 -- The queued keys follow from the members' lines, so they cannot be declared; Redis Cluster is not supported.
 though_full()
 local moved = {}
-for i = 3, control() ~= 'cancelled' and #ARGV or 0 do
-  local member, bound = ARGV[i], bound_member(ARGV[i])
+for _, member in ipairs(control() ~= 'cancelled' and ARG.members or {}) do
+  local bound = bound_member(member)
   local s = bound ~= member and read_state(string.match(member, '^[^/]*/(%d+)/'))
-  local since = s and redis.call('ZSCORE', ARGV[1] .. line_of(member), member)
-  if since then redis.call('ZREM', ARGV[1] .. line_of(member), member) end
+  local since = s and redis.call('ZSCORE', ARG.queued .. line_of(member), member)
+  if since then redis.call('ZREM', ARG.queued .. line_of(member), member) end
   if since and s.status == 'Q' then
-    redis.call('ZADD', ARGV[1] .. line_of(bound), since, bound)
+    redis.call('ZADD', ARG.queued .. line_of(bound), since, bound)
     redis.call('ZADD', LINES, int(now_ms), line_of(bound))
     moved[#moved + 1] = bound
   end
@@ -24,7 +24,7 @@ for i = 3, control() ~= 'cancelled' and #ARGV or 0 do
     redis.call('ZADD', DUE, due, bound)
   end
 end
-if ARGV[2] ~= '' and tonumber(redis.call('ZSCORE', KEYS[OWN], batch_id())) == tonumber(ARGV[2]) then
-  redis.call('ZREM', KEYS[OWN], batch_id())
+if ARG.since_us and tonumber(redis.call('ZSCORE', MOVING, batch_id())) == ARG.since_us then
+  redis.call('ZREM', MOVING, batch_id())
 end
 return moved

@@ -1,7 +1,7 @@
 -- Tells by what batches are chosen, in one command for many.
--- KEYS  meta of each batch
--- Returns for each {control, phase, ended_ms, name}, each of them false where it is not set
+-- KEYS  METAS: meta of each batch
+-- Returns for each: control, phase, ended_ms, name
 -- Invariant: nothing is changed.
 local labels = {}
-for i, key in ipairs(KEYS) do labels[i] = redis.call('HMGET', key, 'control', 'phase', 'ended_ms', 'name') end
+for i, key in ipairs(METAS) do labels[i] = answer(read_label(key)) end
 return labels
