@@ -12,11 +12,13 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import fields
 
+import callmill.breaker.scripts
+import callmill.holds.scripts
 import callmill.ledger.scripts
 import callmill.limits.scripts
 from callmill.config.lua_script import LuaScript
 
-ROOMS = (callmill.limits.scripts, callmill.ledger.scripts)
+ROOMS = (callmill.limits.scripts, callmill.ledger.scripts, callmill.breaker.scripts, callmill.holds.scripts)
 SCRIPTS: list[LuaScript[Any, Any]] = [script for room in ROOMS for script in room.SCRIPTS]
 MOST_LOCALS = 150
 """Lua allows 200 in a function; what is outside of all functions is one."""

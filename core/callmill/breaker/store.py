@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from importlib.resources import files
 
+from msgspec.structs import replace
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from callmill.breaker.keys import Keys
 from callmill.breaker.records import STREAK_S, WITNESSES, BreakerRules, BreakerState, BreakerView, Report
+from callmill.breaker.scripts import EXCHANGE, ExchangeArguments, Exchanged, ExchangeKeys
 from callmill.errors import RedisUnavailableError
 
 COMMAND_TIMEOUT_S = 2.0
@@ -48,8 +49,8 @@ class BreakerStore:
         self._worker = worker
         self._lease_s = lease_s
         keys = Keys(api)
-        self._keys = [keys.state, keys.counts]
-        self._script = redis.register_script((files("callmill.breaker") / "lua/exchange.lua").read_text())
+        self._keys = ExchangeKeys(state=keys.state, counts=keys.counts)
+        self._script = redis.register_script(EXCHANGE.text)
 
     async def exchange(self, report: Report, epoch: int) -> BreakerView:
         """Tell what happened since the last exchange, and learn what holds; ``epoch``: the one that it happened in.
@@ -57,64 +58,39 @@ class BreakerStore:
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused; whether it took the report is unknown.
         """
+        call = EXCHANGE.call(self._keys, self._arguments(report, epoch))
         try:
             async with asyncio.timeout(COMMAND_TIMEOUT_S):
-                answer = await self._script(keys=self._keys, args=self._arguments(report, epoch))
+                answer = await self._script(keys=call.keys, args=call.arguments)
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
             raise RedisUnavailableError(f"Redis: {type(error).__name__}: {error}") from error
-        names = dict(zip(answer[::2], answer[1::2], strict=True))
-        told = {name.decode(): value for name, value in names.items()}
+        told = Exchanged(*answer)
         return BreakerView(
-            state=_STATES[told["state"]],
-            epoch=told["epoch"],
-            ok=told["ok"],
-            bad=told["bad"],
-            streak=told["streak"],
-            streak_s=told["streak_ms"] / 1000,
-            witnesses=told["witnesses"],
-            doubts=told["doubts"],
-            probe_in_s=told["probe_in_ms"] / 1000,
-            probes=told["probes"],
-            retries=told["retries"],
-            reason=told["reason"].decode(errors="replace"),
+            state=_STATES[told.state],
+            epoch=told.epoch,
+            ok=told.ok,
+            bad=told.bad,
+            streak=told.streak,
+            streak_s=told.streak_ms / 1000,
+            witnesses=told.witnesses,
+            doubts=told.doubts,
+            probe_in_s=told.probe_in_ms / 1000,
+            probes=told.probes,
+            retries=told.retries,
+            reason=told.reason.decode(errors="replace"),
         )
 
-    def _arguments(self, report: Report, epoch: int) -> list[str | int | float]:
-        rules = self.rules
-        named: dict[str, str | int | float] = {
-            "worker": self._worker,
-            "epoch": epoch,
-            "ok": report.ok,
-            "bad": report.bad,
-            "streak": report.streak,
-            "streak_ms": round(report.streak_s * 1000),
-            "witnesses": report.witnesses,
-            "doubts": report.doubts,
-            "settled": report.settled,
-            "why": report.why[:_LONGEST_REASON],
-            "calls": report.calls,
-            "failed": report.failed,
-            "retries_wanted": report.retries_wanted,
-            "probes_good": report.probes_good,
-            "probes_bad": report.probes_bad,
-            "probes_doubtful": report.probes_doubtful,
-            "probing": int(report.probing),
-            "would_probe": int(report.would_probe),
-            "probe_is_new": int(report.probe_is_new),
-            "random": random.random(),  # noqa: S311 - spread, not secrecy; Redis always uses the same seed
-            "rule_errors": rules.errors,
-            "rule_calls": rules.calls,
-            "rule_window_ms": round(rules.window_s * 1000),
-            "rule_streak": rules.streak,
-            "rule_streak_ms": round(STREAK_S * 1000),
-            "rule_witnesses": WITNESSES,
-            "rule_jobs": rules.jobs,
-            "rule_doubts_ms": round(DOUBTS_LAST_S * 1000),
-            "rule_probe_ms": round(rules.probe_s * 1000),
-            "rule_cap_ms": round(rules.cap_s * 1000),
-            "rule_retry_share": rules.retry_share,
-            "rule_retries": RETRIES_AT_LEAST,
-            "rule_retries_overloaded": RETRIES_OF_OVERLOADED,
-            "rule_lease_ms": round(self._lease_s * 1000),
-        }
-        return [word for item in named.items() for word in item]
+    def _arguments(self, report: Report, epoch: int) -> ExchangeArguments:
+        return ExchangeArguments(
+            worker=self._worker,
+            epoch=epoch,
+            report=replace(report, why=report.why[:_LONGEST_REASON]),
+            rules=self.rules,
+            random=random.random(),  # noqa: S311 - spread, not secrecy; Redis always uses the same seed
+            streak_s=STREAK_S,
+            witnesses=WITNESSES,
+            doubts_last_s=DOUBTS_LAST_S,
+            retries_at_least=RETRIES_AT_LEAST,
+            retries_of_overloaded=RETRIES_OF_OVERLOADED,
+            lease_s=self._lease_s,
+        )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
+from msgspec.structs import replace
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -15,6 +15,7 @@ from callmill.errors import RedisUnavailableError
 from callmill.holds.fingerprint import fingerprint
 from callmill.holds.keys import FINGERPRINT, HELD, SALT, Keys
 from callmill.holds.records import HoldReport, HoldRules, HoldState, HoldView
+from callmill.holds.scripts import EXCHANGE, ExchangeArguments, Exchanged, ExchangeKeys
 
 COMMAND_TIMEOUT_S = 2.0
 CALLS_AT_ONCE = 2
@@ -47,8 +48,8 @@ class HoldStore:
         self._rules = rules
         self._worker = worker
         keys = Keys(api)
-        self._keys = [keys.state(subject, mark), keys.shared]
-        self._script = redis.register_script((files("callmill.holds") / "lua/exchange.lua").read_text())
+        self._keys = ExchangeKeys(state=keys.state(subject, mark), shared=keys.shared)
+        self._script = redis.register_script(EXCHANGE.text)
 
     async def exchange(self, report: HoldReport, *, begins: bool = False) -> HoldView:
         """Report what happened since the last exchange, and return the state; ``begins``: the worker starts.
@@ -56,24 +57,25 @@ class HoldStore:
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused; whether it took the report is unknown.
         """
-        state, grant, next_ms, line = await answer(self._script(keys=self._keys, args=self._arguments(report, begins)))
-        return HoldView(
-            state=HoldState(state),
-            grant=grant,
-            next_in_s=None if next_ms < 0 else next_ms / 1000,
-            line=text(line),
+        told = ExchangeArguments(
+            worker=self._worker,
+            subject=self.subject,
+            mark=self._mark,
+            begins=begins,
+            report=replace(report, cause=report.cause[:_LONGEST_TEXT], remedy=report.remedy[:_LONGEST_TEXT]),
+            rules=self._rules,
+            calls_at_once=CALLS_AT_ONCE,
+            processes_at_once=PROCESSES_AT_ONCE,
+            lease_ms=LEASE_MS,
         )
-
-    def _arguments(self, report: HoldReport, begins: bool) -> list[str | int]:  # noqa: FBT001 - one of its arguments
-        rules = self._rules
-        return [
-            *(self._worker, self.subject, self._mark, int(begins)),
-            *(report.good, report.plain, report.hard, report.soft, report.streak),
-            *(int(report.wants), int(report.trying), int(report.tried), int(report.guilty)),
-            *(report.cause[:_LONGEST_TEXT], report.remedy[:_LONGEST_TEXT]),
-            *(rules.hard, rules.all, rules.streak, rules.first_ms, rules.cap_ms, rules.again_ms),
-            *(CALLS_AT_ONCE, PROCESSES_AT_ONCE, LEASE_MS, int(report.asked), round(report.good_age_s * 1000)),
-        ]
+        call = EXCHANGE.call(self._keys, told)
+        found = Exchanged(*await answer(self._script(keys=call.keys, args=call.arguments)))
+        return HoldView(
+            state=HoldState(found.state),
+            grant=found.grant,
+            next_in_s=None if found.next_ms < 0 else found.next_ms / 1000,
+            line=text(found.line),
+        )
 
 
 async def open_stores(

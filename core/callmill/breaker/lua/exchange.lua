@@ -1,21 +1,12 @@
 -- Take what happened to an API's calls in one process; tell it whether calls may start, and how many retries may.
 --
--- KEYS  1 hash of the state   2 hash of counts: letter .. number of a bucket of time -> calls
--- ARGV  names and values in turns; `Report` and `BreakerRules` (records.py) explain those named after attributes.
---       worker, epoch (the one that ok to settled belong to)
---       ok, bad, streak, streak_ms, witnesses, doubts, settled, why
---       calls, failed, retries_wanted
---       probes_good, probes_bad, probes_doubtful, probing 0 or 1, would_probe 0 or 1,
---       probe_is_new 0 or 1
---       random, from 0 to 1
---       rule_errors, rule_calls, rule_window_ms: what share of how many calls within which time opens
---       rule_streak (0: none opens), rule_streak_ms, rule_witnesses: the least that a streak must be
---       rule_jobs (0: none opens): more doubts open; rule_doubts_ms: when doubts that nobody added to are forgotten
---       rule_probe_ms, rule_cap_ms: the wait for the first probe, and the longest
---       rule_retry_share (1: any), rule_retries, rule_retries_overloaded: the budget, and what it has in 10 s at least
---       rule_lease_ms: how long a prober that says nothing keeps the others from probing
--- Returns names and values in turns: state 0 closed 1 open 2 half-open, epoch, ok and bad within the window, streak,
---         streak_ms, witnesses, doubts, probe_in_ms, probes that this worker may make now, retries granted, reason.
+-- KEYS  STATE: hash   COUNTS: hash, letter .. number of a bucket of time -> calls
+-- ARG   worker   epoch that the report is about   report, rules: as records.py explains them   random: from 0 to 1
+--       streak_s, witnesses: the least that a streak must be   doubts_last_s: when doubts that nobody added to are forgotten
+--       retries_at_least, retries_of_overloaded: what the budget has in 10 s at least
+--       lease_s: how long a prober that says nothing keeps the others from probing
+-- Returns state: 0 closed 1 open 2 half-open   epoch   ok and bad within the window   streak, streak_ms, witnesses, doubts
+--         probe_in_ms   probes that this worker may make now   retries granted   reason
 --
 -- Invariants: reports from another epoch do not count. One answered call ends a streak and all doubts. One worker at
 -- most probes at a time; one that does not come back within its lease is forgotten; one whose probe failed lets others
@@ -25,11 +16,10 @@
 -- Versions: workers of several versions share the keys. Fields are read by name and may be missing; an older version
 -- leaves unknown fields alone.
 -- Time is Redis's; where it is set back, no wait gets longer than the longest there is.
-local STATE, COUNTS = KEYS[1], KEYS[2]
-local told, text = {}, {}
-for i = 1, #ARGV, 2 do told[ARGV[i]], text[ARGV[i]] = tonumber(ARGV[i + 1]), ARGV[i + 1] end
-local me, why = text.worker, text.why
-local window, lease, longest = told.rule_window_ms, told.rule_lease_ms, told.rule_cap_ms * 1.2
+local me, report, rules = ARG.worker, ARG.report, ARG.rules
+local function ms(seconds) return math.floor(seconds * 1000 + 0.5) end
+local window, lease, first_wait, longest_wait = ms(rules.window_s), ms(ARG.lease_s), ms(rules.probe_s), ms(rules.cap_s)
+local longest = longest_wait * 1.2
 local CLOSED, OPEN, HALF = 0, 1, 2
 local PROBES = 3 -- one by itself, then the others at once
 local ASKED_LATELY_MS = 1000 -- workers with a call to try ask twice as often at least
@@ -58,8 +48,8 @@ local function count(kind, at, calls)
     redis.call('HINCRBY', COUNTS, kind .. at, calls)
   end
 end
-count('c', second, told.calls)
-count('f', second, told.failed)
+count('c', second, report.calls)
+count('f', second, report.failed)
 
 local s = { state = CLOSED, epoch = 0, streak = 0, since = now, witnesses = 0, doubts = 0, doubts_at = now, waits = 0,
   probe_at = 0, lease = 0, good = 0, closed_at = 0, asked_at = 0, tried_at = 0,
@@ -72,7 +62,7 @@ end
 s.probe_at, s.lease = math.min(s.probe_at, now + longest), math.min(s.lease, now + lease)
 for _, field in ipairs({ 'since', 'asked_at', 'tried_at', 'doubts_at' }) do s[field] = math.min(s[field], now) end
 if s.streak == 0 then s.witnesses = 0 end
-if now - s.doubts_at > told.rule_doubts_ms then s.doubts = 0 end
+if now - s.doubts_at > ms(ARG.doubts_last_s) then s.doubts = 0 end
 
 local function begin_epoch(state, reason)
   s.state, s.reason, s.epoch = state, reason, s.epoch + 1
@@ -80,7 +70,7 @@ local function begin_epoch(state, reason)
 end
 local function open(reason)
   begin_epoch(OPEN, reason)
-  s.probe_at = now + math.min(told.rule_cap_ms, told.rule_probe_ms * 2 ^ (s.waits - 1)) * (0.8 + 0.4 * told.random)
+  s.probe_at = now + math.min(longest_wait, first_wait * 2 ^ (s.waits - 1)) * (0.8 + 0.4 * ARG.random)
 end
 local function close()
   begin_epoch(CLOSED, '')
@@ -92,41 +82,41 @@ local function close()
   sum.o, sum.b = 0, 0
 end
 
-if s.state == CLOSED and told.epoch == s.epoch then
-  count('o', bucket, told.ok)
-  count('b', bucket, told.bad)
-  if told.ok > 0 then s.streak, s.witnesses, s.doubts = 0, 0, 0 end
-  if told.streak > 0 then
-    if s.streak == 0 then s.since = now - told.streak_ms end
-    s.streak, s.witnesses = s.streak + told.streak, s.witnesses + told.witnesses
+if s.state == CLOSED and ARG.epoch == s.epoch then
+  count('o', bucket, report.ok)
+  count('b', bucket, report.bad)
+  if report.ok > 0 then s.streak, s.witnesses, s.doubts = 0, 0, 0 end
+  if report.streak > 0 then
+    if s.streak == 0 then s.since = now - ms(report.streak_s) end
+    s.streak, s.witnesses = s.streak + report.streak, s.witnesses + report.witnesses
   end
-  if told.doubts > 0 then s.doubts, s.doubts_at = s.doubts + told.doubts, now end
-  s.doubts = math.max(0, s.doubts - told.settled)
+  if report.doubts > 0 then s.doubts, s.doubts_at = s.doubts + report.doubts, now end
+  s.doubts = math.max(0, s.doubts - report.settled)
   local all, reason = sum.o + sum.b, nil
-  if told.bad > 0 and all >= told.rule_calls and sum.b >= told.rule_errors * all then
+  if report.bad > 0 and all >= rules.calls and sum.b >= rules.errors * all then
     reason = sum.b .. ' of ' .. all .. ' calls failed'
-  elseif told.streak > 0 and told.rule_streak > 0 and s.streak >= told.rule_streak
-    and now - s.since >= told.rule_streak_ms and s.witnesses >= told.rule_witnesses then
+  elseif report.streak > 0 and rules.streak > 0 and s.streak >= rules.streak
+    and now - s.since >= ms(ARG.streak_s) and s.witnesses >= ARG.witnesses then
     reason = s.streak .. ' calls in a row failed'
-  elseif told.doubts > 0 and told.rule_jobs > 0 and s.doubts > told.rule_jobs then
+  elseif report.doubts > 0 and rules.jobs > 0 and s.doubts > rules.jobs then
     reason = s.doubts .. ' jobs in a row failed'
   end
   if reason then
     -- One that closed just now and did not hold begins with the wait that it ended with.
     s.waits = now - s.closed_at < window and math.max(s.waits, 1) or 1
-    open(reason .. ', the last: ' .. why)
+    open(reason .. ', the last: ' .. report.why)
   end
 elseif s.state == HALF and s.prober == me then
-  s.good = s.good + told.probes_good
+  s.good = s.good + report.probes_good
   -- If one was answered the API is up, and another's failure is its job's own, which must not block the others.
-  if told.probes_bad > 0 or (told.probes_doubtful > 0 and s.good == 0) then
+  if report.probes_bad > 0 or (report.probes_doubtful > 0 and s.good == 0) then
     local next_at = s.extra == 1 and s.probe_at > now and s.probe_at
     s.waits, s.loser = s.waits + (next_at and 0 or 1), me
-    open('the probe failed: ' .. why)
+    open('the probe failed: ' .. report.why)
     s.probe_at = next_at or s.probe_at
-  elseif s.good >= PROBES or (s.good > 0 and told.probing == 0 and (told.would_probe == 0 or told.probes_doubtful > 0)) then
+  elseif s.good >= PROBES or (s.good > 0 and not report.probing and (not report.would_probe or report.probes_doubtful > 0)) then
     close()
-  elseif told.probing == 0 and told.probes_good == 0 and told.would_probe == 0 then -- its call is gone
+  elseif not report.probing and report.probes_good == 0 and not report.would_probe then -- its call is gone
     s.state, s.prober = OPEN, ''
   else
     s.lease = now + lease
@@ -134,9 +124,9 @@ elseif s.state == HALF and s.prober == me then
 end
 
 local probes = 0
-if told.would_probe == 1 and s.state ~= CLOSED and told.probing == 0 then
-  local grace = math.min(told.rule_probe_ms, ASKED_LATELY_MS)
-  local new = told.probe_is_new == 1 and now - s.tried_at >= grace
+if report.would_probe and s.state ~= CLOSED and not report.probing then
+  local grace = math.min(first_wait, ASKED_LATELY_MS)
+  local new = report.probe_is_new and now - s.tried_at >= grace
   local others = s.asker ~= me and now - s.asked_at <= ASKED_LATELY_MS
   local first = s.loser ~= me or not others or now >= s.probe_at + grace
   if s.state == HALF and s.prober == me then
@@ -148,12 +138,12 @@ if told.would_probe == 1 and s.state ~= CLOSED and told.probing == 0 then
   if s.loser ~= me then s.asker, s.asked_at = me, now end
 end
 
-local allowed = told.retries_wanted
-if told.rule_retry_share < 1 and sum.f > 0.05 * sum.c then
-  local least = sum.b > 0.05 * (sum.o + sum.b) and told.rule_retries_overloaded or told.rule_retries
-  allowed = math.max(0, math.floor(told.rule_retry_share * sum.c + least) - sum.r)
+local allowed = report.retries_wanted
+if rules.retry_share < 1 and sum.f > 0.05 * sum.c then
+  local least = sum.b > 0.05 * (sum.o + sum.b) and ARG.retries_of_overloaded or ARG.retries_at_least
+  allowed = math.max(0, math.floor(rules.retry_share * sum.c + least) - sum.r)
 end
-local granted = math.min(told.retries_wanted, allowed)
+local granted = math.min(report.retries_wanted, allowed)
 count('r', second, granted)
 
 redis.call('PEXPIRE', COUNTS, math.max(window, 10000) + 1000)
@@ -167,6 +157,6 @@ if #stored > 0 or s.state ~= CLOSED or s.streak > 0 or s.doubts > 0 then
   redis.call('PEXPIRE', STATE, 3600000)
 end
 local left = s.state == OPEN and math.max(0, s.probe_at - now) or 0
-return { 'state', s.state, 'epoch', s.epoch, 'ok', sum.o, 'bad', sum.b, 'streak', s.streak,
-  'streak_ms', math.floor(now - s.since), 'witnesses', s.witnesses, 'doubts', s.doubts, 'probe_in_ms', math.ceil(left),
-  'probes', probes, 'retries', granted, 'reason', s.reason }
+return answer({ state = s.state, epoch = s.epoch, ok = sum.o, bad = sum.b, streak = s.streak,
+  streak_ms = math.floor(now - s.since), witnesses = s.witnesses, doubts = s.doubts, probe_in_ms = math.ceil(left),
+  probes = probes, retries = granted, reason = s.reason })

@@ -1,27 +1,17 @@
 -- Take a process's report about a credential or host of an API; return how many calls it may have in flight.
 --
--- KEYS  1 hash of the subject with this fingerprint   2 hash of what the API's subjects share
--- ARGV  1 worker   2 subject   3 fingerprint   4 1: a worker starts
---       5 good answers   6 plain ones   7 refusals   8 refusals that may be the job's fault   9 refusals in a row here
---       10 1: a call waits here   11 1: a trial is under way here   12 1: a trial ended here
---       13 1: another credential was allowed what this one was refused   14 cause   15 remedy
---       16 refusals that hold   17 all refusals that hold, 0: any   18 refusals in a row that hold what has worked, 0: any
---       19 ms until the first trial, 0: none   20 ms until any trial at most   21 ms until what has worked is tried
---       22 calls in flight of a process   23 processes that may have some   24 ms of a lease
---       25 1: the refusals in a row were told before, and the others asked   26 ms since the last good answer
--- Returns {state 0 unproven 1 proven 2 held 3 suspected, calls that this worker may have in flight, -1: any,
---          ms until it may be tried here, -1: never by itself, cause and remedy where held}.
+-- KEYS  STATE: hash of the subject with this fingerprint   SHARED: hash of what the API's subjects share
+-- ARG   worker   subject   mark: its fingerprint   begins: whether a worker starts   report, rules: as records.py explains them
+--       calls_at_once: in flight of a process   processes_at_once: that may have some   lease_ms
+-- Returns state: 0 unproven 1 proven 2 held 3 suspected   grant: calls that this worker may have in flight, -1: any
+--         next_ms: until it may be tried here, -1: never by itself   line: cause and remedy where held
 --
 -- Invariants: what has never worked has calls in flight in a limited number of processes. What is held has one trial at a
 -- time; a prober that is silent for a lease is forgotten. A process without a call for its grant gives it back at once.
 -- Only the API's answers, and people, change the state.
 -- Time is Redis's; if it is set back, no wait exceeds the longest allowed.
-local STATE, SHARED = KEYS[1], KEYS[2]
-local me, subject, begins, cause, remedy = ARGV[1], ARGV[2], ARGV[4] == '1', ARGV[14], ARGV[15]
-local n = {}
-for i = 5, #ARGV do n[i] = tonumber(ARGV[i]) or 0 end
-local good, plain, hard, soft, streak, wants, trying, tried = n[5], n[6], n[7], n[8], n[9], n[10] == 1, n[11] == 1, n[12] == 1
-local lease = n[24]
+local me, subject, begins, report, rules, lease = ARG.worker, ARG.subject, ARG.begins, ARG.report, ARG.rules, ARG.lease_ms
+local good, hard, soft, streak = report.good, report.hard, report.soft, report.streak
 local SUSPECTED_MS, KEPT_MS, PLAIN_ENOUGH, PLAIN_AGAIN_MS, TRIAL_AT_START_MS = 2500, 2592000000, 20, 5000, 30000
 
 local time = redis.call('TIME')
@@ -40,49 +30,49 @@ local hards, softs, plains, waits = number('hard'), number('soft'), number('plai
 local suspected, at = math.min(number('suspected'), now + SUSPECTED_MS), number('next')
 local tried_at, prober = math.min(number('tried'), now), h.prober or ''
 local probing_until = math.min(number('probing'), now + lease)
-at = math.min(at, now + math.max(n[20], n[21], TRIAL_AT_START_MS)) -- 0: no automatic trial
+at = math.min(at, now + math.max(rules.cap_ms, rules.again_ms, TRIAL_AT_START_MS)) -- 0: no automatic trial
 local resumed = redis.call('HGET', SHARED, 'resumed:' .. subject) or '0'
 if resumed ~= (h.resumed or '0') and held > 0 then -- released by hand, so a 403 is the jobs' own fault
   held, hards, softs, plains, waits, suspected, at, prober, vouched = 0, 0, 0, 0, 0, 0, 0, '', true
 end
 
 local function wait()
-  if n[19] > 0 then
-    at = now + math.min(n[20], n[19] * 2 ^ math.min(waits, 20))
+  if rules.first_ms > 0 then
+    at = now + math.min(rules.cap_ms, rules.first_ms * 2 ^ math.min(waits, 20))
   else
-    at = proven and now + n[21] or 0
+    at = proven and now + rules.again_ms or 0
   end
 end
 local function hold() held, waits, suspected, prober = now, 0, 0, ''; wait() end
 
 if begins and held > 0 then -- whoever starts a worker may have fixed it elsewhere
-  local from = n[19] > 0 and now or math.max(now, tried_at + TRIAL_AT_START_MS)
+  local from = rules.first_ms > 0 and now or math.max(now, tried_at + TRIAL_AT_START_MS)
   if at == 0 or at > from then at = from end
   waits = 0
 end
 
-if hard + soft + streak + n[13] > 0 then
+if hard + soft + streak > 0 or report.guilty then
   tried_at = now
-  if cause ~= '' then h.cause, h.remedy = cause, remedy end
+  if report.cause ~= '' then h.cause, h.remedy = report.cause, report.remedy end
 end
-if proven and suspected > 0 and now - (n[26] or 0) < suspected - SUSPECTED_MS then good = 0 end -- it was good before
+if proven and suspected > 0 and now - 1000 * report.good_age_s < suspected - SUSPECTED_MS then good = 0 end -- it was good before
 if good > 0 then
   proven, held, hards, softs, plains, waits, suspected, at, prober = true, 0, 0, 0, 0, 0, 0, 0, ''
 else
-  hards, plains = hards + hard, plains + plain
+  hards, plains = hards + hard, plains + report.plain
   if not vouched then softs = softs + soft end
   if held > 0 then
-    if tried and prober == me then
+    if report.tried and prober == me then
       prober = ''
       if hard + soft > 0 then waits = waits + 1; wait() else at = now + PLAIN_AGAIN_MS end
     end
   elseif proven then
-    if n[18] > 0 and streak >= n[18] then
-      if suspected == 0 and n[25] == 1 then -- it was seen to work since: whoever was refused learns so
+    if rules.streak > 0 and streak >= rules.streak then
+      if suspected == 0 and report.asked then -- it was seen to work since: whoever was refused learns so
       elseif suspected == 0 or now > suspected + SUSPECTED_MS then suspected = now + SUSPECTED_MS
       elseif now >= suspected then hards = math.max(hards, streak); hold() end
     end
-  elseif hards >= n[16] or (n[17] > 0 and hards + softs >= n[17]) or n[13] == 1 then
+  elseif hards >= rules.hard or (rules.all > 0 and hards + softs >= rules.all) or report.guilty then
     hold()
   elseif plains >= PLAIN_ENOUGH and plains > 4 * (hards + softs) then
     proven, hards, softs, plains = true, 0, 0, 0
@@ -92,16 +82,16 @@ end
 local state, grant = 0, 0
 if held > 0 then
   state = 2
-  if trying and prober == me then
+  if report.trying and prober == me then
     probing_until, grant = now + lease, 1
-  elseif wants and at > 0 and now >= at and (prober == '' or prober == me or now > probing_until) then
+  elseif report.wants and at > 0 and now >= at and (prober == '' or prober == me or now > probing_until) then
     prober, probing_until, grant = me, now + lease, 1
   elseif prober == me then
     prober = ''
   end
 elseif proven then
   state, grant = suspected > now and 3 or 1, -1
-elseif wants then
+elseif report.wants then
   local others = 0
   for worker, ends in pairs(leases) do
     if ends < now or ends > now + lease then
@@ -110,8 +100,8 @@ elseif wants then
       others = others + 1
     end
   end
-  if others < n[23] then
-    grant = n[22]
+  if others < ARG.processes_at_once then
+    grant = ARG.calls_at_once
     redis.call('HSET', STATE, 'lease:' .. me, whole(now + lease))
   end
 elseif leases[me] then
@@ -129,10 +119,10 @@ if held > 0 then
 end
 local current = redis.call('HGET', SHARED, 'fp:' .. subject)
 if begins or not current then
-  current = ARGV[3]
+  current = ARG.mark
   redis.call('HSET', SHARED, 'fp:' .. subject, current)
 end
-if current == ARGV[3] then -- what views show; workers with another secret have their own state
+if current == ARG.mark then -- what views show; workers with another secret have their own state
   if held > 0 then
     redis.call('HSET', SHARED, 'held:' .. subject, whole(held) .. ' ' .. whole(at) .. ' ' .. line)
   else
@@ -141,4 +131,4 @@ if current == ARGV[3] then -- what views show; workers with another secret have 
 end
 local next_at = at
 if at > 0 and prober ~= '' and prober ~= me then next_at = math.max(at, probing_until) end -- another one tries it now
-return { state, grant, next_at > 0 and math.max(0, next_at - now) or -1, line }
+return answer({ state = state, grant = grant, next_ms = next_at > 0 and math.max(0, next_at - now) or -1, line = line })
