@@ -150,6 +150,18 @@ def timers() -> int:
     return sum(not timer.cancelled() for timer in loop._scheduled)
 
 
+def test_an_end_that_is_recorded_late_changes_nothing():
+    """The ledger's answer for a chunk that was abandoned meanwhile comes too late, and harms nobody."""
+
+    async def scenario() -> None:
+        held = Held()
+        held.run.abandon()
+        held.run.recorded()
+        assert held.run.over.done()
+
+    asyncio.run(scenario())
+
+
 def test_no_call_starts_once_the_lease_has_ended():
     """Until its lease ends a chunk lets calls start; from then on none, and it is given back, whatever comes later."""
 

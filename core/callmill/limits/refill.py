@@ -16,8 +16,9 @@ from callmill.limits.clock import RedisClock
 from callmill.limits.cost import Cost
 from callmill.limits.group import Group
 from callmill.limits.layout import Layout
+from callmill.limits.reservation import Doubt, Grant, Request, Settlement
 from callmill.limits.slots import Slot
-from callmill.limits.store import Doubt, Grant, LimitStore, Request, Settlement
+from callmill.limits.store import LimitStore
 from callmill.limits.taken_lately import Untold
 from callmill.limits.timing import Timing
 

@@ -10,8 +10,8 @@ from msgspec import Struct
 from callmill.limits.cost import NOTHING, Columns, Cost, beyond
 from callmill.limits.layout import Layout
 from callmill.limits.quota_log import QuotaLog
+from callmill.limits.reservation import Settlement
 from callmill.limits.rules import COLUMNS
-from callmill.limits.store import Settlement
 
 SETTLE_WITHIN_S = 0.250
 
