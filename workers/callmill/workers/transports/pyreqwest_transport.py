@@ -12,7 +12,7 @@ from datetime import timedelta
 from msgspec import Struct
 from pyreqwest.bytes import Bytes
 from pyreqwest.client import Client, ClientBuilder
-from pyreqwest.request import StreamRequest
+from pyreqwest.request import RequestBuilder, StreamRequest
 from pyreqwest.response import BaseResponse, ResponseBodyReader
 
 from callmill.workers.transports import exit_guard
@@ -35,6 +35,7 @@ _BODILESS_STATUSES = frozenset({101, 204, 304})
 _IDLE_S = 60
 _WARM_UP_S = 5.0
 _PIECE_BYTES = 65536
+_COPIED_BYTES = 65536
 
 
 class _Call(Struct, gc=False):
@@ -184,7 +185,7 @@ class PyreqwestTransport:
             timeout = self._timeouts[timeout_s] = timedelta(seconds=timeout_s)
         builder = client.request(call.method, call.url).headers(call.headers).timeout(timeout)
         if call.body is not None:
-            builder = builder.body_bytes(call.body)
+            builder = _with_body(builder, call.body)
         return builder.streamed_read_buffer_limit(self._read_limit).build_streamed()
 
     async def _read_rest(self, request: StreamRequest, reader: ResponseBodyReader, first: Bytes) -> bytes:
@@ -219,6 +220,16 @@ class PyreqwestTransport:
         if host is not None and address is not None and host.strip("[]") != address:
             builder = builder.resolve(host, address, 0)
         return builder.build()
+
+
+def _with_body(builder: RequestBuilder, body: bytes) -> RequestBuilder:
+    """Add a body, as text if it is any: that is copied, while for bytes its thread needs Python's lock to free them."""
+    if len(body) > _COPIED_BYTES:
+        return builder.body_bytes(body)
+    try:
+        return builder.body_text(body.decode())
+    except UnicodeDecodeError:
+        return builder.body_bytes(body)
 
 
 def _bodiless(status: int, raw: BaseResponse) -> Response:
