@@ -94,6 +94,16 @@ def unanswered_port() -> Iterator[int]:
         yield listener.getsockname()[1]
 
 
+@pytest.mark.parametrize(
+    "body", ["h\u00e9llo".encode(), b"\xff\x00\xfe", b"x" * 100_000], ids=["text", "binary", "long"]
+)
+def test_body_arrives_as_it_is(name: str, own_server: FaultyServer, body: bytes) -> None:
+    """The server gets the very bytes of a body, text or not, and no type of content that nobody named."""
+    run(name, lambda transport: transport.send("POST", own_server.url(), {}, body, 5))
+    assert [request.body for request in own_server.requests] == [body]
+    assert "content-type" not in own_server.requests[0].headers
+
+
 @pytest.mark.parametrize("path", ["hang", "drip", "drip-head"])
 def test_time_out_with_connection(name: str, server: FaultyServer, path: str) -> None:
     """The overall time holds while the head is awaited and while a body or head drips, and is told as TIMEOUT, sent."""
