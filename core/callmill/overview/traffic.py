@@ -61,7 +61,7 @@ class Traffic(Counts, frozen=True, kw_only=True):
     Attributes:
         span_s: How long the span is.
         latency: From the start of a call to its end.
-        limiter_wait: From when a call could have started to when the limiter let it.
+        limiter_wait: How long limits held a call back in its worker.
         mean_latency_s: Of its calls, within 2.5 %; None without any.
     """
 

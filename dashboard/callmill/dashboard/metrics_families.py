@@ -111,7 +111,7 @@ def _histograms(apis: Sequence[ApiView]) -> Iterator[Metric]:
     )
     yield _histogram(
         "callmill_limiter_wait_seconds",
-        "From when a call could have started to when the limiter let it.",
+        "How long limits held a call back in its worker.",
         WAIT,
         ((api, total.wait_buckets, total.wait_s) for api, total in totals),
     )

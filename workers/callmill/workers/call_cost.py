@@ -22,6 +22,7 @@ from callmill.limits.costs import ABSURD, CostBook, CostEstimator, Origin
 from callmill.limits.rules import LimitRules
 from callmill.workers.call import Call, CallCost
 from callmill.workers.cost_hooks import CostHooks, Stated
+from callmill.workers.fair_queue import PLAIN, Kind
 from callmill.workers.transports.port import Response
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,6 @@ class CallCosts:
 
     Attributes:
         counts_tokens: Whether some limit counts tokens.
-        tells_apart: Whether limits tell calls apart by their model or their weight.
 
     Raises:
         ConfigurationError: The profile names a hook that cannot be loaded.
@@ -73,9 +73,11 @@ class CallCosts:
         if self._sharing is not None:
             await self._sharing.aclose()
 
-    def kind(self, call: Call) -> tuple[str, int]:
+    def kind(self, call: Call) -> Kind:
         """Return what the limiter tells calls apart by: a model that has limits of its own, and the weight."""
         cost = call.job.cost
+        if cost is None and not self._limits_models:
+            return PLAIN
         weight = cost.weight if cost is not None and self._weighs else 1
         return self._limited_model(call) if self._limits_models else "", weight
 
@@ -120,7 +122,6 @@ class CallCosts:
         self._limits_models = rules.limits_models
         self._limits_any_model = any(spec.scope is Scope.MODEL for spec in rules.limits)
         self._limited_models = frozenset(rules.models)
-        self.tells_apart = self._weighs or self._limits_models
         self._followed = rules
 
     def _said(self, call: Call) -> dict[str, Any]:

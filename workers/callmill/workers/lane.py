@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from itertools import islice
+from itertools import groupby, islice
 
 from callmill.breaker import BreakerStore
 from callmill.config.profiles import ApiProfile
@@ -23,7 +23,7 @@ from callmill.workers.attempt import Attempts
 from callmill.workers.breaker_gate import BreakerGate
 from callmill.workers.call import Call, CallOwner
 from callmill.workers.call_cost import CallCosts
-from callmill.workers.fair_queue import PLAIN, CallQueue, FairQueue
+from callmill.workers.fair_queue import CallQueue, FairQueue, Kind
 from callmill.workers.hold_gate import HoldGate
 from callmill.workers.intake import Intake
 from callmill.workers.lane_report import lane_report
@@ -143,10 +143,10 @@ class Lane:
         """Return the part of this lane that a class gets while the classes that wait here want theirs."""
         return self._queue.share(traffic)
 
-    def add(self, owner: CallOwner, calls: Sequence[Call], *, first: int = 0) -> None:
+    def add(self, owner: CallOwner, calls: Sequence[Call], *, first: int = 0) -> None:  # noqa: ARG002 - the calls know it
         """Take calls of one owner in, so many of them before the others of their class and the rest behind them."""
-        self._enter(owner, calls[:first], first=True)
-        self._enter(owner, calls[first:])
+        self._enter(calls[:first], first=True)
+        self._enter(calls[first:])
         self._woken()
 
     def add_first(self, call: Call) -> None:
@@ -156,7 +156,7 @@ class Lane:
         They do so as well where the API refused this call more than once: refusals are to be spread over all.
         """
         waits = call.lets_others_go_first or self._breaker.failing or not self._breaker.closed
-        self._enter(call.owner, [call], first=not waits)
+        self._enter([call], first=not waits)
         self._woken()
 
     def will_retry(self, call: Call, *, wanted: bool) -> None:
@@ -226,10 +226,7 @@ class Lane:
         """Take note that other limits hold: by them the calls that wait may be of other kinds."""
         self._costs.follow()
         self._intake.adopt_rules()
-        waiting = [call for queue in self._queue.waiting() for call in queue.take_all()]
-        for call in waiting:
-            self._enqueue(call)
-        self._want()
+        self._enter([call for queue in self._queue.waiting() for call in queue.take_all()])
 
     def wanting(self, queue: CallQueue) -> int:
         """Return how many calls of a queue would start if they had slots; of an API that is down, the next probe."""
@@ -274,30 +271,20 @@ class Lane:
     def _up(self) -> bool:
         return self._breaker.closed and not self._holds.line
 
-    def _enter(self, owner: CallOwner, calls: Sequence[Call], *, first: bool = False) -> None:
-        """Let calls of one owner wait, before or behind the others of their kinds."""
+    def _enter(self, calls: Sequence[Call], *, first: bool = False) -> None:
+        """Let calls wait, before or behind the others of their kinds, and tell the limiter of them."""
         if not calls:
             return
-        if self._costs.tells_apart:
-            for call in reversed(calls) if first else calls:
-                self._enqueue(call, first=first)
-            self._want()
-        else:
-            self._queue.of_kind(owner.traffic, PLAIN).add(owner, calls, first=first)
-            self._want(owner.traffic)
-
-    def _enqueue(self, call: Call, *, first: bool = False) -> None:
-        self._queue.of_kind(call.owner.traffic, self._costs.kind(call)).add(call.owner, [call], first=first)
-
-    def _want(self, traffic: TrafficClass | None = None) -> None:
-        """Tell the limiter that calls wait, plain ones of a class or any; while this lane is not up, its fallback's."""
+        runs = [(at, list(run)) for at, run in groupby(calls, self._place_of)]
+        for (owner, kind), run in reversed(runs) if first else runs:
+            self._queue.of_kind(owner.traffic, kind).add(owner, run, first=first)
         if self._serves is not self:
             self._divert(self._serves)
-        if traffic is not None:
-            self._limiter.wanted(traffic, *PLAIN)
-        else:
-            for queue in self._queue.waiting():
-                self._limiter.wanted(queue.traffic, *queue.kind)
+        for traffic, kind in {(owner.traffic, kind) for (owner, kind), _ in runs}:
+            self._limiter.wanted(traffic, *kind)
+
+    def _place_of(self, call: Call) -> tuple[CallOwner, Kind]:
+        return call.owner, self._costs.kind(call)
 
     def _cost(self, call: Call) -> Cost:
         cost = self._costs.estimate(call)
@@ -319,7 +306,9 @@ class Lane:
                 words = "are its own again" if self._serves is self else f"go to {self._serves.api}"
                 log.warning("calls of %s %s", self.api, words, extra={"action": "diverted", "api": self.api})
         self._is_free = self._gate_open and self._breaker.closed and not self._holds.watching and self._serves is self
-        self._want()
+        if self._serves is not self:
+            self._divert(self._serves)
+        self._limiter.look()
 
     def _divert(self, lane: Lane) -> None:
         """Hand waiting calls to another lane, but for those that try whether the API is up."""
