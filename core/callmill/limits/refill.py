@@ -13,7 +13,7 @@ from typing import Protocol
 from callmill.config.cancelling import end_tasks
 from callmill.errors import RedisUnavailableError
 from callmill.limits.clock import RedisClock
-from callmill.limits.cost import Cost
+from callmill.limits.cost import NOTHING, Cost
 from callmill.limits.group import Group
 from callmill.limits.layout import Layout
 from callmill.limits.reservation import Doubt, Grant, Request, Settlement
@@ -269,7 +269,7 @@ class Refill:
             self._add(slots, now)
         else:
             for slot in slots:
-                group.stock.waste(slot, missed=False)
+                group.settlements.owe(slot.key, slot.start, NOTHING, slot.cost.columns)
 
     def _learn_most(self, asked: int, slots: list[Slot]) -> None:
         """Hold as many slots as can be used: more while all of them are, fewer when some come too late.
