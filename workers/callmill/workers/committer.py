@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import NamedTuple
 
+from callmill.config.beat import until_beat_s
 from callmill.errors import CallmillError, RedisUnavailableError, StaleLeaseError, UnknownFormatError
 from callmill.ledger import Bundle, ChunkRef, Chunks, CommitResult, Finish
 from callmill.workers.chunk_run import ChunkRun
@@ -94,7 +95,7 @@ class Committer:
             await self._gather_until(next_full_s)
             full = loop.time() >= next_full_s
             if full:
-                next_full_s = loop.time() + EVERY_S
+                next_full_s = loop.time() + min(until_beat_s(EVERY_S), EVERY_S)
             await self._settle(self._unsettled + self._take(full=full))
             if self._unsettled:
                 await asyncio.sleep(retry_s)

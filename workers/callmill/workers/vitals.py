@@ -11,7 +11,7 @@ from pathlib import Path
 
 from callmill.workers.rhythm import Rhythm
 
-_SAMPLE_EVERY_S = 0.1
+_SAMPLE_EVERY_S = 0.25
 _LOOKS = 6
 """Looks that calls and their CPU are told over; one a second."""
 
