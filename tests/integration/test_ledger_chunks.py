@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from callmill.config.lua_script import Call
 from callmill.config.redis_connections import connect
 from callmill.errors import RedisUnavailableError, StaleLeaseError, UnknownFormatError
 from callmill.jobs.formats import FORMAT
@@ -27,8 +28,9 @@ from callmill.ledger import (
     Throttles,
     keys,
 )
-from callmill.ledger.chunks import commit_arguments
+from callmill.ledger.chunks import commit_call
 from callmill.ledger.keys import BatchKeys
+from callmill.ledger.scripts import RENEW
 
 JOBS = 3
 NEWER = f"api@f{FORMAT + 1}"
@@ -257,12 +259,12 @@ def test_only_what_is_slower_than_the_known_ones_is_told(run):
         made = bundle(range(15), latency_us=100)
 
         def told(floor_us: int) -> Any:
-            data = commit_arguments(claim, made, None, floor_us)[15]
-            return msgspec.msgpack.decode(data) if data else None
+            arguments = msgspec.msgpack.decode(commit_call(claim, made, None, floor_us).arguments[0])
+            return [tuple(job.values()) for job in arguments["slowest"]]
 
-        assert told(0) == [item for at in range(14, 4, -1) for item in (100 + at, str(at))]
-        assert told(112) == [114, "14", 113, "13"]
-        assert told(114) is None
+        assert told(0) == [(100 + at, str(at)) for at in range(14, 4, -1)]
+        assert told(112) == [(114, "14"), (113, "13")]
+        assert told(114) == []
 
     run(scenario)
 
@@ -365,7 +367,7 @@ def test_a_renewal_lengthens_every_lease_that_still_holds(run):
         held_until_ms = await ledger.redis.zscore(keys.DUE, lost.ref.member)
         names, arguments = ledger.chunks.renewal([first, lost, paused])
         now_ms = await ledger.batches.now_ms()
-        answer = await ledger.session.run("renew", names, arguments)
+        answer = await ledger.session.run(Call(RENEW, names, arguments))
         assert (answer[0], answer[1]) == (1, 0)
         assert answer[2] not in {0, 1}
         for claim in (first, paused):

@@ -10,9 +10,11 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError, ResponseError
 
+from callmill.config.lua_script import Call
 from callmill.config.redis_connections import connect
 from callmill.errors import OutsideError, RedisFullError, RedisUnavailableError, UnknownFormatError
 from callmill.ledger import LedgerSession
+from callmill.ledger.scripts import DUE
 from callmill.ledger.session import refused
 
 
@@ -136,23 +138,23 @@ class Client:
         return self.answers.pop(0)
 
 
-CALLS: Any = [(["k"], ["a"]), (["k", "l"], [])]
-SENT = [("EVALSHA", "sha", 1, "k", "a"), ("EVALSHA", "sha", 2, "k", "l")]
+CALLS = [Call(DUE, ["k"], [b"a"]), Call(DUE, ["k", "l"], [])]
+SENT = [("EVALSHA", "sha", 1, "k", b"a"), ("EVALSHA", "sha", 2, "k", "l")]
 
 
 def test_a_server_that_forgot_a_script_is_told_it_again():
     """Where a script is unknown to the server, as after a restart, all its runs of that round trip are repeated."""
     client = Client([NoScriptError("no"), "x"], ["one", "two"])
-    assert answered(lambda session: session.run_many("due", CALLS), client) == ["one", "two"]
+    assert answered(lambda session: session.run_many(CALLS), client) == ["one", "two"]
     assert (client.sent, client.loaded) == ([SENT, SENT], 1)
     known = Client(["one", "two"])
-    assert answered(lambda session: session.run_many("due", CALLS), known) == ["one", "two"]
+    assert answered(lambda session: session.run_many(CALLS), known) == ["one", "two"]
     assert (known.sent, known.loaded) == ([SENT], 0)
 
 
 def test_a_refused_run_is_an_error_in_its_place():
     """One run that Redis refuses takes none of the others along."""
-    results = answered(lambda session: session.run_many("due", CALLS), Client([OutOfMemoryError("full"), "two"]))
+    results = answered(lambda session: session.run_many(CALLS), Client([OutOfMemoryError("full"), "two"]))
     assert isinstance(results[0], RedisFullError)
     assert results[1] == "two"
 
@@ -162,8 +164,8 @@ def test_what_must_last_waits_for_replicas(ways):
     """Where replicas are asked for, their wait goes with the round trip, behind something written in any case."""
     client = Client(["answer", 0, 2])
     questions: dict[str, Callable[[LedgerSession], Coroutine[Any, Any, Any]]] = {
-        "run_many": lambda session: session.run_many("due", CALLS[:1], lasting=True),
-        "run_lasting": lambda session: session.run_lasting("due", *CALLS[0]),
+        "run_many": lambda session: session.run_many(CALLS[:1], lasting=True),
+        "run_lasting": lambda session: session.run_lasting(CALLS[0]),
         "read_lasting": lambda session: session.read_lasting(*SENT[0]),
     }
     answer = answered(questions[ways], client, wait_replicas=2)
@@ -176,12 +178,12 @@ def test_nobody_waits_for_replicas_that_nobody_asked_for(lasting):
     """Without replicas to wait for, or for what need not last, a round trip has nothing added."""
     client = Client(["answer"])
     replicas = 0 if lasting else 2
-    made = answered(lambda session: session.run_many("due", CALLS[:1], lasting=lasting), client, wait_replicas=replicas)
+    made = answered(lambda session: session.run_many(CALLS[:1], lasting=lasting), client, wait_replicas=replicas)
     assert made == ["answer"]
     assert client.sent == [SENT[:1]]
     direct = Client(["answer"])
-    assert answered(lambda session: session.run_lasting("due", *CALLS[0]), direct) == "answer"
-    assert direct.sent == [[("run", *CALLS[0])]]
+    assert answered(lambda session: session.run_lasting(CALLS[0]), direct) == "answer"
+    assert direct.sent == [[("run", ["k"], [b"a"])]]
 
 
 @pytest.mark.parametrize(
@@ -195,7 +197,7 @@ def test_nobody_waits_for_replicas_that_nobody_asked_for(lasting):
 def test_what_may_not_last_is_an_error(answers, error):
     """Too few replicas, a wait that is refused, or a run that is: the caller hears that it may not last."""
     for question in (
-        lambda session: session.run_lasting("due", *CALLS[0]),
+        lambda session: session.run_lasting(CALLS[0]),
         lambda session: session.read_lasting(*SENT[0]),
     ):
         with pytest.raises(OutsideError, match=error):
