@@ -13,6 +13,7 @@ from time import monotonic
 from callmill.limits.group import Group, Start
 from callmill.limits.waiting import Caller
 
+GATHERED_S = 0.001
 _LONGEST_SLEEP_S = 3600.0
 _virtual_time = attrgetter("turn.virtual_time")
 
@@ -34,7 +35,8 @@ class Dispatcher:
         self._due_at: dict[Group, float] = {}
         self._agenda: list[tuple[float, int, Group]] = []
         self._numbers = count()
-        self._is_short = self._is_at_it = self._once_more = False
+        self._started_s = 0.0
+        self._is_gathering = self._is_short = self._is_at_it = self._once_more = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
 
@@ -45,10 +47,20 @@ class Dispatcher:
         self._ready[group] = None
         self.dispatch()
 
-    def freed(self) -> None:
-        """Take note that a call is over: another one may have waited for its place."""
-        if self._is_short:
+    def freed(self, *, last: bool) -> None:
+        """Take note that a call is over: another one may have waited for its place; ``last``: no other is under way.
+
+        Where many end within a millisecond, those that take their places start together: each start wakes the
+        transport's thread, and that costs more than the start.
+        """
+        if not self._is_short or self._is_gathering:
+            return
+        left_s = GATHERED_S - (monotonic() - self._started_s)
+        if last or left_s <= 0:
             self.dispatch()
+        else:
+            self._is_gathering = True
+            asyncio.get_running_loop().call_later(GATHERED_S, self._gathered)
 
     def dispatch(self) -> None:
         """Start every call that may start now, and set the timer for the next one."""
@@ -64,7 +76,7 @@ class Dispatcher:
             self._is_at_it = False
 
     def _start_all(self, now: float) -> None:
-        lacks_permit = False
+        lacks_permit, self._started_s = False, now
         while self._agenda and self._agenda[0][0] <= now:
             at, _, group = heappop(self._agenda)
             self._rise(at, group)
@@ -126,6 +138,10 @@ class Dispatcher:
             # uvloop rounds to milliseconds and counts from a cached time: a timer may come early, then it is set again.
             delay_s = max(1, math.ceil((at - now) * 1000)) / 1000
             self._timer = asyncio.get_running_loop().call_later(min(delay_s, _LONGEST_SLEEP_S), self._on_timer)
+
+    def _gathered(self) -> None:
+        self._is_gathering = False
+        self.dispatch()
 
     def _on_timer(self) -> None:
         self._timer = None

@@ -250,7 +250,7 @@ class Limiter:
             used = Cost(tokens_used, min(output, tokens_used), slot.cost.weight)
             group.settlements.settle(slot.key, slot.start, slot.cost, used)
             self._used(group)
-        self._dispatcher.freed()
+        self._dispatcher.freed(last=not self._leases.in_flight)
 
     async def pause(self, seconds: float, reason: str, scope: str = WHOLE_API) -> None:
         """Let no call start for ``seconds``, here at once and in the fleet within milliseconds.

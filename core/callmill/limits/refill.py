@@ -31,6 +31,10 @@ EXCHANGE_GAP_S, GAP_PER_CALL_S = 0.010, 0.001
 LONGEST_WAIT_S = 0.100
 """While slots are held, more are asked for when half of the time until the last one has passed, or so much of it."""
 
+SLOWEST_PER_S, DENSE = 1000.0, 1.5
+"""Any process can start so many calls a second. Slots that come faster than that, and than this factor of the pace at
+which it does, are dense: it is not the limit that holds it up."""
+
 FIRST_BACKOFF_S = 0.050
 LONGEST_BACKOFF_S = 1.0
 RATE_OVER_S = 5.0
@@ -99,7 +103,7 @@ class Refill:
         self._ask_at = self._low_at = self._not_before = self._sync_at = 0.0
         self._gap_s = self._backoff_s = 0.0
         self._most = FIRST_CALLS
-        self._is_dense = self._missed_any = False
+        self._was_dry = self._is_dense = False
         self._used_before = self._missed_before = 0
         self._grants: deque[tuple[float, int]] = deque()
 
@@ -157,6 +161,7 @@ class Refill:
                 await self._store.publish_rules(layout)
                 self._published = layout
             sent = self._exchanged_s = monotonic()
+            self._was_dry = not len(group.stock)
             costs = group.costs(self._calls(sent) if calls is None else calls)
             self._gap_s = min(EXCHANGE_GAP_S, len(costs) * GAP_PER_CALL_S)
             due = group.settlements.take(sent)
@@ -272,23 +277,22 @@ class Refill:
                 group.settlements.owe(slot.key, slot.start, NOTHING, slot.cost.columns)
 
     def _learn_most(self, asked: int, slots: list[Slot]) -> None:
-        """Hold as many slots as can be used: more while all of them are, fewer when some come too late.
+        """Hold as many slots as can be used: more while they are used up too soon, fewer when some come too late.
 
-        Slots that lie closer together than this process can start calls would be lost to everybody. Where they lie
-        apart, being late is an accident, which fewer slots would not prevent.
+        Slots that lie closer together than this process starts calls would be lost to everybody. Where they lie apart,
+        being late is an accident, which fewer slots would not prevent.
         """
         group = self._group
         used, missed = group.fired - self._used_before, group.stock.missed - self._missed_before
         self._used_before, self._missed_before = group.fired, group.stock.missed
         if len(slots) > 1:
-            self._missed_any &= self._is_dense
-            self._is_dense = slots[-1].start - slots[0].start <= self._timing.validity_s
+            apart_s = (slots[-1].start - slots[0].start) / (len(slots) - 1)
+            pace_per_s = group.pace.per_s(group.fired, monotonic())
+            self._is_dense = apart_s * max(SLOWEST_PER_S, DENSE * pace_per_s) < 1
         if missed and self._is_dense:
-            self._missed_any = True
             self._most = max(1, self._most // 2, used + used // 4 + 1)
-            return
-        if len(slots) == asked:
-            self._most = min(MOST_CALLS, self._most + used // 4 + 1 if self._missed_any else 2 * self._most)
+        elif len(slots) == asked and (self._was_dry or not self._is_dense):
+            self._most = min(MOST_CALLS, self._most + used // 4 + 1 if self._is_dense else 2 * self._most)
 
     def _add(self, slots: list[Slot], now: float) -> None:
         if not slots:

@@ -77,7 +77,8 @@ class Attempts:
         breaker: BreakerGate,
         holds: HoldGate,
     ) -> None:
-        now = asyncio.get_running_loop().time
+        self._loop = asyncio.get_running_loop()
+        now = self._loop.time
         self.in_flight = 0
         self.tally = Tally()
         self._api = profile.name
@@ -99,7 +100,7 @@ class Attempts:
         call.owner.started(call)
         ticket = self._breaker.started()
         watched = self._holds.started(slot.key) if self._holds.watching else None
-        self._tasks[call] = asyncio.create_task(self._make(call, slot, waited_s, ticket, watched))
+        self._tasks[call] = self._loop.create_task(self._make(call, slot, waited_s, ticket, watched))
 
     async def cancel(self) -> None:
         """Cut every call off."""

@@ -10,6 +10,7 @@ from callmill.limits.feedback import Feedback
 from callmill.limits.headers import read_feedback
 from callmill.workers.transports.port import Response
 
+_GOOD_BELOW = HTTPStatus.MULTIPLE_CHOICES.value
 _GOOD_EVERY_S = 0.1
 """Often enough to follow them."""
 
@@ -29,7 +30,7 @@ class HeaderReader:
 
     def read(self, answer: Response) -> Feedback | None:
         """Return what the answer's headers say; None where nobody looked."""
-        if answer.status < HTTPStatus.MULTIPLE_CHOICES and answer.status not in self._throttle_statuses:
+        if answer.status < _GOOD_BELOW and answer.status not in self._throttle_statuses:
             now_s = self._now()
             if now_s < self._read_s + _GOOD_EVERY_S:
                 return None

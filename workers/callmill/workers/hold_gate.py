@@ -56,6 +56,7 @@ _REFUSALS = _HARD | {HTTPStatus.FORBIDDEN}
 _PROOFS = frozenset({HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY})
 """Answers besides 2xx that an API gives only to callers it knows."""
 
+_TOO_MANY_REQUESTS = HTTPStatus.TOO_MANY_REQUESTS.value
 _SERVER_ERRORS = 500
 _UNREACHABLE = frozenset({FaultKind.DNS, FaultKind.TLS, FaultKind.CONNECT, FaultKind.FORBIDDEN_ADDRESS})
 
@@ -376,7 +377,7 @@ def _shows_it_works(status: int) -> bool:
 
     What a gateway says before it asks who calls shows nothing.
     """
-    return status < _SERVER_ERRORS and status != HTTPStatus.TOO_MANY_REQUESTS
+    return status < _SERVER_ERRORS and status != _TOO_MANY_REQUESTS
 
 
 def _is_unreachable(fault: TransportFault) -> bool:
