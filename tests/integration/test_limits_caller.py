@@ -125,7 +125,7 @@ def test_each_call_starts_when_its_slot_is_due(redis_url):
 
 
 def test_no_more_calls_are_under_way_than_there_is_room_for(redis_url):
-    """With room for three the fourth begins the moment that one of them is over, and not before."""
+    """With room for three the fourth begins when one of them is over, and not before."""
 
     async def scene(limiter: Limiter) -> None:
         crowd = Crowd(limiter, 3)
@@ -134,9 +134,11 @@ def test_no_more_calls_are_under_way_than_there_is_room_for(redis_url):
         await asyncio.sleep(0)
         assert len(crowd.began) == 3
         crowd.end()
+        await crowd.come_to(4)
         assert len(crowd.began) == 4
         crowd.end(3)
-        assert len(crowd.began) == 7
+        await crowd.come_to(7)
+        assert (len(crowd.began), crowd.room()) == (7, 0)
 
     run(redis_url, scene, "none")
 
