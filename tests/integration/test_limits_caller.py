@@ -173,7 +173,7 @@ def test_a_model_that_may_not_start_holds_no_other_back(redis_url):
 
 
 def test_what_waits_goes_on_when_other_limits_hold(redis_url):
-    """Calls that wait behind a limit of one a minute start at once when it is lifted, and keep the next one."""
+    """Calls that wait behind a limit of five a second go on at once when a higher one holds, and keep that."""
 
     async def scene(limiter: Limiter) -> None:
         crowd = Crowd(limiter, 1000)
@@ -184,7 +184,7 @@ def test_what_waits_goes_on_when_other_limits_hold(redis_url):
         await crowd.come_to(200)
         assert 0.4 < monotonic() - began < 5
 
-    run(redis_url, scene, "1/minute")
+    run(redis_url, scene, "5/second")
 
 
 def test_a_place_that_a_start_itself_takes_away_is_seen(redis_url):

@@ -38,6 +38,7 @@ class Group:
         stock: Its slots.
         settlements: What is owed for its slots.
         paused_until: No call starts before.
+        ran_dry: Whether a call waited while no slot was held, since ``Refill`` looked last.
         fired: Calls started, and ``pace``, how many a second lately.
         backlog: Calls that are expected soon beyond those that wait; see ``Limiter.expect``.
     """
@@ -60,6 +61,7 @@ class Group:
         self.settlements = Settlements(layout)
         self.stock = Stock(timing, self.settlements, lambda: calls.wanting > 0, keys=len(ring))
         self.paused_until = 0.0
+        self.ran_dry = False
         self.fired = 0
         self.pace = Pace()
         self.backlog: Callable[[], int] = _none
@@ -85,6 +87,7 @@ class Group:
             return Start.NO_PERMIT
         slot = self._due(now)
         if slot is None:
+            self.ran_dry |= self.paced and not len(self.stock)
             return Start.NOT_DUE if self.next_due(now) > now else Start.NO_PERMIT
         self._take_permits(slot)
         if not self.calls.start(slot):
@@ -138,6 +141,11 @@ class Group:
         """Start nothing before ``until``; slots before it are void."""
         self.paused_until = until
         self.stock.drop_before(until)
+
+    def take_ran_dry(self) -> bool:
+        """Return ``ran_dry``, and begin anew."""
+        ran_dry, self.ran_dry = self.ran_dry, False
+        return ran_dry
 
     def lacks(self) -> int:
         """Slots of use beyond those that are held: for calls that would start, and those that are expected."""

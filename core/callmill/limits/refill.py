@@ -103,7 +103,7 @@ class Refill:
         self._ask_at = self._low_at = self._not_before = self._sync_at = 0.0
         self._gap_s = self._backoff_s = 0.0
         self._most = FIRST_CALLS
-        self._was_dry = self._is_dense = False
+        self._is_dense = False
         self._used_before = self._missed_before = 0
         self._grants: deque[tuple[float, int]] = deque()
 
@@ -161,7 +161,6 @@ class Refill:
                 await self._store.publish_rules(layout)
                 self._published = layout
             sent = self._exchanged_s = monotonic()
-            self._was_dry = not len(group.stock)
             costs = group.costs(self._calls(sent) if calls is None else calls)
             self._gap_s = min(EXCHANGE_GAP_S, len(costs) * GAP_PER_CALL_S)
             due = group.settlements.take(sent)
@@ -284,6 +283,7 @@ class Refill:
         """
         group = self._group
         used, missed = group.fired - self._used_before, group.stock.missed - self._missed_before
+        ran_dry = group.take_ran_dry()
         self._used_before, self._missed_before = group.fired, group.stock.missed
         if len(slots) > 1:
             apart_s = (slots[-1].start - slots[0].start) / (len(slots) - 1)
@@ -291,7 +291,7 @@ class Refill:
             self._is_dense = apart_s * max(SLOWEST_PER_S, DENSE * pace_per_s) < 1
         if missed and self._is_dense:
             self._most = max(1, self._most // 2, used + used // 4 + 1)
-        elif len(slots) == asked and (self._was_dry or not self._is_dense):
+        elif len(slots) == asked and (ran_dry or not self._is_dense):
             self._most = min(MOST_CALLS, self._most + used // 4 + 1 if self._is_dense else 2 * self._most)
 
     def _add(self, slots: list[Slot], now: float) -> None:
