@@ -205,3 +205,23 @@ def test_a_place_that_a_start_itself_takes_away_is_seen(redis_url):
         assert len(crowd.began) - before == 8
 
     run(redis_url, scene, "none")
+
+
+def test_slots_are_asked_for_when_permits_are_back(redis_url):
+    """A call that waits for a slot while its worker has no permits gets one when permits are there again."""
+
+    async def scene(limiter: Limiter) -> None:
+        limiter.settle(await limiter.acquire(), None)
+        permits = limiter._leases._api
+        while len(limiter._default.stock):  # what was reserved ahead
+            limiter.settle(await limiter.acquire(), None)
+        waiting = asyncio.create_task(limiter.acquire())
+        await asyncio.sleep(0)
+        permits.valid_until, valid_until = 0.0, permits.valid_until
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        permits.valid_until = valid_until
+        limiter._permits_changed()
+        limiter.settle(await waiting, None)
+
+    run(redis_url, scene, "20/second", "5 concurrent")

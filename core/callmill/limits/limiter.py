@@ -467,6 +467,9 @@ class Limiter:
 
     def _permits_changed(self) -> None:
         self._dispatcher.dispatch()
+        for group in self._groups.values():
+            if group.calls.wanting:
+                self._used(group)  # without permits it asked for no slots
 
     def _next_start(self, group: Group) -> float | None:
         """When the next call that waits will start, as far as is known."""
