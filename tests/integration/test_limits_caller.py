@@ -225,3 +225,33 @@ def test_slots_are_asked_for_when_permits_are_back(redis_url):
         limiter.settle(await waiting, None)
 
     run(redis_url, scene, "20/second", "5 concurrent")
+
+
+def test_a_slot_that_was_too_late_leaves_its_place_to_another_call(redis_url):
+    """The end of a call that did not start, for its slot was gone, is an end: the next one has its place."""
+
+    async def scene(limiter: Limiter) -> None:
+        crowd = Crowd(limiter, 1)
+        crowd.add(2)
+        slot = crowd.under_way.popleft()
+        slot.open = False
+        slot.give_permits()
+        limiter.settle(slot, None)
+        await crowd.come_to(2)
+
+    run(redis_url, scene, "none")
+
+
+def test_who_gives_up_with_a_slot_in_hand_has_started_nothing(redis_url):
+    """A caller that is cancelled in the moment in which it gets its slot is not counted among those that started."""
+
+    async def scene(limiter: Limiter) -> None:
+        waiting = asyncio.create_task(limiter.acquire())
+        while not limiter.status().fired:  # noqa: ASYNC110 - the limiter tells its state only to those who ask
+            await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        assert waiting.cancelled()
+        assert limiter.status().fired == 0
+
+    run(redis_url, scene, "20/second")

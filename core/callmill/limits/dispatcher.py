@@ -14,6 +14,8 @@ from callmill.limits.group import Group, Start
 from callmill.limits.waiting import Caller
 
 GATHERED_S = 0.001
+"""Places that come free so soon after the last starts are filled together."""
+
 _LONGEST_SLEEP_S = 3600.0
 _virtual_time = attrgetter("turn.virtual_time")
 
@@ -55,8 +57,7 @@ class Dispatcher:
         """
         if not self._is_short or self._is_gathering:
             return
-        left_s = GATHERED_S - (monotonic() - self._started_s)
-        if last or left_s <= 0:
+        if last or monotonic() - self._started_s >= GATHERED_S:
             self.dispatch()
         else:
             self._is_gathering = True

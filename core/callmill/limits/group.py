@@ -90,10 +90,10 @@ class Group:
             self.ran_dry |= self.paced and not len(self.stock)
             return Start.NOT_DUE if self.next_due(now) > now else Start.NO_PERMIT
         self._take_permits(slot)
+        self.fired += 1
         if not self.calls.start(slot):
             self.give_back(slot)
             return Start.NOBODY_WAITS
-        self.fired += 1
         return Start.DONE
 
     def take_now(self, cost: Cost) -> Slot | None:
@@ -133,6 +133,7 @@ class Group:
 
     def give_back(self, slot: Slot) -> None:
         """Take a slot back whose call did not start: others may use it."""
+        self.fired -= 1
         slot.give_permits()
         if self.paced:
             self.stock.put_back(slot)

@@ -239,17 +239,17 @@ class Limiter:
     def settle(self, slot: Slot, tokens_used: int | None, output_tokens_used: int | None = None) -> None:
         """The call is over: charge what it really cost, where known, and free its permit; repeats are ignored."""
         group = slot.group
-        if not slot.open or group is None:
-            return
-        slot.open = False
-        if not slot.refused:
-            self._leases.answered(slot)
-        slot.give_permits()
-        if tokens_used is not None and group.paced:
-            output = slot.cost.output_tokens if output_tokens_used is None else output_tokens_used
-            used = Cost(tokens_used, min(output, tokens_used), slot.cost.weight)
-            group.settlements.settle(slot.key, slot.start, slot.cost, used)
-            self._used(group)
+        if slot.open and group is not None:
+            slot.open = False
+            if not slot.refused:
+                self._leases.answered(slot)
+            slot.give_permits()
+            if tokens_used is not None and group.paced:
+                output = slot.cost.output_tokens if output_tokens_used is None else output_tokens_used
+                used = Cost(tokens_used, min(output, tokens_used), slot.cost.weight)
+                group.settlements.settle(slot.key, slot.start, slot.cost, used)
+                self._used(group)
+        # Also for a slot that was too late: its call had taken a place.
         self._dispatcher.freed(last=not self._leases.in_flight)
 
     async def pause(self, seconds: float, reason: str, scope: str = WHOLE_API) -> None:
@@ -467,7 +467,7 @@ class Limiter:
 
     def _permits_changed(self) -> None:
         self._dispatcher.dispatch()
-        for group in self._groups.values():
+        for group in list(self._groups.values()):
             if group.calls.wanting:
                 self._used(group)  # without permits it asked for no slots
 
@@ -498,7 +498,7 @@ class Limiter:
         return min(sum(group.calls.wanting for group in groups), self._caller.room())
 
     def _pauses_changed(self) -> None:
-        for group in self._groups.values():
+        for group in list(self._groups.values()):
             until = self._pauses.until(group.layout.scopes[0])
             if until != group.paused_until:
                 group.pause(until)
