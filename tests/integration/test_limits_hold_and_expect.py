@@ -26,6 +26,7 @@ def test_hold_stops_calls_here_at_once_and_elsewhere_with_the_next_exchange(redi
             waiting = [asyncio.create_task(holder.acquire()) for _ in range(5)]
             await soon(lambda: holder.status().held)
             held = monotonic()
+            waiting = [call for call in waiting if not call.done()]  # on a busy machine one may have started already
             holder.hold(0.7, "429")
             assert holder.try_acquire() is None
             assert (holder.status().held, holder.status().pause_reason) == (0, "429")
