@@ -136,9 +136,9 @@ class Dispatcher:
             self._timer.cancel()
         self._timer, self._timer_at = None, at
         if at < math.inf:
-            # uvloop rounds to milliseconds and counts from a cached time: a timer may come early, then it is set again.
-            delay_s = max(1, math.ceil((at - now) * 1000)) / 1000
-            self._timer = asyncio.get_running_loop().call_later(min(delay_s, _LONGEST_SLEEP_S), self._on_timer)
+            # uvloop keeps time in whole milliseconds: rounded up, or the timer would come early and be set again.
+            when = math.ceil(min(at, now + _LONGEST_SLEEP_S) * 1000) / 1000
+            self._timer = asyncio.get_running_loop().call_at(when, self._on_timer)
 
     def _gathered(self) -> None:
         self._is_gathering = False

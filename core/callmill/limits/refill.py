@@ -101,7 +101,7 @@ class Refill:
         self._stepped = self._new_rules = False
         self._looked_s = self._latest_s = self._exchanged_s = -LONG_AGO_S
         self._ask_at = self._low_at = self._not_before = self._sync_at = 0.0
-        self._gap_s = self._backoff_s = 0.0
+        self._gap_s = self._backoff_s = self._pace_per_s = 0.0
         self._most = FIRST_CALLS
         self._is_dense = False
         self._used_before = self._missed_before = 0
@@ -127,7 +127,7 @@ class Refill:
 
     def demand(self) -> None:
         """See whether slots are needed, and sooner than was thought."""
-        if self._next_at() < self._asleep_until:
+        if self._asleep_until and self._next_at(self._asleep_until) < self._asleep_until:
             self._wake.set()
 
     def sync(self, *, ask_again: bool = False) -> None:
@@ -210,7 +210,7 @@ class Refill:
 
     def _request(self, costs: list[Cost], due: list[Settlement], now: float) -> Request:
         group = self._group
-        plain = all(cost.weight == 1 and not cost.tokens for cost in costs)
+        plain = group.weight == 1 and not group.layout.counts_tokens
         return Request(
             boot=self._boot,
             seq=self._seq,
@@ -287,8 +287,9 @@ class Refill:
         self._used_before, self._missed_before = group.fired, group.stock.missed
         if len(slots) > 1:
             apart_s = (slots[-1].start - slots[0].start) / (len(slots) - 1)
-            pace_per_s = group.pace.per_s(group.fired, monotonic())
-            self._is_dense = apart_s * max(SLOWEST_PER_S, DENSE * pace_per_s) < 1
+            self._pace_per_s = group.pace.per_s(group.fired, monotonic())
+            self._is_dense = apart_s * max(SLOWEST_PER_S, DENSE * self._pace_per_s) < 1
+        used += int(self._pace_per_s * self._timing.lead_s)  # until those that are asked for are due
         if missed and self._is_dense:
             self._most = max(1, self._most // 2, used + used // 4 + 1)
         elif len(slots) == asked and (ran_dry or not self._is_dense):
@@ -301,19 +302,29 @@ class Refill:
         self.granted += len(slots)
         self._grants.append((now, len(slots)))
         self._latest_s = max(self._latest_s, slots[-1].start)
-        for slot in slots:
-            group.settlements.quota_log.count(slot.key, slot.start, slot.cost.columns)
+        if group.layout.quotas:
+            for slot in slots:
+                group.settlements.quota_log.count(slot.key, slot.start, slot.cost.columns)
         group.stock.add(slots)
         group.stock.drop_before(group.paused_until)
         if (last := group.stock.last_start) is not None:
-            self._low_at = now + min((last - now + self._timing.validity_s) / 2, LONGEST_WAIT_S)
+            self._low_at = now + self._enough_s(last - now)
         self._on_slots(group)
 
-    def _next_at(self) -> float:
-        at = min(self._group.settlements.due_at, self._sync_at)
-        if self._calls_lacking() > 0:
-            low_at = self._low_at if len(self._group.stock) else 0.0
-            at = min(at, max(self._ask_at, low_at, self._exchanged_s + self._gap_s))
+    def _enough_s(self, last_s: float) -> float:
+        """For how long the slots held are enough, of which the last one is due in so many seconds."""
+        enough_s = min((last_s + self._timing.validity_s) / 2, LONGEST_WAIT_S)
+        if self._is_dense and self._pace_per_s:
+            enough_s = min(enough_s, max(0.0, len(self._group.stock) / self._pace_per_s - self._timing.lead_s))
+        return enough_s
+
+    def _next_at(self, latest: float = math.inf) -> float:
+        """When to exchange next; ``latest``, if that is sooner."""
+        at = min(self._group.settlements.due_at, self._sync_at, latest)
+        low_at = self._low_at if len(self._group.stock) else 0.0
+        ask_at = max(self._ask_at, low_at, self._exchanged_s + self._gap_s)
+        if ask_at < at and self._calls_lacking() > 0:
+            at = ask_at
         return max(at, self._not_before)
 
     def _back_off(self, error: RedisUnavailableError) -> None:

@@ -17,6 +17,7 @@ from pyreqwest.response import BaseResponse, ResponseBodyReader
 
 from callmill.workers.transports import exit_guard
 from callmill.workers.transports.abandoned_calls import AbandonedCalls, Cancelled, unhurt
+from callmill.workers.transports.answer_gathering import AnswerGathering
 from callmill.workers.transports.authorities import read_authorities
 from callmill.workers.transports.connection_slots import ConnectionSlots
 from callmill.workers.transports.lazy_headers import LazyHeaders
@@ -63,6 +64,7 @@ class PyreqwestTransport:
         self._pins = PinnedClients(self._make_client)
         self._anywhere = Pinned(self._make_client(None, None)) if options.allow_private_addresses else None
         self._abandoned = AbandonedCalls()
+        self._gathering = AnswerGathering()
         self._timeouts: dict[float, timedelta] = {}
         self._read_limit = options.max_response_bytes + 1
         self._closed = False
@@ -93,6 +95,7 @@ class PyreqwestTransport:
         finally:
             if not call.abandoned:
                 self._slots.give_back()
+                self._gathering.answered()
 
     async def warm_up(self, url: str) -> None:
         """See the port. The client's threads start with an exchange: with one that a closed port of ours refuses."""
