@@ -14,7 +14,7 @@ from callmill.errors import ConfigurationError
 from callmill.jobs.wire import WireCost, WireJob
 from callmill.limits import LimitRules
 from callmill.workers.call import Call, CallCost
-from callmill.workers.call_cost import REFUNDED, CallCosts
+from callmill.workers.call_cost import MOST_WEIGHTS, REFUNDED, CallCosts
 from callmill.workers.cost_hooks import stated
 from callmill.workers.transports.port import Response
 
@@ -298,3 +298,19 @@ def test_limits_that_change_are_followed():
     assert api.estimate(call(tokens=7)).tokens == 7
     assert api.estimate(call("x" * 400)).tokens == 5
     assert (api.used(call(), answer({"n": 50})), api.used(call(), answer({"n": 51}))) == ((50, None), None)
+
+
+def test_many_weights_are_few_kinds():
+    """However many weights jobs bring, few are told apart, and a call is counted as its weight at least and can start."""
+    api, heaviest = costs(limits=["1000/minute"]), 1000
+    counted = {weight: api.kind(call(cost=WireCost(weight=weight)))[1] for weight in range(1, heaviest + 1)}
+    assert len(set(counted.values())) <= MOST_WEIGHTS + heaviest.bit_length()
+    assert all(weight <= as_many <= min(2 * weight, heaviest) for weight, as_many in counted.items())
+    assert all(counted[weight] == weight for weight in range(1, MOST_WEIGHTS + 1))
+
+
+def test_calls_heavier_than_a_limit_are_few_kinds():
+    """Weights that no limit allows for, since it was lowered after the jobs came, are few kinds as well."""
+    api = costs(limits=["1000/minute"])
+    kinds = {api.kind(call(cost=WireCost(weight=weight))) for weight in range(2000, 4000)}
+    assert len(kinds) <= MOST_WEIGHTS + 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -31,6 +32,9 @@ _BYTES_PER_TOKEN = 4
 _LIKELY_ANSWER = 4096
 _ANSWER_SHARE = 20
 """An answer of which nothing is known is thought to cost so much, or this part of the smallest window if less."""
+
+MOST_WEIGHTS = 16
+"""So many different weights have slots of their own: each costs a task and exchanges with Redis."""
 
 _ONE_CALL = CallCost()
 REFUNDED: Stated = (0, 0)
@@ -78,7 +82,7 @@ class CallCosts:
         cost = call.job.cost
         if cost is None and not self._limits_models:
             return PLAIN
-        weight = cost.weight if cost is not None and self._weighs else 1
+        weight = self._counted(cost.weight) if cost is not None and cost.weight > 1 and self._weighs else 1
         return self._limited_model(call) if self._limits_models else "", weight
 
     def estimate(self, call: Call) -> CallCost:
@@ -118,11 +122,22 @@ class CallCosts:
         amounts = [spec.amount for spec in specs if spec.unit.is_tokens and spec.amount]
         self.counts_tokens = bool(amounts)
         self._largest = self._estimator.largest = min(amounts, default=1)
+        requests = [spec.amount for spec in specs if spec.unit is Unit.REQUESTS and spec.amount]
         self._weighs = rules.learned_pace or any(spec.unit is Unit.REQUESTS for spec in specs)
+        self._heaviest = min(requests, default=sys.maxsize)
+        self._weights = set[int]()
         self._limits_models = rules.limits_models
         self._limits_any_model = any(spec.scope is Scope.MODEL for spec in rules.limits)
         self._limited_models = frozenset(rules.models)
         self._followed = rules
+
+    def _counted(self, weight: int) -> int:
+        """Return as how many requests a call of a weight is counted: where there are too many weights, rather too many."""
+        if weight in self._weights or len(self._weights) < MOST_WEIGHTS:
+            self._weights.add(weight)
+            return weight
+        rounded = 1 << (weight - 1).bit_length()
+        return min(rounded, self._heaviest) if weight <= self._heaviest else rounded
 
     def _said(self, call: Call) -> dict[str, Any]:
         """What the call's body says: read once, however often it is asked for."""

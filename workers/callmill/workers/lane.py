@@ -238,7 +238,7 @@ class Lane:
 
     def costs(self, queue: CallQueue, skip: int, count: int) -> list[Cost]:
         """Return what the next calls of a queue after so many take from limits in tokens."""
-        return [self._cost(call) for call in islice(queue, skip, skip + count)]
+        return [self._cost(call, queue) for call in islice(queue, skip, skip + count)]
 
     def start_next(self, queue: CallQueue, slot: Slot) -> bool:
         """Start the next call of a queue; those given back meanwhile are dropped, those too late fail."""
@@ -250,7 +250,7 @@ class Lane:
                 call.owner.refuse(call, outcome_too_late(call))
                 continue
             if self._costs.counts_tokens:
-                slot.charge(self._cost(call))
+                slot.charge(self._cost(call, queue))
             self._attempts.begin(call, slot, self._waited_s(queue, now_s))
             return True
         return False
@@ -286,9 +286,9 @@ class Lane:
     def _place_of(self, call: Call) -> tuple[CallOwner, Kind]:
         return call.owner, self._costs.kind(call)
 
-    def _cost(self, call: Call) -> Cost:
-        cost = self._costs.estimate(call)
-        return Cost(cost.tokens, cost.output_tokens, cost.weight)
+    def _cost(self, call: Call, queue: CallQueue) -> Cost:
+        cost, (_, weight) = self._costs.estimate(call), queue.kind
+        return Cost(cost.tokens, cost.output_tokens, weight)
 
     def _woken(self) -> None:
         self._breaker.woken()
