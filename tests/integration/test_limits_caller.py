@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
+from statistics import median
 from time import monotonic
 
 from limits_kit import rules
@@ -13,6 +14,8 @@ from started_limiter import started
 from callmill.jobs.traffic import NORMAL, Priority, TrafficClass
 from callmill.limits import Limiter, Slot
 from callmill.limits.cost import ONE_REQUEST, Cost
+from callmill.limits.layout import Layout
+from callmill.limits.reservation import Grant, Request
 
 BULK, URGENT = TrafficClass(Priority.BULK), TrafficClass(Priority.INTERACTIVE)
 PATIENCE_S = 20
@@ -255,3 +258,27 @@ def test_who_gives_up_with_a_slot_in_hand_has_started_nothing(redis_url):
         assert limiter.status().fired == 0
 
     run(redis_url, scene, "20/second")
+
+
+def test_slots_that_are_lost_now_and_then_hold_nobody_up(redis_url):
+    """Under a limit out of reach, calls do not pile up where exchanges take a while and some slots are lost."""
+
+    async def scene(limiter: Limiter) -> None:
+        crowd, stock, reserve = Crowd(limiter, 1000), limiter._default.stock, limiter._store.reserve
+        waiting: list[int] = []
+
+        async def reserve_slowly(layout: Layout, request: Request) -> Grant:
+            await asyncio.sleep(0.004)
+            return await reserve(layout, request)
+
+        limiter._store.reserve = reserve_slowly  # type: ignore[method-assign]
+        for turn in range(1500):
+            if limiter.status().waiting < 1000:
+                crowd.add(8)
+            await asyncio.sleep(0.001)
+            crowd.end(len(crowd.under_way))
+            stock.missed += turn % 20 == 0
+            waiting.append(limiter.status().waiting)
+        assert median(waiting[500:]) < 500
+
+    run(redis_url, scene, "50000/second")

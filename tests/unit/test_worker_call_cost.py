@@ -301,7 +301,7 @@ def test_limits_that_change_are_followed():
 
 
 def test_many_weights_are_few_kinds():
-    """However many weights jobs bring, few are told apart, and a call is counted as its weight at least and can start."""
+    """However many weights jobs bring, few are told apart; a call counts as its weight at least, and can start."""
     api, heaviest = costs(limits=["1000/minute"]), 1000
     counted = {weight: api.kind(call(cost=WireCost(weight=weight)))[1] for weight in range(1, heaviest + 1)}
     assert len(set(counted.values())) <= MOST_WEIGHTS + heaviest.bit_length()

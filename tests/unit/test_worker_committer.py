@@ -321,6 +321,25 @@ def test_outcomes_wait_for_company(monkeypatch):
     play(scenario)
 
 
+def test_many_outcomes_wait_half_as_long(monkeypatch):
+    """After a round of many outcomes the next one comes sooner, so that a kill -9 finds fewer of them waiting."""
+    monkeypatch.setattr(module, "EVERY_S", 0.1)
+
+    async def rounds_in_a_second(site: Any, at_once: int) -> int:
+        run, before = FakeRun(), len(site.ledger.rounds)
+        for turn in range(100):
+            for number in range(at_once):
+                run.take(site.committer, turn * at_once + number, 1)
+            await asyncio.sleep(0.01)
+        return len(site.ledger.rounds) - before
+
+    async def scenario(site: Any) -> None:
+        assert 10 <= await rounds_in_a_second(site, 1) <= 12
+        assert 19 <= await rounds_in_a_second(site, module.MANY) <= 22
+
+    play(scenario)
+
+
 def test_one_round_trip_is_bounded():
     """Large outcomes of several chunks go out in several round trips, each of little more than the bound."""
 

@@ -132,7 +132,7 @@ class CallCosts:
         self._followed = rules
 
     def _counted(self, weight: int) -> int:
-        """Return as how many requests a call of a weight is counted: where there are too many weights, rather too many."""
+        """Return how many requests a call of this weight counts as: where there are many weights, perhaps more."""
         if weight in self._weights or len(self._weights) < MOST_WEIGHTS:
             self._weights.add(weight)
             return weight

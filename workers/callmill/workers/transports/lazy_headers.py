@@ -38,10 +38,9 @@ class LazyHeaders(Mapping[str, str]):
     def _one(self, name: str) -> str | None:
         if self._converted is not None:
             return self._converted.get(name)
-        if name != name.lower():
-            return None
         try:
-            if self._raw.get_header(name) is None:  # most often; asking for all makes a list
+            # Most often there is none; asking for all makes a list. Whatever the case of a name, pyreqwest finds it.
+            if self._raw.get_header(name) is None or name != name.lower():
                 return None
             values = self._raw.get_header_all(name)
         except ValueError:
