@@ -25,7 +25,7 @@ USAGE = {"total": "/usage/total", "input": "/usage/in", "output": "/usage/out"}
 def costs(**fields: Any) -> CallCosts:
     """Return the costs of an API; its smallest token limit is 20 000 unless given."""
     profile = ApiProfile(name="api", base_url=BASE, **{"limits": ["20000 tokens/minute"], **fields})
-    rules = LimitRules(profile.limit_specs, models=profile.model_limit_specs)
+    rules = LimitRules(profile.limit_specs, profile.enforcer, profile.burst, models=profile.model_limit_specs)
     return CallCosts(profile, lambda: rules)
 
 
@@ -314,3 +314,9 @@ def test_calls_heavier_than_a_limit_are_few_kinds():
     api = costs(limits=["1000/minute"])
     kinds = {api.kind(call(cost=WireCost(weight=weight))) for weight in range(2000, 4000)}
     assert len(kinds) <= MOST_WEIGHTS + 2
+
+
+def test_a_bucket_holds_what_a_call_of_one_of_many_weights_counts_as():
+    """Where a call is counted as more than it weighs, that still fits the server's bucket."""
+    api = costs(limits=["1000/minute"], enforcer="bucket", burst=100)
+    assert max(api.kind(call(cost=WireCost(weight=weight)))[1] for weight in range(1, 101)) == 100

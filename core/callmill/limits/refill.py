@@ -291,7 +291,7 @@ class Refill:
             self._is_dense = apart_s * max(SLOWEST_PER_S, DENSE * self._pace_per_s) < 1
         used += int(self._pace_per_s * self._timing.lead_s)  # until those that are asked for are due
         if missed and self._is_dense:
-            self._most = max(1, self._most // 2, used + used // 4 + 1)
+            self._most = min(MOST_CALLS, max(self._most // 2, used + used // 4 + 1))
         elif len(slots) == asked and (ran_dry or not self._is_dense):
             self._most = min(MOST_CALLS, self._most + used // 4 + 1 if self._is_dense else 2 * self._most)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from redis.asyncio import Redis
 
-from callmill.config.limit_spec import Scope, Unit
+from callmill.config.limit_spec import Enforcer, Scope, Unit
 from callmill.config.profiles import ApiProfile, Charge
 from callmill.jobs.json_pointers import JsonPointers
 from callmill.jobs.packing import MAX_MODEL_LENGTH
@@ -123,6 +123,8 @@ class CallCosts:
         self.counts_tokens = bool(amounts)
         self._largest = self._estimator.largest = min(amounts, default=1)
         requests = [spec.amount for spec in specs if spec.unit is Unit.REQUESTS and spec.amount]
+        if rules.enforcer is Enforcer.BUCKET:
+            requests.append(rules.burst)
         self._weighs = rules.learned_pace or any(spec.unit is Unit.REQUESTS for spec in specs)
         self._heaviest = min(requests, default=sys.maxsize)
         self._weights = set[int]()
