@@ -155,6 +155,33 @@ def test_call_that_comes_too_late_for_its_slot_waits_for_another_one(redis_url, 
     asyncio.run(scenario())
 
 
+def test_call_whose_lease_ends_as_it_starts_is_not_made(redis_url):
+    """A process that stood still between choosing a call and making it sends nothing: the call may be another worker's."""
+
+    class Leased(Tenant):
+        holds = True
+
+        def may_start(self, call: Call, now_s: float) -> bool:  # noqa: ARG002 - the port's signature
+            """Ask the lease."""
+            return self.holds
+
+        def postpone(self, call: Call, postponed: Postponed) -> None:  # noqa: ARG002 - the port's signature
+            """Take the call back."""
+            assert not postponed.made
+            self.record(call, cast("Any", None))
+
+    async def scenario() -> None:
+        async with lane_of(redis_url, "none", 50) as (lane, limiter, transport):
+            owner = Leased("a", lane)
+            lane.add(owner, list(owner.calls(2)))
+            assert lane.in_flight == 2
+            owner.holds = False
+            await owner.come_to(2)
+            assert (transport.sent, lane.tally.calls, lane.in_flight, limiter.status().in_flight) == (0, 0, 0, 0)
+
+    asyncio.run(scenario())
+
+
 def test_call_that_is_cut_off_as_it_starts_is_known_to_be_over(redis_url):
     """A worker that stops in the very moment in which calls start leaves none of them behind as under way."""
 

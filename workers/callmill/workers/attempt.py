@@ -55,7 +55,7 @@ _SPENT_QUOTA_S = 3600.0
 """When a quota is asked for again of which the API did not say when it is whole."""
 
 
-_TOO_LATE = Postponed("late", "the worker came too late for its slot", spends_attempt=False, made=False)
+_TOO_LATE = Postponed("late", "the worker came too late for its slot or lease", spends_attempt=False, made=False)
 
 
 class Attempts:
@@ -114,7 +114,8 @@ class Attempts:
         ending: WireOutcome | Postponed = _TOO_LATE
         used: Stated | None = None
         try:
-            if self._limiter.accept(slot):
+            # Asked again here: a process may have stood still since the call was chosen, and its lease be somebody else's.
+            if self._limiter.accept(slot) and call.owner.may_start(call, self._loop.time()):
                 self.tally.started(waited_s)
                 ending, used = await self._exchange(call, slot, ticket)
         except asyncio.CancelledError:
