@@ -156,7 +156,7 @@ def test_call_that_comes_too_late_for_its_slot_waits_for_another_one(redis_url, 
 
 
 def test_call_whose_lease_ends_as_it_starts_is_not_made(redis_url):
-    """A process that stood still between choosing a call and making it sends nothing: the call may be another worker's."""
+    """A process that stood still between choosing a call and making it does not send what may be another worker's."""
 
     class Leased(Tenant):
         holds = True
@@ -165,7 +165,7 @@ def test_call_whose_lease_ends_as_it_starts_is_not_made(redis_url):
             """Ask the lease."""
             return self.holds
 
-        def postpone(self, call: Call, postponed: Postponed) -> None:  # noqa: ARG002 - the port's signature
+        def postpone(self, call: Call, postponed: Postponed) -> None:
             """Take the call back."""
             assert not postponed.made
             self.record(call, cast("Any", None))

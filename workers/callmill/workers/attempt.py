@@ -114,7 +114,7 @@ class Attempts:
         ending: WireOutcome | Postponed = _TOO_LATE
         used: Stated | None = None
         try:
-            # Asked again here: a process may have stood still since the call was chosen, and its lease be somebody else's.
+            # Asked again: the process may have stood still since the call was chosen, and its lease have ended.
             if self._limiter.accept(slot) and call.owner.may_start(call, self._loop.time()):
                 self.tally.started(waited_s)
                 ending, used = await self._exchange(call, slot, ticket)
