@@ -15,6 +15,7 @@ from callmill.jobs.traffic import NORMAL, Priority, TrafficClass
 from callmill.limits import Limiter, Slot
 from callmill.limits.cost import ONE_REQUEST, Cost
 from callmill.limits.layout import Layout
+from callmill.limits.refill import EXCHANGE_GAP_S
 from callmill.limits.reservation import Grant, Request
 
 BULK, URGENT = TrafficClass(Priority.BULK), TrafficClass(Priority.INTERACTIVE)
@@ -282,3 +283,21 @@ def test_slots_that_are_lost_now_and_then_hold_nobody_up(redis_url):
         assert median(waiting[500:]) < 500
 
     run(redis_url, scene, "50000/second")
+
+
+def test_a_call_asks_for_its_slot_though_another_waits_with_one(redis_url):
+    """A call that comes while another waits for its slot to be due asks for one at once."""
+
+    async def scene(limiter: Limiter) -> None:
+        limiter.settle(await limiter.acquire(), None)
+        group = limiter._default
+        first = asyncio.create_task(limiter.acquire())
+        while not len(group.stock):  # noqa: ASYNC110 - the limiter tells its state only to those who ask
+            await asyncio.sleep(0.001)
+        second = asyncio.create_task(limiter.acquire())
+        await asyncio.sleep(0)
+        assert limiter._refills[group]._next_at() <= monotonic() + EXCHANGE_GAP_S
+        for waiting in (first, second):
+            limiter.settle(await waiting, None)
+
+    run(redis_url, scene, "10/second")

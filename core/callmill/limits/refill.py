@@ -28,8 +28,9 @@ MOST_CALLS, FIRST_CALLS = 512, 16
 EXCHANGE_GAP_S, GAP_PER_CALL_S = 0.010, 0.001
 """Between exchanges calls gather, the longer the more came last time: few calls are not made to wait for company."""
 
-LONGEST_WAIT_S = 0.100
-"""While slots are held, more are asked for when half of the time until the last one has passed, or so much of it."""
+LONGEST_WAIT_S, FEW_CALLS = 0.100, 16
+"""While slots are held, more are asked for when half of the time until the last one has passed, or so much of it. Where
+few calls have none, each asks at once: it would come behind calls of other processes that came later."""
 
 SLOWEST_PER_S, DENSE = 1000.0, 1.5
 """Any process can start so many calls a second. Slots that come faster than that, and than this factor of the pace at
@@ -321,7 +322,8 @@ class Refill:
     def _next_at(self, latest: float = math.inf) -> float:
         """When to exchange next; ``latest``, if that is sooner."""
         at = min(self._group.settlements.due_at, self._sync_at, latest)
-        low_at = self._low_at if len(self._group.stock) else 0.0
+        held = len(self._group.stock)
+        low_at = self._low_at if held and self._group.calls.wanting > held + FEW_CALLS else 0.0
         ask_at = max(self._ask_at, low_at, self._exchanged_s + self._gap_s)
         if ask_at < at and self._calls_lacking() > 0:
             at = ask_at
