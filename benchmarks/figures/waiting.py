@@ -16,7 +16,7 @@ from worker_run import Run, cpu_figure, kept_pending, missed_rate, run_in_the_mi
 
 _RATE = 3_000
 _BURST = 200
-"""What the server's bucket forgives, 40 ms, is more than a process on a busy machine misses a moment by."""
+"""The bucket forgives 66 ms: a guard longer than what it forgives would bound the rate."""
 
 _CHUNKS = 128
 _JOBS = 2_000

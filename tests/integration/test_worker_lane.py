@@ -182,6 +182,21 @@ def test_call_whose_lease_ends_as_it_starts_is_not_made(redis_url):
     asyncio.run(scenario())
 
 
+def test_call_whose_deadline_passes_as_it_starts_is_not_made(redis_url):
+    """A process that stood still until a call was too late does not make it, and says so."""
+
+    async def scenario() -> None:
+        async with lane_of(redis_url, "none", 50) as (lane, _, transport):
+            call = SingleCall(JOB, lane, "late")
+            call.begin()
+            assert lane.in_flight == 1
+            call._call.deadline_s = asyncio.get_running_loop().time() - 1
+            assert (await call.outcome).error_code == "deadline"
+            assert transport.sent == 0
+
+    asyncio.run(scenario())
+
+
 def test_call_that_is_cut_off_as_it_starts_is_known_to_be_over(redis_url):
     """A worker that stops in the very moment in which calls start leaves none of them behind as under way."""
 

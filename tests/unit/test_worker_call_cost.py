@@ -320,3 +320,9 @@ def test_a_bucket_holds_what_a_call_of_one_of_many_weights_counts_as():
     """Where a call is counted as more than it weighs, that still fits the server's bucket."""
     api = costs(limits=["1000/minute"], enforcer="bucket", burst=100)
     assert max(api.kind(call(cost=WireCost(weight=weight)))[1] for weight in range(1, 101)) == 100
+
+
+def test_a_call_too_heavy_for_the_bucket_still_fits_its_limit():
+    """A call heavier than what a bucket forgives counts as no more than its window takes, so that it can start."""
+    api = costs(limits=["100/minute"], enforcer="bucket", burst=2)
+    assert max(api.kind(call(cost=WireCost(weight=weight)))[1] for weight in range(1, 101)) == 100

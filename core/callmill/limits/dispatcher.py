@@ -136,7 +136,8 @@ class Dispatcher:
             self._timer.cancel()
         self._timer, self._timer_at = None, at
         if at < math.inf:
-            # uvloop keeps time in whole milliseconds: rounded up, or the timer would come early and be set again.
+            # The loop's clock is time.monotonic(), which uvloop keeps in whole milliseconds: rounded up, or the timer
+            # would come early and be set again.
             when = math.ceil(min(at, now + _LONGEST_SLEEP_S) * 1000) / 1000
             self._timer = asyncio.get_running_loop().call_at(when, self._on_timer)
 

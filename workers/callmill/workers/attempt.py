@@ -114,8 +114,7 @@ class Attempts:
         ending: WireOutcome | Postponed = _TOO_LATE
         used: Stated | None = None
         try:
-            # Asked again: the process may have stood still since the call was chosen, and its lease have ended.
-            if self._limiter.accept(slot) and call.owner.may_start(call, self._loop.time()):
+            if self._limiter.accept(slot) and self._may_still_start(call):
                 self.tally.started(waited_s)
                 ending, used = await self._exchange(call, slot, ticket)
         except asyncio.CancelledError:
@@ -132,6 +131,11 @@ class Attempts:
             self._hand_back(call, ending)
         except Exception:  # nobody awaits this task
             log.critical("a call's end was lost", exc_info=True, extra={"action": "call_lost", "api": self._api})
+
+    def _may_still_start(self, call: Call) -> bool:
+        """Ask lease and deadline again: the process may have stood still since the call was chosen."""
+        now_s = self._loop.time()
+        return (call.deadline_s is None or now_s <= call.deadline_s) and call.owner.may_start(call, now_s)
 
     def _hand_back(self, call: Call, ending: WireOutcome | Postponed) -> None:
         if isinstance(ending, Postponed):

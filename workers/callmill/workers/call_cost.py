@@ -122,11 +122,10 @@ class CallCosts:
         amounts = [spec.amount for spec in specs if spec.unit.is_tokens and spec.amount]
         self.counts_tokens = bool(amounts)
         self._largest = self._estimator.largest = min(amounts, default=1)
-        requests = [spec.amount for spec in specs if spec.unit is Unit.REQUESTS and spec.amount]
+        self._holds = [spec.amount for spec in specs if spec.unit is Unit.REQUESTS and spec.amount]
         if rules.enforcer is Enforcer.BUCKET:
-            requests.append(rules.burst)
+            self._holds.append(rules.burst)
         self._weighs = rules.learned_pace or any(spec.unit is Unit.REQUESTS for spec in specs)
-        self._heaviest = min(requests, default=sys.maxsize)
         self._weights = set[int]()
         self._limits_models = rules.limits_models
         self._limits_any_model = any(spec.scope is Scope.MODEL for spec in rules.limits)
@@ -138,8 +137,8 @@ class CallCosts:
         if weight in self._weights or len(self._weights) < MOST_WEIGHTS:
             self._weights.add(weight)
             return weight
-        rounded = 1 << (weight - 1).bit_length()
-        return min(rounded, self._heaviest) if weight <= self._heaviest else rounded
+        # No more than any limit or bucket holds that holds the call at all: it could never start.
+        return min(1 << (weight - 1).bit_length(), *(most for most in self._holds if most >= weight), sys.maxsize)
 
     def _said(self, call: Call) -> dict[str, Any]:
         """What the call's body says: read once, however often it is asked for."""
