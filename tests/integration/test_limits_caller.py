@@ -9,6 +9,7 @@ from statistics import median
 from time import monotonic
 
 from limits_kit import rules
+from msgspec.structs import replace
 from started_limiter import started
 
 from callmill.jobs.traffic import NORMAL, Priority, TrafficClass
@@ -299,5 +300,24 @@ def test_a_call_asks_for_its_slot_though_another_waits_with_one(redis_url):
         assert limiter._refills[group]._next_at() <= monotonic() + EXCHANGE_GAP_S
         for waiting in (first, second):
             limiter.settle(await waiting, None)
+
+    run(redis_url, scene, "10/second")
+
+
+def test_a_resume_during_an_exchange_is_not_forgotten(redis_url):
+    """What an exchange learnt of when to ask again is void if its limits were freed while it was under way."""
+
+    async def scene(limiter: Limiter) -> None:
+        refill, reserve = limiter._refills[limiter._default], limiter._store.reserve
+
+        async def reserve_and_resume(layout: Layout, request: Request) -> Grant:
+            grant = await reserve(layout, request)
+            limiter._store.reserve = reserve  # type: ignore[method-assign]
+            refill.sync(ask_again=True)
+            return replace(grant, again_us=int(1e12))
+
+        limiter._store.reserve = reserve_and_resume  # type: ignore[method-assign]
+        await refill.exchange(calls=1)
+        assert refill._next_at() <= monotonic()
 
     run(redis_url, scene, "10/second")

@@ -99,7 +99,7 @@ class Refill:
         self._asleep_until = 0.0
         self._published: Layout | None = None
         self._boot, self._seq = "", 0
-        self._stepped = self._new_rules = False
+        self._stepped = self._new_rules = self._learns_anew = False
         self._looked_s = self._latest_s = self._exchanged_s = -LONG_AGO_S
         self._ask_at = self._low_at = self._not_before = self._sync_at = 0.0
         self._gap_s = self._backoff_s = self._pace_per_s = 0.0
@@ -138,7 +138,7 @@ class Refill:
         """
         self._sync_at = 0.0
         if ask_again:
-            self._ask_at = 0.0
+            self._ask_at, self._learns_anew = 0.0, True
         self._wake.set()
 
     def rate(self) -> float:
@@ -162,6 +162,7 @@ class Refill:
                 await self._store.publish_rules(layout)
                 self._published = layout
             sent = self._exchanged_s = monotonic()
+            self._sync_at, self._learns_anew = math.inf, False  # what comes from now on, this exchange may not know
             costs = group.costs(self._calls(sent) if calls is None else calls)
             self._gap_s = min(EXCHANGE_GAP_S, len(costs) * GAP_PER_CALL_S)
             due = group.settlements.take(sent)
@@ -258,7 +259,8 @@ class Refill:
         # After a jump of its clock nobody knows when the slots lie that others hold: begin a new life of the state.
         self._stepped = self._clock.observe(grant.now_us, sent, now)
         here = self._clock.local_s(grant.now_us, now)
-        self._sync_at = 0.0 if self._stepped else math.inf
+        if self._stepped:
+            self._sync_at = 0.0
         self.guard_s = grant.guard_us / 1e6
         self._pauses.heard(group.layout, grant, sent, here)
         slots = [
@@ -269,7 +271,7 @@ class Refill:
             self._learn_most(len(costs), slots)
             self.by = grant.by
             self.upcoming = here + grant.upcoming_us / 1e6 if grant.upcoming_us >= 0 else None
-            self._ask_at = here + grant.again_us / 1e6 if usable else 0.0
+            self._ask_at = here + grant.again_us / 1e6 if usable and not self._learns_anew else 0.0
         if usable and not self._stepped:
             self._add(slots, now)
         else:
