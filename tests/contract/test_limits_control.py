@@ -143,6 +143,46 @@ def test_a_pause_holds_every_reservation_until_it_is_resumed(control_of, redis_u
     control_of(work)
 
 
+def test_what_an_answer_said_before_a_resume_blocks_nothing(control_of, redis_url):
+    """A worker tells late, after a resume, that a quota is spent: no call waits for it; what is said later counts."""
+    fleet = Fleet(redis_url, rules("100/second", "1000/day"))
+    worker = fleet.warm()
+    quota = next(index for index, key in enumerate(fleet.limit_keys) if key.endswith(":86400"))
+
+    async def work(control, _redis, _told):
+        fleet.set_time(time.time_ns() // 1000)  # resumes happen by the real clock
+        await control.resume(by="ben")
+        fleet.set_time(time.time_ns() // 1000 + 10_000)
+        assert fleet.feed(quota, "block", 2 * 86_400e6, 250_000) == 0
+        assert len(fleet.reserve(worker, 4).starts_us) == 4
+        assert fleet.feed(quota, "block", 3_600e6, 0) == 1
+        fleet.set_time(fleet.us + 1_000_000)
+        assert fleet.reserve(worker, 4).starts_us == []
+        fleet.set_time(fleet.us + 3_600 * 10**6)
+        assert len(fleet.reserve(worker, 4).starts_us) == 4
+
+    control_of(work)
+
+
+def test_a_shorter_block_counts_after_a_resume(control_of, redis_url):
+    """A quota is spent for days, somebody resumes the API, and it is spent for an hour: for an hour no call starts."""
+    fleet = Fleet(redis_url, rules("100/second", "1000/day"))
+    worker = fleet.warm()
+    quota = next(index for index, key in enumerate(fleet.limit_keys) if key.endswith(":86400"))
+
+    async def work(control, _redis, _told):
+        fleet.set_time(time.time_ns() // 1000)
+        assert fleet.feed(quota, "block", 2 * 86_400e6) == 1
+        await control.resume(by="ben")
+        fleet.set_time(time.time_ns() // 1000 + 1_000_000)
+        assert fleet.feed(quota, "block", 3_600e6) == 1
+        assert fleet.reserve(worker, 4).starts_us == []
+        fleet.set_time(fleet.us + 3_601 * 10**6)
+        assert len(fleet.reserve(worker, 4).starts_us) == 4
+
+    control_of(work)
+
+
 def test_pauses_are_recorded(control_of):
     """The history tells who paused for how long and why, and who resumed; a resume of what runs is no change."""
 

@@ -118,10 +118,12 @@ def test_given_estimates_are_settled_and_corrected(fleet):
 
 def test_a_call_dearer_than_the_burst_passes(fleet):
     """A call that weighs more than a bucket holds, or costs all that a window has, starts when nothing is owed."""
-    outcomes = fleet.run(
-        Job("POST", "/", api="steady", json={}, weight=20), Job("POST", "/", api="steady", json={}, tokens=60_000)
-    )
-    assert [outcome.ok for outcome in outcomes] == [True, True]
+    for job in (
+        Job("POST", "/", api="steady", json={}, weight=20),
+        Job("POST", "/", api="steady", json={}, tokens=60_000),  # last: what comes next waits a minute
+    ):
+        (outcome,) = fleet.run(job)
+        assert outcome.ok
 
 
 def test_a_call_dearer_than_a_window_is_refused(fleet):

@@ -214,7 +214,9 @@ def _aged(fact: Fact, age_us: float) -> Fact:
     """The same fact, told later: its times count from when it is told."""
     if fact.kind == "slow":
         return replace(fact, second=fact.second - age_us)
-    return replace(fact, first=fact.first - age_us) if fact.kind in {"block", "aligned"} else fact
+    if fact.kind == "block":
+        return replace(fact, first=fact.first - age_us, second=age_us)
+    return replace(fact, first=fact.first - age_us) if fact.kind == "aligned" else fact
 
 
 def _whom(group: Group, slot: Slot) -> str:

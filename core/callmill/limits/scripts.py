@@ -192,9 +192,10 @@ FEED = LuaScript(
     arguments=FeedArguments,
     reads={
         **_CLOCK,
+        "meta": ("boot", "resumed"),
         "limit": (
             *("window", "amount", "aligned", "blur", "slow", "slow_until", "block", "mode", "most", "tat", "life"),
-            "aligned_at",
+            *("aligned_at", "blocked_at"),
         ),
     },
     constants=_FORMAT,

@@ -3,15 +3,17 @@
 -- KEYS  META   LIMITS: one hash per limit
 -- ARG   channel   facts, each: limit: its place in LIMITS   kind, with two numbers, first and second:
 --         slow     emission us at least, us that it holds: others use the limit too
---         block    us in which no call may start, unless somebody resumes the API; 0: the quota is used up until then
+--         block    us in which no call may start, unless somebody resumes the API; us since the answer said so
 --         aligned  us from now to a beginning of the server's window (may be negative), us by which that may be wrong
 --         most     factor by which the pace may grow at most: the limit was found; a pace that nobody wrote down begins
 -- Returns the number of facts that changed something.
 --
 -- Invariant: facts slow down at once, and never make a pace faster than it is configured. When it is learnt
 -- where windows begin, the current one counts as used up. What is learnt of them holds for this life of the state only.
+-- What an answer said before somebody resumed the API blocks nothing, told late or not.
 local DRIFT = 1e-4 -- clocks drift apart by less
-local boot = redis.call('HGET', META, 'boot') or ''
+local meta = read_meta(META)
+local boot, resumed = meta.boot or '', tonumber(meta.resumed or 0)
 local changed = 0
 for _, fact in ipairs(ARG.facts) do
   local key, kind, first, second = LIMITS[fact.limit], fact.kind, fact.first, fact.second
@@ -22,9 +24,13 @@ for _, fact in ipairs(ARG.facts) do
       local still = tonumber(h.slow_until or 0) > now and tonumber(h.slow) or 0
       redis.call('HSET', key, 'slow', text(math.max(first, still)), 'slow_until', text(now + second))
       changed = changed + 1
-    elseif kind == 'block' and now + first > tonumber(h.block or 0) then
-      redis.call('HSET', key, 'block', text(now + first), 'blocked_at', text(now))
-      changed = changed + 1
+    elseif kind == 'block' then
+      local said_at, known_at = now - second, tonumber(h.blocked_at or 0)
+      local blocked_until = known_at > resumed and tonumber(h.block) or 0
+      if said_at > resumed and now + first > blocked_until then
+        redis.call('HSET', key, 'block', text(now + first), 'blocked_at', text(said_at))
+        changed = changed + 1
+      end
     elseif kind == 'aligned' then
       local aligned, known = now + first, h.life == boot and tonumber(h.aligned or nil)
       local blur = known and tonumber(h.blur) + DRIFT * (now - tonumber(h.aligned_at))
