@@ -16,6 +16,9 @@ from callmill.limits.waiting import Caller
 GATHERED_S = 0.001
 """Places that come free so soon after the last starts are filled together."""
 
+MOST_AT_ONCE = 32
+"""Calls that start before the event loop runs them: the last of more would begin when its slot is no longer good."""
+
 _LONGEST_SLEEP_S = 3600.0
 _virtual_time = attrgetter("turn.virtual_time")
 
@@ -82,7 +85,8 @@ class Dispatcher:
             at, _, group = heappop(self._agenda)
             self._rise(at, group)
         candidates, room = list(self._ready), self._caller.room()
-        while candidates and room > 0:
+        enough = max(0, room - MOST_AT_ONCE)
+        while candidates and room > enough:
             group = min(candidates, key=_virtual_time) if len(candidates) > 1 else candidates[0]
             came = group.start_next(now)
             if came is Start.DONE:
@@ -98,6 +102,9 @@ class Dispatcher:
             else:
                 self.forget(group)
             self._on_used(group)
+        if candidates and room > 0 and not self._is_gathering:
+            self._is_gathering = True
+            asyncio.get_running_loop().call_soon(self._gathered)
         self._is_short = lacks_permit or bool(candidates)
         if lacks_permit:
             self._on_no_permit()

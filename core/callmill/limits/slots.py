@@ -60,6 +60,10 @@ class Slot(Struct):
 
 _start = attrgetter("start")
 
+FRESH, PLENTY = 0.75, 8
+"""Where so many more slots are due, a call takes none that is older than this part of its validity: until the event
+loop runs the call, it might be too late."""
+
 
 class Stock:
     """The slots that one group of calls was granted and has not used yet, in the order of their starts.
@@ -87,6 +91,19 @@ class Stock:
         return self._slots[0].start if self._slots else None
 
     @property
+    def next_gathered(self) -> float | None:
+        """When the next one is due, and those that come so soon after it that they are better used together."""
+        if not self._slots:
+            return None
+        start = self._slots[0].start
+        latest = start + self._timing.gather_s
+        for slot in self._slots:
+            if slot.start > latest:
+                break
+            start = slot.start
+        return start
+
+    @property
     def last_start(self) -> float | None:
         """When the last one is due."""
         return self._slots[-1].start if self._slots else None
@@ -111,17 +128,23 @@ class Stock:
 
     def take_due(self, now: float) -> Slot | None:
         """The next slot, if it is due now."""
-        slots = self._slots
+        slots, validity_s = self._slots, self._timing.validity_s
         if not slots or slots[0].start > now:
             return None
-        if slots[0].start < now - self._timing.validity_s:
+        if slots[0].start < now - validity_s * FRESH and len(slots) > PLENTY and slots[PLENTY].start <= now:
+            self._drop_older(now, validity_s * FRESH)
+        elif slots[0].start < now - validity_s:
             self.drop_late(now)
-            return self.take_due(now)
-        return self._pop()
+        else:
+            return self._pop()
+        return self.take_due(now)
 
     def drop_late(self, now: float) -> None:
         """Drop what is too late to be used."""
-        latest = now - self._timing.validity_s
+        self._drop_older(now, self._timing.validity_s)
+
+    def _drop_older(self, now: float, validity_s: float) -> None:
+        latest = now - validity_s
         while self._slots and self._slots[0].start < latest:
             slot, missed = self._pop(), self._waits()
             if missed:

@@ -20,6 +20,8 @@ LONGEST_PART_S = 0.020
 LEAD_FLOOR_S, SHORTEST_LEAD_S = 0.002, 0.0005
 LONGEST_LEAD_S = 0.100
 
+LONGEST_GATHER_S, GATHER_OF_VALIDITY, TIMER_STEP_S = 0.005, 0.6, 0.001
+"""How long slots wait for others: the rest of their validity is left for what makes a process late but its timers."""
 
 VALIDITY_FACTORS = (1, 2, 4)
 WORTH_IT = 0.003
@@ -61,6 +63,16 @@ class Timing:
         self._window_s = window_s
         if guard_s is not None:
             self.guard_s = guard_s
+
+    @property
+    def gather_s(self) -> float:
+        """How long a slot that is due may wait for the next ones: to wake up for each costs more than the calls.
+
+        What is late counts in a guard that is measured. In a fixed one there is room for it.
+        """
+        if self._configured_s is None:
+            return 0.0
+        return max(0.0, min(LONGEST_GATHER_S, GATHER_OF_VALIDITY * self.validity_s - TIMER_STEP_S))
 
     def round_trip(self, seconds: float, now_s: float, force_s: float) -> None:
         """Take the duration of an exchange with Redis, and the guard in force; once a second, draw conclusions."""
