@@ -54,13 +54,15 @@ def test_where_slots_are_plenty_none_is_taken_that_is_nearly_too_late():
 
 
 def test_slots_that_are_due_soon_after_each_other_are_used_together_under_a_fixed_guard():
-    """With a fixed guard one waits for those that come within most of its validity, and never for milliseconds more."""
+    """With a fixed guard one waits for those that come within most of its validity, as far as calls wait for them."""
     starts = [100.0, 100.002, 100.0036, 100.0045, 100.02]
-    assert stock_of(Timing(VALIDITY_S, 0.02), *starts).next_gathered == 100.0036
-    assert stock_of(Timing(VALIDITY_S, None), *starts).next_gathered == 100.0
-    assert stock_of(Timing(0.002, 0.02), *starts).next_gathered == 100.0
+    assert stock_of(Timing(VALIDITY_S, 0.02), *starts).gathered_start(5) == 100.0036
+    assert stock_of(Timing(VALIDITY_S, 0.02), *starts).gathered_start(2) == 100.002
+    assert stock_of(Timing(VALIDITY_S, 0.02), *starts).gathered_start(1) == 100.0
+    assert stock_of(Timing(VALIDITY_S, None), *starts).gathered_start(5) == 100.0
+    assert stock_of(Timing(0.002, 0.02), *starts).gathered_start(5) == 100.0
     assert Timing(1.0, 0.02).gather_s == LONGEST_GATHER_S
-    assert stock_of(Timing(VALIDITY_S, 0.02)).next_gathered is None
+    assert stock_of(Timing(VALIDITY_S, 0.02)).gathered_start(1) is None
 
 
 @pytest.mark.parametrize("per_second", [50, 500, 1000, 2000, 20_000])

@@ -113,7 +113,7 @@ class Group:
     def next_due(self, now: float) -> float:
         """When the next call may start, as far as is known here."""
         if self.paced:
-            start = self.stock.next_gathered
+            start = self.stock.gathered_start(self.calls.wanting)
             return float("inf") if start is None else start
         return max(self.paused_until, self._ring.usable_from(now))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import islice
 from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -90,14 +91,13 @@ class Stock:
         """When the next one is due."""
         return self._slots[0].start if self._slots else None
 
-    @property
-    def next_gathered(self) -> float | None:
-        """When the next one is due, and those that come so soon after it that they are better used together."""
+    def gathered_start(self, calls: int) -> float | None:
+        """When so many calls may start, but for those whose slots come much later than the first one's."""
         if not self._slots:
             return None
         start = self._slots[0].start
         latest = start + self._timing.gather_s
-        for slot in self._slots:
+        for slot in islice(self._slots, 1, calls):
             if slot.start > latest:
                 break
             start = slot.start
