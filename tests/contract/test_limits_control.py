@@ -143,11 +143,15 @@ def test_a_pause_holds_every_reservation_until_it_is_resumed(control_of, redis_u
     control_of(work)
 
 
+def with_quota(redis_url):
+    """Return a fleet with a worker, and the place of its limit per day."""
+    fleet = Fleet(redis_url, rules("100/second", "1000/day"))
+    return fleet, fleet.warm(), next(n for n, key in enumerate(fleet.limit_keys) if key.endswith(":86400"))
+
+
 def test_what_an_answer_said_before_a_resume_blocks_nothing(control_of, redis_url):
     """A worker tells late, after a resume, that a quota is spent: no call waits for it; what is said later counts."""
-    fleet = Fleet(redis_url, rules("100/second", "1000/day"))
-    worker = fleet.warm()
-    quota = next(index for index, key in enumerate(fleet.limit_keys) if key.endswith(":86400"))
+    fleet, worker, quota = with_quota(redis_url)
 
     async def work(control, _redis, _told):
         fleet.set_time(time.time_ns() // 1000)  # resumes happen by the real clock
@@ -166,9 +170,7 @@ def test_what_an_answer_said_before_a_resume_blocks_nothing(control_of, redis_ur
 
 def test_a_shorter_block_counts_after_a_resume(control_of, redis_url):
     """A quota is spent for days, somebody resumes the API, and it is spent for an hour: for an hour no call starts."""
-    fleet = Fleet(redis_url, rules("100/second", "1000/day"))
-    worker = fleet.warm()
-    quota = next(index for index, key in enumerate(fleet.limit_keys) if key.endswith(":86400"))
+    fleet, worker, quota = with_quota(redis_url)
 
     async def work(control, _redis, _told):
         fleet.set_time(time.time_ns() // 1000)

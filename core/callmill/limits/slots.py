@@ -143,8 +143,8 @@ class Stock:
         """Drop what is too late to be used."""
         self._drop_older(now, self._timing.validity_s)
 
-    def _drop_older(self, now: float, validity_s: float) -> None:
-        latest = now - validity_s
+    def _drop_older(self, now: float, age_s: float) -> None:
+        latest = now - age_s
         while self._slots and self._slots[0].start < latest:
             slot, missed = self._pop(), self._waits()
             if missed:
