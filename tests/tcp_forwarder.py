@@ -18,6 +18,7 @@ class Link:
         self.delay_s = delay_s
         self.words = b""
         self.silent = False
+        self.unheard = False
         self._due_s = dict.fromkeys(self.writers, 0.0)
 
     async def pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -26,6 +27,7 @@ class Link:
             while data := await reader.read(65536):
                 if writer is self.writers[1]:
                     self.words = (self.words + data)[-4096:]
+                    self.unheard |= self.silent
                 if not self.silent and not self._later(writer, data):
                     writer.write(data)
                     await writer.drain()
@@ -91,6 +93,10 @@ class Forwarder:
         Without a word that is all of them, new ones too, until it leads somewhere else.
         """
         return int(self._do(self._silence(word)))
+
+    def unheard(self) -> int:
+        """Return how many connections that carry nothing any more a client has said something on since."""
+        return sum(link.unheard for link in tuple(self._links))
 
     def delay(self, delay_s: float) -> None:
         """Forward everything so much later, each way."""

@@ -15,10 +15,12 @@ import pytest
 import redis
 from bound_lines import line_of
 from local_nodes import LocalBroker, LocalWorker, until, write_profiles
+from scripted_api import scripted_api
+from tcp_forwarder import Forwarder
 
 from callmill.config.celery import lane_queue_key
 from callmill.config.limit_spec import parse_limit
-from callmill.ledger.keys import queued
+from callmill.ledger import keys
 from callmill.producer import Batch, Client, Job
 from callmill.simulator import SimulatorOptions, SimulatorProcess
 from callmill.simulator.latency import parse_latency
@@ -137,13 +139,32 @@ def test_sigquit_does_not_crash(site):
     assert_complete(batch, 600)
 
 
+def test_sigquit_while_an_event_is_being_sent(site, start_worker, tmp_path):
+    """A cold shutdown ends the worker also where its signal interrupts the sending of an event."""
+    chunks = 30  # more than the 24 events that Celery gathers before it sends them of its own accord
+    settings = {"chunks_per_process": chunks, "shutdown_grace_s": 1}
+    with Forwarder(site.broker.container.port) as link, scripted_api() as api:
+        apis = write_profiles(tmp_path / "slow.toml", {"slow": [f'base_url = "{api.url}"', "max_connections = 100"]})
+        worker = start_worker(link.url, apis, settings)
+        batches = [site.client.submit([Job("GET", "/hang", api="slow")]) for _ in range(chunks)]
+        with redis.Redis.from_url(site.broker.url) as connection:
+            metas = [keys.BatchKeys(batch.id).meta for batch in batches]
+            until(lambda: all(connection.hget(meta, "leased") == b"1" for meta in metas), WAIT_S, "all chunks are held")
+        until(lambda: link.silence(b"celeryev/worker.heartbeat"), WAIT_S, "an event was sent")
+        until(link.unheard, WAIT_S, "an event that gets no answer")
+        worker.send(signal.SIGQUIT)
+        until(lambda: "Cold shutdown" in worker.logs(), WAIT_S, "the signal is handled")
+        link.lead_to(site.broker.container.port)
+        worker.wait(WAIT_S)
+
+
 def test_lost_hints_heal(site):
     """Hints lost with their whole queue are published again, although nobody asks for it."""
     with redis.Redis.from_url(site.broker.url) as connection:
         batch = site.submit(600)
         line = line_of(connection, batch.id)
         assert connection.delete(lane_queue_key(line)) == 1
-        assert connection.zcard(queued(line)) == 6
+        assert connection.zcard(keys.queued(line)) == 6
     site.start()
     assert batch.wait(WAIT_S).ended
     assert_complete(batch, 600)

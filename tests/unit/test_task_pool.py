@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 
 from celery.worker import state
 
+from callmill.workers import process
 from callmill.workers.pool import TaskPool
 
 
@@ -20,3 +22,14 @@ def test_a_cold_shutdown_may_come_while_a_task_is_handed_over(monkeypatch):
         assert not asked.is_alive()
     pool.terminate()
     assert pool.executor._shutdown
+
+
+def test_a_task_that_is_being_handed_over_can_be_cancelled(monkeypatch):
+    """Celery's cold shutdown finds its result alive then and ends it: the engine drains, nothing is raised."""
+    drained = threading.Event()
+    monkeypatch.setattr(process, "drain", drained.set)
+    pool = TaskPool(1)
+    result = pool.apply_async(lambda: None, accept_callback=lambda *_: None, callback=lambda *_: None)
+    result.terminate(signal.SIGTERM)
+    assert drained.is_set()
+    pool.terminate()

@@ -41,6 +41,17 @@ def test_events_go_out_together():
     assert consumer.event_dispatcher.sent == [["task-received", "task-started"]]
 
 
+def test_no_number_of_events_is_sent_by_the_one_who_brings_them():
+    """Even a thousand wait for their second: whoever brings one may have interrupted the sending of another."""
+    consumer = _consumer()
+    EventBundlesStep(consumer).start(consumer)
+    for _ in range(1000):
+        consumer.event_dispatcher.send("task-cancelled")
+    assert not consumer.event_dispatcher.sent
+    consumer.hub.timer.queue[0].entry()
+    assert [len(bundle) for bundle in consumer.event_dispatcher.sent] == [1000]
+
+
 def test_what_is_left_goes_out_with_the_consumer():
     """Events of the last second are sent when the consumer stops, and none later."""
     consumer = _consumer()

@@ -16,6 +16,12 @@ from callmill.workers import process
 from callmill.workers.lane_switch import MOST_THREADS_FOR_LINES
 
 
+class _Task(ApplyResult):  # type: ignore[misc] # celery ships no types
+    def terminate(self, signal: Any) -> None:  # noqa: ARG002 - Celery's signature
+        """Do what ``terminate_job`` does: Celery asks for both, for this only while it still hands the task over."""
+        process.drain()
+
+
 class TaskPool(ThreadPool):  # type: ignore[misc] # celery ships no types
     """One thread per chunk; all calls of all chunks on the engine's one event loop."""
 
@@ -67,7 +73,7 @@ class TaskPool(ThreadPool):  # type: ignore[misc] # celery ships no types
         future = self.executor.submit(
             apply_target, target, args, kwargs, callback, accept_callback, pid=next(self._job_ids)
         )
-        return ApplyResult(future)
+        return _Task(future)
 
     def terminate_job(self, pid: int, signal: Any = None) -> None:  # noqa: ARG002 - Celery's signature
         """Drain: a thread cannot be killed, and without this method a cold shutdown crashes."""
