@@ -257,11 +257,11 @@ class Fleet:
         assert counted == int(fields.get("total", 0)), "the sum that is kept differs from what the buckets hold"
         return counted
 
-    def pause(self, us: int, reason: str = "429", scope: str = "") -> int:
-        """Pause the API, or one of its keys or models; return what is left of the pause."""
+    def pause(self, us: int, reason: str = "429", scope: str = "", said_us: int = 0) -> int:
+        """Pause the API, or one of its keys or models, as was said so long ago; return what is left of the pause."""
         call = scripts.PAUSE.call(
             scripts.PauseKeys(self.keys.meta, self.limit_keys),
-            scripts.PauseArguments(pause_us=us, reason=reason, channel=self.keys.channel, scope=scope),
+            scripts.PauseArguments(pause_us=us, said_us=said_us, reason=reason, channel=self.keys.channel, scope=scope),
         )
         left: int = self._run(call)[1]
         return left

@@ -185,6 +185,25 @@ def test_a_shorter_block_counts_after_a_resume(control_of, redis_url):
     control_of(work)
 
 
+@pytest.mark.parametrize(("scope", "key"), [("", None), ("key:a", "a")])
+def test_a_pause_that_is_told_late_undoes_no_resume(control_of, redis_url, scope, key):
+    """What was said before the API, or a credential, was resumed pauses nothing; what is said after that does."""
+    fleet = Fleet(redis_url, rules("100/second"))
+    fleet.warm()
+
+    async def work(control, _redis, _told):
+        fleet.set_time(time.time_ns() // 1000)
+        assert fleet.pause(60_000_000, "429", scope) == 60_000_000
+        await control.resume(by="ben", key=key)
+        fleet.set_time(time.time_ns() // 1000 + 1_000_000)
+        assert fleet.pause(60_000_000, "429", scope, said_us=2_000_000) == 0
+        state = await control.current()
+        assert (state.pause, dict(state.keys)) == (None, {})
+        assert fleet.pause(60_000_000, "429", scope, said_us=500_000) == 60_000_000
+
+    control_of(work)
+
+
 def test_pauses_are_recorded(control_of):
     """The history tells who paused for how long and why, and who resumed; a resume of what runs is no change."""
 

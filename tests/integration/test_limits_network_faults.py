@@ -11,10 +11,12 @@ import redis
 from limits_callers import FULL, LIMIT, calling
 from limits_kit import rules
 from local_nodes import RedisProcess
+from redis.asyncio import Redis
 from started_limiter import started
 from tcp_forwarder import Forwarder
 
 from callmill.limits import Limiter
+from callmill.limits.control import LimitControl
 
 pytestmark = pytest.mark.chaos
 
@@ -79,6 +81,23 @@ def test_a_pause_reaches_a_process_that_hears_no_news(redis_server: RedisProcess
             for task in tasks:
                 task.cancel()
         assert [at for at in fired if told + HORIZON_S + BUSY_S < at < told + 1.2] == []
+
+    with Forwarder(redis_server.port) as address:
+        asyncio.run(scenario(address))
+
+
+def test_a_pause_from_before_a_resume_ends_with_it(redis_server: RedisProcess, redis_url):
+    """A process that could not tell of its pause, nor hear that somebody resumed the API, neither pauses nor waits."""
+
+    async def scenario(address: Forwarder) -> None:
+        async with started(address.url, rules("200/second")) as cut_off, Redis.from_url(redis_url) as connection:
+            await asyncio.to_thread(address.lead_to, None)
+            cut_off.hold(3600, "429")
+            await LimitControl(connection, "api").resume(by="ben")
+            await asyncio.to_thread(address.lead_to, redis_server.port)
+            async with asyncio.timeout(10):
+                cut_off.settle(await cut_off.acquire(), None)
+            assert (await LimitControl(connection, "api").current()).pause is None
 
     with Forwarder(redis_server.port) as address:
         asyncio.run(scenario(address))

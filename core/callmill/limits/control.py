@@ -187,7 +187,9 @@ class LimitControl:
         _add(pipeline, scripts.CONTROL.call(where, told))
         if what is ChangeKind.PAUSE:
             scope = f"key:{key}" if key else ""
-            pause = scripts.PauseArguments(pause_us=pause_us, reason=reason, channel=names.channel, scope=scope)
+            pause = scripts.PauseArguments(
+                pause_us=pause_us, said_us=0, reason=reason, channel=names.channel, scope=scope
+            )
             _add(pipeline, scripts.PAUSE.call(scripts.PauseKeys(names.meta), pause))
         noted, *_ = await answer(pipeline.execute())
         return scripts.Controlled(*noted).generation

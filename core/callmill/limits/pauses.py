@@ -23,9 +23,11 @@ class Pause(Struct):
     """One pause; times are those of ``time.monotonic()``.
 
     Attributes:
+        said: Since when it lasts.
         known_from: Since when Redis knows of it; None: it has to be told.
     """
 
+    said: float
     until: float
     reason: str
     known_from: float | None
@@ -57,13 +59,14 @@ class Pauses:
 
     def hold(self, seconds: float, reason: str, scope: str = WHOLE_API, *, told: bool = False) -> None:
         """Start nothing here for ``seconds``; what is paused for longer stays so."""
-        until = monotonic() + min(seconds, LONGEST_PAUSE_S)
+        now = monotonic()
+        until = now + min(seconds, LONGEST_PAUSE_S)
         current = self.of(scope)
         if current is None or until > current.until + (AGREED_S if told else 0.0):
-            self._pauses[scope] = Pause(until, reason, monotonic() if told else None)
+            self._pauses[scope] = Pause(now, until, reason, now if told else None)
             self._apply(scope, until, reason)
         elif told and until >= current.until - AGREED_S:
-            current.known_from = monotonic()
+            current.known_from = now
 
     def resume(self, scope: str = WHOLE_API) -> None:
         """Start calls again here."""
@@ -80,23 +83,28 @@ class Pauses:
         return max((pause.until for pause in pauses if pause is not None), default=0.0)
 
     async def tell(self) -> None:
-        """Tell Redis the pauses that it does not know.
+        """Tell Redis the pauses that it does not know; what was resumed since they began goes on here as well.
 
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused; they are told later.
         """
         for scope, pause in list(self._pauses.items()):
-            left_s = pause.until - monotonic()
+            now = monotonic()
+            left_s = pause.until - now
             if left_s <= 0:
                 del self._pauses[scope]
             elif pause.known_from is None:
                 pause.known_from = math.inf  # being told: once is enough
                 try:
-                    await self._store.pause(list(self._layouts()), left_s, pause.reason, scope)
+                    is_paused = await self._store.pause(
+                        list(self._layouts()), left_s, pause.reason, scope, said_s=now - pause.said
+                    )
                 except RedisUnavailableError:
                     pause.known_from = None
                     raise
                 pause.known_from = monotonic()
+                if not is_paused and self._pauses.get(scope) is pause:
+                    self.resume(scope)
 
     def heard(self, layout: Layout, grant: Grant, sent: float, here: float) -> None:
         """An exchange told which pauses are in force; ``sent``, ``here``: when it was asked, and when it answered."""

@@ -101,6 +101,7 @@ class PauseArguments(Struct, frozen=True, kw_only=True):
     """A pause."""
 
     pause_us: int
+    said_us: int
     reason: str
     channel: str
     scope: str

@@ -116,8 +116,12 @@ class LimitStore:
             raise RedisUnavailableError("the limits that were just written to Redis are gone again")
         return Grant(*raw).in_text()
 
-    async def pause(self, layouts: Iterable[Layout], seconds: float, reason: str, scope: str = "") -> None:
+    async def pause(
+        self, layouts: Iterable[Layout], seconds: float, reason: str, scope: str = "", *, said_s: float = 0.0
+    ) -> bool:
         """Pause the API, or one of its models or credentials, for every worker.
+
+        Returns whether it is paused now; not where it was resumed in the ``said_s`` seconds since the reason was given.
 
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused; whether it took the pause is unknown.
@@ -126,10 +130,14 @@ class LimitStore:
         call = scripts.PAUSE.call(
             scripts.PauseKeys(self.keys.meta, sorted(limits)),
             scripts.PauseArguments(
-                pause_us=round(seconds * 1e6), reason=reason, channel=self.keys.channel, scope=scope
+                pause_us=round(seconds * 1e6),
+                said_us=round(said_s * 1e6),
+                reason=reason,
+                channel=self.keys.channel,
+                scope=scope,
             ),
         )
-        await self._run(call)
+        return bool(await self._run(call))
 
     async def refused(self, refusal: Refusal) -> bool:
         """Learn from a refusal; return whether that is news for people.

@@ -39,7 +39,7 @@ else
   before, after = shown(paused()), ''
   redis.call('HDEL', CONTROL, 'reason:' .. name, 'by:' .. name)
   redis.call('HDEL', META, pause_field, reason_field)
-  if name == '' then redis.call('HSET', META, 'resumed', whole(now)) end -- what answers blocked until now is free
+  redis.call('HSET', META, 'resumed' .. suffix, whole(now)) -- what answers said until now blocks nothing
   message = 'resume ' .. (name == '' and '-' or 'key:' .. name)
 end
 

@@ -1,16 +1,19 @@
 -- Let no call of this API, or none of one of its keys or models, start before a time, for every worker at once.
 --
 -- KEYS  META   LIMITS: one hash per limit
--- ARG   pause_us: from now   reason   channel   scope: what is paused: '' the API, 'key:NAME', 'model:NAME'
--- Returns us of pause left.
+-- ARG   pause_us: from now   said_us: since somebody said so   reason   channel
+--       scope: what is paused: '' the API, 'key:NAME', 'model:NAME'
+-- Returns us of pause left; 0: what is paused was resumed since then.
 --
--- Invariant: a pause is only ever lengthened. Slots that were granted for the time of an API's pause are void (their holders
+-- Invariant: a pause is only ever lengthened, and one that is told late does not undo a resume. Slots that were granted for the time of an API's pause are void (their holders
 -- drop them on the message), so limits that count calls forget their charges; tokens are refunded by the holders, who know
 -- them.
 local scope = ARG.scope
 local pause_field = scope == '' and 'pause' or 'pause:' .. scope
 local reason_field = scope == '' and 'reason' or 'reason:' .. scope
-local meta = read_meta(META, { pause_field })
+local resumed_field = scope == '' and 'resumed' or 'resumed:' .. scope
+local meta = read_meta(META, { pause_field, resumed_field })
+if now - ARG.said_us <= tonumber(meta[resumed_field] or 0) then return 0 end
 local current = tonumber(meta[pause_field] or 0)
 local until_us = now + ARG.pause_us
 if until_us <= current then return math.ceil(current - now) end
