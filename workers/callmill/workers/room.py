@@ -13,6 +13,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
+from time import monotonic
 
 from callmill.jobs.line import Line
 from callmill.ledger import ChunkRef
@@ -21,6 +22,11 @@ from callmill.workers.lane_switch import LaneSwitch
 from callmill.workers.served_lines import ServedLines
 
 _POLL_S = 0.005
+_PACED_POLL_S = 0.025
+_PATIENCE_S = 0.5
+"""How long a chunk waits for room in a paced line before it is left to others. Some always come before it shows that the
+line is full, and to put one back costs as much as a hundred calls. The line has work for longer than that."""
+
 
 
 class Room:
@@ -123,7 +129,7 @@ class Room:
                 self._switch.set(name, on=False)
             elif not self._switch.is_off(name):
                 self.filled(line)
-            elif self._lets_in and self._lanes[line.api].has_room(line.traffic) and self._has_threads(line, name):
+            elif self._lets_in and not self._doors[name].locked() and self._lanes[line.api].has_room(line.traffic) and self._has_threads(line, name):
                 self._switch.set(name, on=True)
 
     @property
@@ -152,12 +158,14 @@ class Room:
             return False
         door = self._doors[name]
         if lane.paced:  # one at a time: how much room a chunk takes is known once its jobs are in
+            until_s = monotonic() + _PATIENCE_S
             await door.acquire()
-            if self._lets_in and lane.has_room(line.traffic):
-                self._entering[ref] = door
-                return True
-            door.release()
-            return False
+            self._entering[ref] = door
+            while self._lets_in and not lane.has_room(line.traffic):
+                if monotonic() >= until_s:
+                    return False
+                await asyncio.sleep(_PACED_POLL_S)
+            return self._lets_in
         if first:
             return self._lets_in
         async with door:
