@@ -11,22 +11,23 @@ from callmill.config.profiles import ApiProfile
 from callmill.jobs.line import Line
 from callmill.jobs.traffic import Priority, TrafficClass
 from callmill.ledger import ChunkRef
+from callmill.workers import room as room_module
 from callmill.workers.room import Room
 from callmill.workers.served_lines import ServedLines
 
 
 class _FullLane:
-    """A lane that nothing paces, with all the work that it takes in."""
+    """A lane with all the work that it takes in; nothing paces it, unless the test says so."""
 
-    paced = False
-
-    def __init__(self) -> None:
+    def __init__(self, *, paced: bool = False) -> None:
+        self.paced = paced
+        self.is_full = True
         self.asked = asyncio.Event()
         self.dropped: list[Any] = []
 
     def has_room(self, _: Any) -> bool:
         self.asked.set()
-        return False
+        return not self.is_full
 
     def share(self, _: Any) -> float:
         return 1.0
@@ -36,14 +37,19 @@ class _FullLane:
 
 
 class _Switch:
+    """Queues that are consumed or not, as they are told."""
+
+    def __init__(self) -> None:
+        self.off: set[str] = set()
+
     def set(self, line: str, *, on: bool) -> None:
-        """No queue is consumed here."""
+        (self.off.discard if on else self.off.add)(line)
 
     def serve(self, lines: Any) -> None:
-        """As above."""
+        """Which lines there are is of no interest here."""
 
-    def is_off(self, _: str) -> bool:
-        return False
+    def is_off(self, line: str) -> bool:
+        return line in self.off
 
 
 def _served() -> ServedLines:
@@ -71,6 +77,46 @@ def test_what_was_put_back_does_not_wait_for_room(waiting):
             return entered
 
     assert asyncio.run(asyncio.wait_for(enter(), 10))
+
+
+def test_a_chunk_waits_for_room_in_a_paced_line():
+    """It enters as soon as there is room, and as long as it waits no more chunks are fetched."""
+
+    async def scenario() -> None:
+        lane, switch = _FullLane(paced=True), _Switch()
+        room = Room(cast("Any", {"api": lane}), cast("Any", switch), _served(), threads=16)
+
+        async def enter(number: int) -> bool:
+            async with room.enter(Line("api"), ChunkRef("b", number, "api")) as entered:
+                return entered
+
+        switch.set("api", on=False)
+        waiting = [asyncio.create_task(enter(number)) for number in range(3)]
+        await lane.asked.wait()
+        lane.is_full = False
+        room.look()
+        assert "api" in switch.off
+        assert await asyncio.gather(*waiting) == [True] * 3
+        room.look()
+        assert "api" not in switch.off
+
+    asyncio.run(asyncio.wait_for(scenario(), 10))
+
+
+def test_a_chunk_waits_for_no_room_that_does_not_come(monkeypatch):
+    """Chunks that find no room in a paced line in time are left to others, each after its own time."""
+    monkeypatch.setattr(room_module, "_PATIENCE_S", 0.05)
+
+    async def scenario() -> list[bool]:
+        room = Room(cast("Any", {"api": _FullLane(paced=True)}), cast("Any", _Switch()), _served(), threads=16)
+
+        async def enter(number: int) -> bool:
+            async with room.enter(Line("api"), ChunkRef("b", number, "api")) as entered:
+                return entered
+
+        return await asyncio.gather(*(enter(number) for number in range(3)))
+
+    assert asyncio.run(asyncio.wait_for(scenario(), 10)) == [False] * 3
 
 
 def test_a_class_is_forgotten_with_the_last_of_its_lines():

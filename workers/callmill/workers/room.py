@@ -23,10 +23,9 @@ from callmill.workers.served_lines import ServedLines
 
 _POLL_S = 0.005
 _PACED_POLL_S = 0.025
-_PATIENCE_S = 0.5
-"""How long a chunk waits for room in a paced line before it is left to others. Some always come before it shows that the
-line is full, and to put one back costs as much as a hundred calls. The line has work for longer than that."""
-
+_PATIENCE_S = 2.0
+"""How long a chunk waits for room in a paced line before it is left to others. Some always come before it shows that
+the line is full, and to put one back costs as much as twenty calls. A full line has work for as long."""
 
 
 class Room:
@@ -129,7 +128,7 @@ class Room:
                 self._switch.set(name, on=False)
             elif not self._switch.is_off(name):
                 self.filled(line)
-            elif self._lets_in and not self._doors[name].locked() and self._lanes[line.api].has_room(line.traffic) and self._has_threads(line, name):
+            elif self._lets_in and not self._doors[name].locked() and self._can_take(line, name):
                 self._switch.set(name, on=True)
 
     @property
@@ -179,8 +178,10 @@ class Room:
     def _lets_in(self) -> bool:
         return self._open and not self._held and not self._leaves_queues
 
-    def _has_threads(self, line: Line, name: str) -> bool:
-        """Say whether chunks of a line would find threads, and not the last one only, or it were off again at once."""
+    def _can_take(self, line: Line, name: str) -> bool:
+        """Say whether a line has room, and threads, and not the last one only, or it were off again at once."""
+        if not self._lanes[line.api].has_room(line.traffic):
+            return False
         return not self._threads[name] or self._may_share(line, 2 * self._threads[name] - 1)
 
     def _may_share(self, line: Line, threads: int) -> bool:
