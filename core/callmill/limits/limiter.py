@@ -350,7 +350,7 @@ class Limiter:
             paused_for_s=paused.until - now if paused else 0.0,
             pause_reason=paused.reason if paused else None,
             limited_by=str(by.layout.nodes[self._refills[by].by - 1].clock.spec) if by else None,
-            rate=sum(refill.rate() for refill in refills),
+            rate=self.rate(),
             guard_s=max(refill.guard_s for refill in refills),
             lateness_s=self._timing.lateness_s,
             way_s=self._timing.way_s,
@@ -360,9 +360,10 @@ class Limiter:
             keys=self._key_statuses(now),
         )
 
-    def rate(self, traffic: TrafficClass) -> float:
-        """Calls per second granted lately to a class of traffic in this process."""
-        return sum(refill.rate() for group, refill in self._refills.items() if group.layout.traffic == traffic)
+    def rate(self, traffic: TrafficClass | None = None) -> float:
+        """Calls per second granted lately in this process, to one class of traffic or to all."""
+        refills = self._refills.items()
+        return sum(refill.rate() for group, refill in refills if traffic is None or group.layout.traffic == traffic)
 
     def weight_of(self, traffic: TrafficClass) -> float:
         """The part of the limits that a class of traffic gets while all want more."""

@@ -50,7 +50,7 @@ class Intake:
             return True
         now_s, traffic = self._now(), waiting.traffic
         if now_s - self._rate_read_s > _RATE_FOR_S:
-            self._rate, self._rate_read_s = self._limiter.status().rate or self._at_first, now_s
+            self._rate, self._rate_read_s = self._limiter.rate() or self._at_first, now_s
         rate = max(
             self._rate * self._queue.share(traffic),
             self._limiter.rate(traffic),
