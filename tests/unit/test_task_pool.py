@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 
@@ -33,3 +34,17 @@ def test_a_task_that_is_being_handed_over_can_be_cancelled(monkeypatch):
     result.terminate(signal.SIGTERM)
     assert drained.is_set()
     pool.terminate()
+
+
+def test_what_a_worker_starts_with_is_never_looked_through_for_garbage(monkeypatch):
+    """When the pool has started, a full collection concerns only what came later: it stops no call for long."""
+    monkeypatch.setattr(process, "engine", lambda: None)
+    pool = TaskPool(1)
+    before = gc.get_freeze_count()
+    try:
+        pool.start()
+        assert gc.get_freeze_count() > before
+        assert len(gc.get_objects()) < gc.get_freeze_count() / 100
+    finally:
+        gc.unfreeze()
+        pool.terminate()
