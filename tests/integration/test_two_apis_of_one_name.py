@@ -48,10 +48,14 @@ class Host:
     @contextmanager
     def serve(self) -> Iterator[Host]:
         """Serve on 127.0.0.1 until the block ends."""
-        with faulty_server(self.answer) as server:
-            self.url = server.url("").rstrip("/")
+        with faulty_server(self.answer) as self._server:
+            self.url = self._server.url("").rstrip("/")
             yield self
             self.most = 10 * JOBS
+
+    def settle(self) -> None:
+        """Wait until it has everything that callers sent who are gone: it may be on its way when they end."""
+        assert self._server.wait_until_open(0, PATIENCE_S)
 
 
 class Folder:
@@ -174,6 +178,7 @@ def test_no_call_at_the_wrong_host(folders, ends):
     first = ends(a.start("run", "in.jsonl", "-o", "out.jsonl", "--workers", "2", stderr=subprocess.DEVNULL))
     await_true(lambda: len(a.api.targets) > 60, "calls of a")
     kill_with_workers(first)
+    a.api.settle()
     made = len(a.api.targets)
     b.api.most = 60
     second = ends(b.start("run", "in.jsonl", "-o", "out.jsonl", "--workers", "2", stderr=subprocess.PIPE))
