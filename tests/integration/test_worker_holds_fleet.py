@@ -11,7 +11,7 @@ from limits_site import Site, key_pool, limits_site
 from local_nodes import until
 from strict_api import Reply, StrictApi, strict_api
 
-from callmill.producer import Job
+from callmill.producer import Job, Outcome
 
 WAIT_S = 20
 JOBS = 500
@@ -88,6 +88,14 @@ def test_pool_key_that_never_worked_is_held_and_the_others_go_on(site, api):
     until(both_keys_are_used, WAIT_S, "a worker hears of it within a second, and 500 jobs may take less")
 
 
+def failed_of(outcomes: list[Outcome]) -> int:
+    """Return how many of all jobs failed, some of them at least; workers record them a moment after their answers."""
+    failed = sum(not outcome.ok for outcome in outcomes)
+    assert len(outcomes) == JOBS
+    assert failed > 0
+    return failed
+
+
 def test_pool_without_a_key_that_works_is_held(site, api):
     """With every key refused, a handful of jobs fails, the API is held with all causes, and a command releases it."""
     api.reply = lambda _target, _key: Reply(401)
@@ -99,11 +107,9 @@ def test_pool_without_a_key_that_works_is_held(site, api):
     assert "secret-worse" in line
     until(lambda: batch.progress().limited_by.startswith("all_wrong is held"), WAIT_S, "shown")
     assert len(api.arrivals) <= MOST_CALLS
-    failed = batch.progress().failed
-    assert failed <= MOST_CALLS / 2
     api.reply = lambda _target, _key: None
     site.cli("limits", "resume", "all_wrong")
-    assert Counter(outcome.ok for outcome in site.outcomes(batch)) == {True: JOBS - failed, False: failed}
+    assert failed_of(site.outcomes(batch)) <= MOST_CALLS / 2
     until(lambda: not held(site, "all_wrong"), WAIT_S, "released")
 
 
@@ -127,12 +133,11 @@ def test_key_that_is_revoked_is_held(site, api):
     api.arrivals.clear()
     batch = site.submit("revoked", JOBS)
     until(lambda: held(site, "revoked"), WAIT_S, "held")
-    failed = batch.progress().failed
-    assert 20 <= len(api.arrivals) <= 2 * (20 + IN_FLIGHT)
     api.reply = lambda _target, _key: None
+    refused = len(api.arrivals)
+    assert 20 <= refused <= 2 * (20 + IN_FLIGHT)
     site.cli("limits", "resume", "revoked")
-    outcomes = site.outcomes(batch)
-    assert Counter(outcome.ok for outcome in outcomes) == {True: JOBS - failed, False: failed}
+    assert failed_of(site.outcomes(batch)) <= refused
 
 
 @pytest.mark.parametrize("status", [401, 403])
