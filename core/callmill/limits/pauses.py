@@ -23,7 +23,7 @@ class Pause(Struct):
     """One pause; times are those of ``time.monotonic()``.
 
     Attributes:
-        said: Since when it lasts.
+        said: When the reason for it was given.
         known_from: Since when Redis knows of it; None: it has to be told.
     """
 

@@ -17,7 +17,7 @@ from callmill.workers import process
 from callmill.workers.lane_switch import MOST_THREADS_FOR_LINES
 
 
-class _Task(ApplyResult):  # type: ignore[misc] # celery ships no types
+class _CancellableResult(ApplyResult):  # type: ignore[misc] # celery ships no types
     def terminate(self, signal: Any) -> None:  # noqa: ARG002 - Celery's signature
         """Do what ``terminate_job`` does: Celery asks for both, for this only while it still hands the task over."""
         process.drain()
@@ -36,7 +36,7 @@ class TaskPool(ThreadPool):  # type: ignore[misc] # celery ships no types
     def on_start(self) -> None:
         """Start the engine: at the pool's start and not at import, because of forks."""
         process.engine()
-        # What is there now stays. To look through all of it for garbage stops every call for 60 ms, in vain.
+        # What exists now is never freed. Each full collection would scan it, and stop every call for 60 ms.
         gc.collect()
         gc.freeze()
         super().on_start()
@@ -77,7 +77,7 @@ class TaskPool(ThreadPool):  # type: ignore[misc] # celery ships no types
         future = self.executor.submit(
             apply_target, target, args, kwargs, callback, accept_callback, pid=next(self._job_ids)
         )
-        return _Task(future)
+        return _CancellableResult(future)
 
     def terminate_job(self, pid: int, signal: Any = None) -> None:  # noqa: ARG002 - Celery's signature
         """Drain: a thread cannot be killed, and without this method a cold shutdown crashes."""

@@ -122,7 +122,7 @@ class Room:
             self._switch.set(str(line), on=False)
 
     def look(self) -> None:
-        """Switch lines on and off as they have room."""
+        """Switch lines on and off as they have room; none is switched on while chunks that came wait to enter it."""
         for name, line in self._lines.items():
             if self._leaves_queues:
                 self._switch.set(name, on=False)
@@ -159,12 +159,16 @@ class Room:
         if lane.paced:  # one at a time: how much room a chunk takes is known once its jobs are in
             until_s = monotonic() + _PATIENCE_S
             await door.acquire()
-            self._entering[ref] = door
-            while self._lets_in and not lane.has_room(line.traffic):
-                if monotonic() >= until_s:
-                    return False
-                await asyncio.sleep(_PACED_POLL_S)
-            return self._lets_in
+            entered = False
+            try:
+                while self._lets_in and not (entered := lane.has_room(line.traffic)) and monotonic() < until_s:
+                    await asyncio.sleep(_PACED_POLL_S)
+                return entered
+            finally:
+                if entered:
+                    self._entering[ref] = door
+                else:
+                    door.release()
         if first:
             return self._lets_in
         async with door:

@@ -5,9 +5,9 @@
 --       scope: what is paused: '' the API, 'key:NAME', 'model:NAME'
 -- Returns us of pause left; 0: what is paused was resumed since then.
 --
--- Invariant: a pause is only ever lengthened, and one that is told late does not undo a resume. Slots that were granted for the time of an API's pause are void (their holders
--- drop them on the message), so limits that count calls forget their charges; tokens are refunded by the holders, who know
--- them.
+-- Invariant: a pause is only ever lengthened, and one that is told late does not undo a resume. Slots that were granted for
+-- the time of an API's pause are void (their holders drop them on the message), so limits that count calls forget their
+-- charges; tokens are refunded by the holders, who know them.
 local scope = ARG.scope
 local pause_field = scope == '' and 'pause' or 'pause:' .. scope
 local reason_field = scope == '' and 'reason' or 'reason:' .. scope
