@@ -161,14 +161,13 @@ class Room:
             await door.acquire()
             entered = False
             try:
-                while self._lets_in and not (entered := lane.has_room(line.traffic)) and monotonic() < until_s:
-                    await asyncio.sleep(_PACED_POLL_S)
-                return entered
+                entered = await self._gets_room(line, until_s)
             finally:
-                if entered:
-                    self._entering[ref] = door
-                else:
+                if not entered:
                     door.release()
+            if entered:
+                self._entering[ref] = door
+            return entered
         if first:
             return self._lets_in
         async with door:
@@ -177,6 +176,16 @@ class Room:
                     return False
                 await asyncio.sleep(_POLL_S)
         return self._lets_in
+
+    async def _gets_room(self, line: Line, until_s: float) -> bool:
+        """Wait until a paced line has room; False: chunks are let in no more, or the time is over."""
+        while self._lets_in:
+            if self._lanes[line.api].has_room(line.traffic):
+                return True
+            if monotonic() >= until_s:
+                return False
+            await asyncio.sleep(_PACED_POLL_S)
+        return False
 
     @property
     def _lets_in(self) -> bool:
