@@ -41,6 +41,10 @@ chaos: $(VENV)/.installed-dev ## Break everything under load and check what came
 	@$(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'chaos and not docker'
 	@$(BIN)/python tests/chaos/storm.py $(ARGS)
 
+.PHONY: fuzz
+fuzz: $(VENV)/.installed-dev ## Feed everything that reads foreign bytes with nonsense (ten minutes each; CALLMILL_FUZZ_S=60: one)
+	@CALLMILL_FUZZ_S=$${CALLMILL_FUZZ_S:-600} $(BIN)/python -m pytest -q -s tests/fuzz $(ARGS)
+
 .PHONY: docker
 docker: $(VENV)/.installed-dev ## Run image, compose file and scaling for real (5 minutes; needs a Docker engine)
 	@if timeout 30 docker info >/dev/null 2>&1; then $(BIN)/python -m pytest -q -m docker $(ARGS); \

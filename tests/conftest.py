@@ -23,7 +23,7 @@ settings.load_profile("callmill")
 
 # What belongs to whoever runs the tests: a Redis that we would empty, a proxy that misses our ports, a terminal's size.
 _NOT_OURS = re.compile(
-    r"CALLMILL_(?!REDIS_SERVER$|TEST_EXAMPLES$)|CELERY_|FLOWER_|XDG_STATE_HOME$|COLUMNS$|LINES$|FORCE_COLOR$|NO_COLOR$"
+    r"CALLMILL_(?!REDIS_SERVER$|TEST_EXAMPLES$|FUZZ_S$)|CELERY_|FLOWER_|XDG_STATE_HOME$|COLUMNS$|LINES$|FORCE_COLOR$|NO_COLOR$"
     r"|(?i:(?:http|https|all|no)_proxy$)"
 )
 for name in filter(_NOT_OURS.match, list(os.environ)):
