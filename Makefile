@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # An environment of another Python, from a checkout elsewhere, or without pip is useless: create it anew.
 IS_OURS := import os, pip; assert os.path.abspath("$(VENV)") in open("$(BIN)/activate").read()
 ifneq ($(shell test ! -e $(VENV) || $(BIN)/python -c '$(IS_OURS)' 2>/dev/null || echo stale),)
-.PHONY: $(BIN)/python $(VENV)/.installed $(VENV)/.installed-dev
+.PHONY: $(BIN)/python $(VENV)/.installed $(VENV)/.installed-dev $(VENV)/.installed-release
 endif
 
 .PHONY: help
@@ -81,6 +81,16 @@ bench: $(VENV)/.installed-dev ## Measure against the baselines (minutes; needs n
 bench-limits: $(VENV)/.installed-dev ## Measure what the limiter promises (45 minutes; ARGS=--quick: 4)
 	@$(BIN)/python benchmarks/bench_limits.py $(ARGS)
 
+.PHONY: lock
+lock: $(VENV)/.installed-release ## Write requirements/ anew from pyproject.toml, with the newest versions that it allows
+	@$(BIN)/python requirements/lock.py
+
+.PHONY: audit
+audit: $(VENV)/.installed-release ## Look the locked versions up among known vulnerabilities, and write dist/callmill.cdx.json, an SBOM
+	@mkdir -p dist
+	@$(BIN)/cyclonedx-py requirements requirements/runtime.txt --pyproject pyproject.toml --output-file dist/callmill.cdx.json
+	@$(BIN)/pip-audit --requirement requirements/runtime.txt --requirement requirements/build.txt --disable-pip --strict
+
 .PHONY: clean
 clean: ## Remove what was made here
 	@rm -rf $(VENV) .demo .node .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist
@@ -91,12 +101,22 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo 'No virtual environment: install the venv module (Debian: apt install python3-venv)' >&2; exit 1; }
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -U 'pip>=25.1'
 
-$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+# With the hashes of requirements/, so everybody gets the same files. --no-deps: everything is in there.
+INSTALL := $(BIN)/python -m pip install -q --disable-pip-version-check
+LOCKS := requirements/build.txt requirements/runtime.txt requirements/development.txt
+
+$(VENV)/.installed: pyproject.toml $(LOCKS) | $(VENV)/bin/python
 	@echo 'Installing Callmill into $(VENV) ...'
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e .
+	@$(INSTALL) --require-hashes --no-deps -r requirements/build.txt -r requirements/runtime.txt
+	@$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.installed-dev: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed-dev: pyproject.toml $(LOCKS) | $(VENV)/bin/python
 	@echo 'Installing Callmill and its development tools into $(VENV) ...'
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e . --group dev
+	@$(INSTALL) --require-hashes --no-deps -r requirements/development.txt
+	@$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-release: $(VENV)/.installed-dev
+	@$(INSTALL) --group release
+	@touch $@

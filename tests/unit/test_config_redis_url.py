@@ -95,3 +95,40 @@ def test_results_of_tasks_go_over_sentinels(monkeypatch):
     ]
     assert (parameters["username"], parameters["password"], int(parameters["db"])) == ("me", "s@crt", 3)
     assert app.backend._transport_options["master_name"] == "main"
+
+
+@pytest.mark.parametrize(
+    ("url", "becomes"),
+    [
+        ("redis://one:7000/3?password_file={file}", "redis://:p%40ss%2F%3F@one:7000/3"),
+        (
+            "rediss://me@one?ssl_ca_certs=/ca.pem&password_file={file}",
+            "rediss://me:p%40ss%2F%3F@one?ssl_ca_certs=/ca.pem",
+        ),
+        ("redis+sentinel://one,two:7000/main?password_file={file}", "redis+sentinel://:p%40ss%2F%3F@one,two:7000/main"),
+    ],
+)
+def test_a_password_file_stands_for_its_password(url, becomes, tmp_path, monkeypatch):
+    """The URL has the password of the file, percent-encoded, its line end cut off; logs hide it."""
+    (tmp_path / "password").write_text("p@ss/?\n")
+    monkeypatch.setenv("CALLMILL_REDIS_URL", url.format(file=tmp_path / "password"))
+    assert load_settings().redis_url == becomes
+    assert "p@ss/?" not in without_secrets("somebody says p@ss/? aloud")
+
+
+@pytest.mark.parametrize(
+    ("url", "content", "complaint"),
+    [
+        ("redis://one?password_file={file}", None, "cannot read the password file"),
+        ("redis://one?password_file={file}", "\n", "is empty"),
+        ("redis://:s3cret@one?password_file={file}", "other", "more than one password"),
+        ("redis://one?password_file={file}&password_file={file}", "other", "more than one password"),
+    ],
+)
+def test_a_password_file_that_will_not_do_is_named(url, content, complaint, tmp_path):
+    """A missing or empty file, and a second password, are refused; the message shows no password."""
+    if content is not None:
+        (tmp_path / "password").write_text(content)
+    with pytest.raises(ValueError, match=complaint) as refusal:
+        checked_redis_url(url.format(file=tmp_path / "password"))
+    assert "s3cret" not in str(refusal.value)

@@ -2,21 +2,23 @@
 
 redis-py has no URL for Sentinel; the form here is the one that most Python libraries took over from
 Redis-Sentinel-Url: ``redis+sentinel://[[user]:password@]host[:port][,host[:port]...]/service[/db]``. User and password
-are those of the Redis servers.
+are those of the Redis servers. In every URL, ``?password_file=/path`` stands for the password that the file holds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from msgspec import Struct
 
-from callmill.config.redaction import redacted
+from callmill.config.redaction import hide, redacted
 
 _SCHEMES = frozenset({"redis", "rediss"})
 _SENTINEL_SCHEMES = {"redis+sentinel": False, "rediss+sentinel": True}
 _SENTINEL_PORT, _MOST_PORT = 26379, 65535
+_FILE_PARAMETER = "password_file"
 _SENTINEL_LOGIN = frozenset({"sentinel_username", "sentinel_password"})
 _REMEDY = "write redis://[:password@]host:port/db, or rediss:// for TLS"
 _SENTINEL_REMEDY = "write redis+sentinel://[:password@]host:port,host:port,host:port/service/db, or rediss+sentinel://"
@@ -65,7 +67,9 @@ class SentinelUrl(Struct, frozen=True):
             raise ValueError(f"{shown} does not name a database by its number; {_SENTINEL_REMEDY}")
         parameters = dict(parse_qsl(query, keep_blank_values=True))
         if any(not name.startswith("ssl_") and name not in _SENTINEL_LOGIN for name in parameters):
-            raise ValueError(f"{shown}: only ssl_..., sentinel_username and sentinel_password may follow the '?'")
+            raise ValueError(
+                f"{shown}: only ssl_..., sentinel_username, sentinel_password and password_file may follow the '?'"
+            )
         return cls(
             sentinels=tuple(_address(host, shown) for host in hosts.split(",")),
             service=unquote(service),
@@ -94,11 +98,12 @@ def is_sentinel(url: str) -> bool:
 
 
 def checked_redis_url(url: str) -> str:
-    """Return the URL if it can name a Redis server.
+    """Return the URL if it can name a Redis server, with the password of its ``password_file``.
 
     Raises:
-        ValueError: It cannot; the message shows the form and never the password.
+        ValueError: It cannot, or the file holds no password; the message shows the form and never the password.
     """
+    url = _with_password_of_file(url)
     if is_sentinel(url):
         SentinelUrl.parse(url)
         return url
@@ -110,10 +115,41 @@ def checked_redis_url(url: str) -> str:
     if parts.scheme not in _SCHEMES or not host:
         raise ValueError(f"{redacted(url)!r} is no Redis URL; {_REMEDY}")
     if any(not pair.startswith("ssl_") for pair in parts.query.split("&") if pair):
-        raise ValueError(f"{redacted(url)!r}: only ssl_... parameters may follow the '?'; the others are Callmill's")
+        raise ValueError(
+            f"{redacted(url)!r}: only ssl_... parameters and password_file may follow the '?'; "
+            "the others are Callmill's"
+        )
     if parts.path.strip("/") and not parts.path.strip("/").isdecimal():
         raise ValueError(f"{redacted(url)!r} does not name a database by its number; {_REMEDY}")
     return url
+
+
+def _with_password_of_file(url: str) -> str:
+    location, _, query = url.partition("?")
+    parameters = query.split("&")
+    named = [parameter for parameter in parameters if parameter.partition("=")[0] == _FILE_PARAMETER]
+    if not named:
+        return url
+    scheme, separator, rest = location.partition("://")
+    authority, slash, path = rest.partition("/")
+    login, _, hosts = authority.rpartition("@")
+    username, _, password = login.partition(":")
+    if password or len(named) > 1:
+        raise ValueError(f"{redacted(url)!r} names more than one password; leave all but one out")
+    secret = quote(_read_password(Path(unquote(named[0].partition("=")[2]))), safe="")
+    others = "&".join(parameter for parameter in parameters if parameter not in named)
+    return f"{scheme}{separator}{username}:{secret}@{hosts}{slash}{path}" + (f"?{others}" if others else "")
+
+
+def _read_password(path: Path) -> str:
+    try:
+        password = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read the password file {path}: {error}") from error
+    if not password:
+        raise ValueError(f"the password file {path} is empty; write the password into it")
+    hide(password)
+    return password
 
 
 def _address(text: str, shown: str) -> tuple[str, int]:
