@@ -125,6 +125,23 @@ def test_demo_has_every_outcome(project):
     assert re.search(r"\b0 answered 429", report), report
 
 
+def test_redis_wants_a_password_that_was_made_up(project):
+    """Without the password Redis answers nobody, and the password is on no command line."""
+    redis = project.containers("redis")[0]["Id"]
+
+    def within(*command: str) -> str:
+        ran = subprocess.run(
+            ["docker", "exec", redis, *command], capture_output=True, text=True, timeout=20, check=False
+        )
+        return ran.stdout + ran.stderr
+
+    password = within("cat", "/run/callmill/redis-password").strip()
+    assert re.fullmatch(r"[0-9a-f]{64}", password)
+    assert "NOAUTH" in within("redis-cli", "PING")
+    assert "PONG" in within("env", f"REDISCLI_AUTH={password}", "redis-cli", "PING")
+    assert password not in within("cat", "/proc/1/cmdline")
+
+
 def test_dashboard_wants_the_password(project):
     """The dashboard's port is published on this machine only, and its pages want the password that its log shows."""
     until(lambda: project.containers("dashboard")[0]["State"]["Health"]["Status"] == "healthy", timeout_s=90)

@@ -16,6 +16,7 @@ pytestmark = [pytest.mark.docker, pytest.mark.chaos]
 
 ROOT = Path(__file__).parents[2]
 JOBS = 2000
+WITH_PASSWORD = 'REDISCLI_AUTH=$(cat /run/callmill/redis-password) redis-cli "$0" "$@"'
 
 
 def test_a_killed_primary_is_replaced_and_comes_back_as_a_replica(compose_command, image, tmp_path):
@@ -32,7 +33,7 @@ def test_a_killed_primary_is_replaced_and_comes_back_as_a_replica(compose_comman
 
     def ask(service: str, *command: str) -> str:
         ran = subprocess.run(
-            ["docker", "exec", project.containers(service)[0]["Id"], "redis-cli", *command],
+            ["docker", "exec", project.containers(service)[0]["Id"], "sh", "-c", WITH_PASSWORD, *command],
             capture_output=True,
             text=True,
             timeout=20,
