@@ -111,3 +111,38 @@ def test_nobody_waits_where_redis_does_not_tell(server):
     """Where the account may not ask, Redis itself says when it is full."""
     server.forbidden = True
     assert server.waits(Role.WORKER, 99) == ""
+
+
+def test_a_batch_waits_while_it_takes_most_of_the_memory(server):
+    """A batch with more than four times the room left waits, and says why; a small one goes on."""
+    server.fields["used_memory"] = 70 * MIB
+    server.now_s += 1
+
+    def why(stored_mib: float) -> str:
+        return asyncio.run(server.gauge.why_wait(Role.PRODUCER, round(stored_mib * MIB)))
+
+    assert why(40) == why(0) == ""
+    assert why(41) == (
+        "the batch's waiting jobs take 41 MiB of Redis's memory and leave 10 MiB to others; "
+        "it goes on when some are done"
+    )
+
+
+@pytest.mark.parametrize("greedy", [1, 10])
+def test_small_batches_find_room_beside_those_that_take_all_they_may(server, greedy):
+    """Greedy batches in turns fill no more than leaves a small one its room."""
+    stored = [0] * greedy
+    grown = True
+    while grown:
+        grown = False
+        for n in range(greedy):
+            server.fields["used_memory"] = sum(stored)
+            server.now_s += 1
+            if not asyncio.run(server.gauge.why_wait(Role.PRODUCER, stored[n])):
+                stored[n] += MIB // 4
+                grown = True
+    server.fields["used_memory"] = sum(stored)
+    server.now_s += 1
+    assert asyncio.run(server.gauge.why_wait(Role.PRODUCER, 0)) == ""
+    assert sum(stored) > (60 if greedy == 1 else 70) * MIB
+    assert 80 * MIB - sum(stored) > MIB

@@ -100,7 +100,7 @@ class AsyncClient:
             tenant: On whose behalf the calls are made: tenants share each priority evenly, or by the weights of the
                 API's profile. Letters, digits, ``_``, ``.`` and ``-``.
             max_unread_mb: MiB of its outcomes that Redis keeps unread before the batch is held until they are released;
-                0: any number. ``CALLMILL_MAX_UNREAD_OUTCOMES_MB`` when left out.
+                0, or more than that: half of Redis's ``maxmemory``. ``CALLMILL_MAX_UNREAD_OUTCOMES_MB`` when left out.
             deadline: Aware datetime after which no call of the batch starts; jobs left then fail with ``"deadline"``.
 
         While Redis's memory is full to the watermark, this waits.
@@ -161,9 +161,7 @@ class AsyncClient:
         traffic = traffic_class(priority, tenant)
         connection = self.connection()
         retention_ms = int(self._settings.outcome_retention_hours * 3_600_000)
-        unread_mb = self._settings.max_unread_outcomes_mb if max_unread_mb is None else max_unread_mb
-        if unread_mb < 0:
-            raise UsageError(f"max_unread_mb is {unread_mb}: give MiB, or 0 for any number")
+        max_unread_bytes = await self._max_unread_bytes(max_unread_mb)
         deadline_ms = 0 if deadline is None else _unix_ms(deadline)
         if batch_id is not None and await connection.batches.exists(batch_id):
             raise already_there(batch_id)
@@ -181,11 +179,19 @@ class AsyncClient:
                 batch_id=new_id,
                 traffic=traffic,
                 deadline_ms=deadline_ms,
-                max_unread_bytes=int(unread_mb * 2**20),
+                max_unread_bytes=max_unread_bytes,
                 own_lines=own_lines,
             ),
             own_lines=own_lines,
         )
+
+    async def _max_unread_bytes(self, asked_mb: float | None) -> int:
+        """Return the bound of a batch's unread outcomes; no batch alone may fill Redis."""
+        asked_mb = self._settings.max_unread_outcomes_mb if asked_mb is None else asked_mb
+        if not 0 <= asked_mb < float("inf"):
+            raise UsageError(f"max_unread_mb is {asked_mb}: give MiB, or 0 for half of Redis's memory")
+        asked_bytes, half = int(asked_mb * 2**20), await self.connection().memory.most_bytes() // 2
+        return min(asked_bytes or half, half or asked_bytes)
 
     async def resume_submission(
         self, batch_id: str, *, max_pending: int | None = None, start: Start = "sealed"

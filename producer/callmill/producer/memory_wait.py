@@ -18,10 +18,16 @@ _POLL_S = 0.25
 
 
 class MemoryWait:
-    """A wait for memory of Redis."""
+    """A wait for memory of Redis.
 
-    def __init__(self, gauge: MemoryGauge) -> None:
+    Args:
+        gauge: How much there is.
+        stored_bytes: Says how much the batch has in Redis already; left out: nothing.
+    """
+
+    def __init__(self, gauge: MemoryGauge, stored_bytes: Callable[[], Awaitable[int]] | None = None) -> None:
         self._gauge = gauge
+        self._stored_bytes = stored_bytes
 
     async def over(self, unless: Callable[[], Awaitable[bool]] | None = None) -> None:
         """Wait until there is room, or until ``unless`` says that none is needed any more."""
@@ -38,7 +44,8 @@ class MemoryWait:
 
     async def _reason(self) -> str:
         try:
-            return await self._gauge.why_wait(Role.PRODUCER)
+            stored_bytes = 0 if self._stored_bytes is None else await self._stored_bytes()
+            return await self._gauge.why_wait(Role.PRODUCER, stored_bytes)
         except RedisUnavailableError:  # what writes next meets it, and knows how long to try
             return ""
 

@@ -30,6 +30,9 @@ WINDOW_JOBS = 4_000
 WINDOW_BYTES = 4 * 1024 * 1024
 """Jobs or bytes gathered before they are written: what is written is always a prefix of what was given."""
 
+_FEW_BYTES = 1024 * 1024
+"""What a batch may have in Redis, whatever room it leaves to others."""
+
 _RETRY_DELAYS_S = (0.1, 0.3, 1, 2, 4, 8)
 _PENDING_POLL_S = 0.05
 _SIGN_OF_LIFE_EVERY_S = 60.0
@@ -78,7 +81,7 @@ class Submission:
         self._window_jobs = WINDOW_JOBS if max_pending is None else max(1, min(WINDOW_JOBS, max_pending // 4))
         self._open: dict[str, ChunkBuilder] = {}
         self._full: list[ChunkBuilder] = []
-        self._window_bytes = 0
+        self._window_bytes = self._written_bytes = 0
 
     def add(self, job: Job) -> bool:
         """Check and keep a job; True when ``flush`` is due.
@@ -127,7 +130,7 @@ class Submission:
             return
         await self.create()
         await self._wait_for_room()
-        await MemoryWait(self._memory).over(unless=self._is_cancelled)
+        await MemoryWait(self._memory, self._stored_bytes).over(unless=self._is_cancelled)
         chunks = [builder.chunk(self._trace) for builder in builders]
         bound_to = {chunk.api: to for chunk in chunks if (to := self._apis.bound_to(chunk.api)) is not None}
         lines = [str(self._line(chunk.api, bound_to)) for chunk in chunks]
@@ -142,6 +145,7 @@ class Submission:
         for ref, chunk in zip(refs, chunks, strict=True):
             labels.note(ref, chunk.indexes, len(chunk.jobs))
         self._written_jobs = self._position
+        self._written_bytes += sum(len(payload) for _, payload in payloads)
         self._written_chunks += len(chunks)
         self._full, self._open, self._window_bytes = [], {}, 0
         if not self._parks:
@@ -191,6 +195,13 @@ class Submission:
                 await self._batches.still_open(self.batch_id)
                 told_s = time.monotonic()
             await asyncio.sleep(_PENDING_POLL_S)
+
+    async def _stored_bytes(self) -> int:
+        """Return about how many bytes of what this submission wrote still wait for their outcome."""
+        if self._written_bytes < _FEW_BYTES:
+            return 0
+        record = await self._batches.record(self.batch_id)
+        return self._written_bytes * (record.total - record.recorded) // max(record.total, 1)
 
     async def _is_cancelled(self) -> bool:
         return (await self._batches.record(self.batch_id)).state is BatchState.CANCELLED
