@@ -6,8 +6,8 @@ jobs; and when everybody has stopped, calls in flight can still be recorded.
 
 A producer waits earlier if its own batch takes most of the memory: the jobs of one batch may take so many times the
 room that they leave to others (``_TIMES_THE_ROOM``). A batch alone thus fills four fifths, ten large ones leave a
-fortieth, and a small batch finds room beside them. Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet
-switches", 1998.
+fortieth, and a small batch finds room beside them. Choudhury and Hahne, "Dynamic queue length thresholds for
+shared-memory packet switches", 1998.
 """
 
 from __future__ import annotations
