@@ -107,17 +107,17 @@ class Execution:
             return await self._give_back(claim, _AFTER_BUG_MS, "a bug of Callmill; please report it")
 
     async def _run(self, claim: Claim, line: Line, asked_s: float, place: Place) -> str:
-        stage, lane = stage_of(claim), self._lanes[line.api]
+        stage = stage_of(claim)
         if stage is Stage.CONVICT_ALL:
             return await self._end_unread(claim, poison_outcomes(claim), verdict_on_all(claim))
         if stage.needs_process and not self._isolation.free:
             return await self._give_back(claim, _ISOLATED_LATER_MS, "it must run alone, as another chunk does now")
-        caller: Lane | OneByOne = lane
-        if stage is Stage.ONE_BY_ONE:
-            first = claim.suspect.offset if claim.suspect else None
-            caller = OneByOne(lane, line.traffic, partial(self._chunks.note_alone, claim), first=first)
         # What may kill its worker when it is read is read when nothing runs beside it.
         read = None if stage.needs_process else await self._read(claim, place)
+        caller: Lane | OneByOne = self._lanes[line.api]
+        if stage is Stage.ONE_BY_ONE:
+            first = claim.suspect.offset if claim.suspect else None
+            caller = OneByOne(caller, line.traffic, partial(self._chunks.note_alone, claim), first=first)
         ends_s = asked_s + self._lease_s
         run = ChunkRun(claim, None, caller, self._recorder, traffic=line.traffic, lease_ends_s=ends_s)
         with self._held(run):
