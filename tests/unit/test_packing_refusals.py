@@ -12,7 +12,7 @@ import pytest
 from callmill.config.public_api import PublicApi
 from callmill.errors import DuplicateIdError, JobError, UnknownApiError
 from callmill.jobs import Job
-from callmill.jobs.packing import MAX_BODY_BYTES, JobPacker
+from callmill.jobs.packing import MAX_BODY_BYTES, ChunkBuilder, JobPacker
 from callmill.producer.known_apis import KnownApis
 
 APIS = {
@@ -60,9 +60,13 @@ REFUSALS = {
     "API of a wrong type": ({"api": 7}, "api", "7"),
     "API that is unhashable": ({"api": ["openai"]}, "api", "no name"),
     "method in lower case": ({"method": "get"}, "method", "'get'"),
-    "unknown method": ({"method": "FETCH"}, "method", "not one of"),
+    "method that is no token": ({"method": "GE T"}, "method", "'GE T' is no HTTP method"),
+    "long method": ({"method": "X" * 33}, "method", "at most 32"),
+    "empty method": ({"method": ""}, "method", "'' is no HTTP method"),
+    "CONNECT": ({"method": "CONNECT"}, "method", "no call of an API"),
+    "TRACE in lower case": ({"method": "trace"}, "method", "no call of an API"),
     "method of a wrong type": ({"method": None}, "method", "None"),
-    "method that is unhashable": ({"method": ["GET"]}, "method", "not one of"),
+    "method that is unhashable": ({"method": ["GET"]}, "method", "no HTTP method"),
     "foreign host": ({"url": "https://evil.example/v1/x"}, "url", "not under"),
     "foreign path": ({"url": "https://api.example.com/v2/x"}, "url", "not under"),
     "dot segments": ({"url": "/a/../../x"}, "url", "dot segments"),
@@ -73,6 +77,8 @@ REFUSALS = {
     "URL of a wrong type": ({"url": None}, "url", "None"),
     "URL that is unhashable": ({"url": ["/x"]}, "url", "list"),
     "URL with a lone surrogate": ({"url": "/\ud800"}, "url", "surrogate"),
+    "long URL": ({"url": "/" + "x" * 65_536}, "url", "65,537 characters; at most 65,536"),
+    "long URL for its parameters": ({"params": {"q": "x" * 65_536}}, "url", "at most 65,536"),
     "empty id": ({"id": ""}, "id", "1 to 512"),
     "long id": ({"id": "x" * 513}, "id", "1 to 512"),
     "id of a wrong type": ({"id": 7}, "id", "string"),
@@ -93,6 +99,10 @@ REFUSALS = {
     "header value with a line break": ({"headers": {"a": "b\r\nc: d"}}, "headers", "'a'"),
     "header value of a wrong type": ({"headers": {"a": 7}}, "headers", "'a'"),
     "header value with a lone surrogate": ({"headers": {"a": "\ud800"}}, "headers", "'a'"),
+    "header value with a control character": ({"headers": {"a": "b\x01"}}, "headers", "'a'"),
+    "header value with DEL": ({"headers": {"a": "\x7f"}}, "headers", "'a'"),
+    "header value of 5 MB": ({"headers": {"a": "x" * 5_000_000}}, "headers", "5,000,001 characters; at most 65,536"),
+    "many headers": ({"headers": {f"x-{n}": "" for n in range(101)}}, "headers", "101 headers; at most 100"),
     "headers of a wrong type": ({"headers": [("a", "b")]}, "headers", "mapping"),
     "secret header": ({"headers": {"Authorization": "Bearer x"}}, "headers", "secret"),
     "secret header of another kind": ({"headers": {"X-API-Key": "x"}}, "headers", "secret"),
@@ -101,9 +111,15 @@ REFUSALS = {
     "negative time-out": ({"timeout": -1.0}, "timeout", "-1.0"),
     "endless time-out": ({"timeout": math.inf}, "timeout", "inf"),
     "time-out that is no number": ({"timeout": math.nan}, "timeout", "nan"),
+    "time-out of years": ({"timeout": 1e14}, "timeout", "86,400 s (24 h)"),
+    "time-out that no float holds": ({"timeout": 10**400}, "timeout", "86,400 s (24 h)"),
     "time-out of a wrong type": ({"timeout": "5"}, "timeout", "'5'"),
     "negative tokens": ({"tokens": -1}, "tokens", "-1"),
     "half tokens": ({"tokens": 1.5}, "tokens", "1.5"),
+    "tokens beyond reason": ({"tokens": 99999999999999999999}, "tokens", "1,000,000,000,000 at most"),
+    "tokens of thousands of digits": ({"tokens": -(10**5000)}, "tokens", "int is no number"),
+    "weight beyond reason": ({"weight": 2**64}, "weight", "1,000,000,000,000 at most"),
+    "output tokens beyond reason": ({"tokens": 4, "output_tokens": 2**64}, "output_tokens", "1,000,000,000,000 at"),
     "truth as tokens": ({"tokens": True}, "tokens", "True"),
     "tokens over the smallest window": ({"tokens": 1001}, "tokens", "1,001 tokens can never pass: the limit '1000 tok"),
     "tokens over a limit, and the remedy": ({"tokens": 1001}, "tokens", "raise the limit in the API's profile"),
@@ -123,6 +139,7 @@ REFUSALS = {
     "model of a wrong type": ({"model": 7}, "model", "7"),
     "idempotency key of a wrong type": ({"idempotency_key": 7}, "idempotency_key", "7"),
     "idempotency key with a line break": ({"idempotency_key": "a\r\nb: c"}, "idempotency_key", "line"),
+    "long idempotency key": ({"idempotency_key": "k" * 513}, "idempotency_key", "1 to 512"),
     "deadline without a zone": ({"deadline": datetime(2050, 1, 1)}, "deadline", "time zone"),  # noqa: DTZ001
     "deadline of a wrong type": ({"deadline": 5}, "deadline", "time zone"),
 }
@@ -192,6 +209,35 @@ def test_wire_form(fields, url, body, content_type):
     wire, size_bytes = packer().pack(job(**fields), 0)
     assert (wire.url, wire.body, wire.content_type) == (url, body, content_type)
     assert size_bytes >= len(body or b"")
+
+
+@pytest.mark.parametrize("method", ["PROPFIND", "QUERY", "REPORT", "M-SEARCH", "purge", "X" * 32])
+def test_any_method_that_http_knows(method):
+    """A method is any token of HTTP, as WebDAV and its like use."""
+    assert packer().pack(job(method), 0)[0].method == method
+
+
+def test_every_field_counts():
+    """The size of a job grows with each of its texts, so that chunks of large headers are as small as any."""
+    packed = packer()
+    plain = packed.pack(job(), 0)[1]
+    for fields in (
+        {"url": "/" + "x" * 1000},
+        {"id": "i" * 500},
+        {"headers": {"a": "x" * 1000}},
+        {"headers": {f"x-{n}": "" for n in range(100)}},
+        {"data": b"x" * 1000},
+        {"idempotency_key": "k" * 500},
+        {"params": {"q": "x" * 1000}},
+    ):
+        assert packed.pack(job(**fields), 0)[1] >= plain + 500, fields
+
+
+def test_chunks_of_large_headers_are_small():
+    """A chunk is full when its bytes are, whatever part of its jobs they are in."""
+    builder, packed = ChunkBuilder("openai", 0), packer()
+    full = [builder.add(n, *packed.pack(job(headers={"a": "x" * 60_000}), n)) for n in range(5)]
+    assert full == [False] * 4 + [True]
 
 
 def test_deadline_is_absolute():

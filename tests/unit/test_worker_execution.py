@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import pytest
 from virtual_time import VirtualLoop
 
 from callmill.errors import CallmillError, RedisUnavailableError, UnknownFormatError
+from callmill.jobs.chunk_reader import ReadChunk
 from callmill.jobs.line import Line
 from callmill.jobs.outcome import UNKNOWN_INDEX
 from callmill.jobs.traffic import Priority, TrafficClass
@@ -22,6 +24,7 @@ from callmill.workers import execution as module
 from callmill.workers.call import Call, CallOwner
 from callmill.workers.chunk_run import ChunkRun
 from callmill.workers.execution import Execution
+from callmill.workers.held_chunks import LargeChunks
 from callmill.workers.newer_batches import NewerBatches
 from callmill.workers.outcomes import outcome_without_answer
 from callmill.workers.suspicion import NO_JOB
@@ -108,6 +111,11 @@ class Worker:
     async def release(self, claim: Claim, delay_ms: int) -> None:
         """Give a chunk back to the ledger."""
         await self._answer("release", claim.ref.number, delay_ms)
+
+    async def payload(self, claim: Claim) -> bytes:
+        """Read what did not come with the claim."""
+        await asyncio.sleep(0)
+        return claim.payload
 
     async def note_alone(self, claim: Claim, offset: int | None) -> None:
         """Note what runs alone."""
@@ -278,6 +286,92 @@ def test_a_chunk_that_killed_workers_alone_runs_one_by_one():
     play(scenario)
 
 
+def test_a_chunk_is_noted_before_it_is_read(monkeypatch):
+    """A chunk that dying workers held is read once all of it is noted; then what is noted is what runs of it."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        real = module.read_chunk
+
+        def read(payload: bytes, jobs: int) -> ReadChunk:
+            worker.told.append("read")
+            return real(payload, jobs)
+
+        monkeypatch.setattr(module, "read_chunk", read)
+        for claim, noted in (
+            (worker.claim(0, deaths=3), [("alone", 0, None), "read"]),
+            (worker.claim(1, deaths=3, jobs=1), [("alone", 1, None), "read", ("alone", 1, 0)]),
+            (worker.claim(2, deaths=4, suspect=Suspect(None, 1)), [("alone", 2, None), "read", ("alone", 2, NO_JOB)]),
+            (worker.claim(3, deaths=5, suspect=Suspect(1, 1)), ["read"]),
+        ):
+            worker.told = []
+            task = await worker.execute(claim)
+            assert worker.told[: 2 + len(noted)] == [("in", claim.ref.number), "hold", *noted]
+            while not task.done():
+                worker.end()
+                await asyncio.sleep(0.1)
+            await asyncio.sleep(60)  # others have had their turn
+
+    play(scenario)
+
+
+def test_a_chunk_that_kills_its_readers_is_not_read_again(monkeypatch):
+    """After three workers in a row died of reading it alone, every job of a chunk fails, and nobody reads it."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        monkeypatch.setattr(module, "read_chunk", None)
+        claim = worker.claim(0, deaths=6, suspect=Suspect(None, 3), recorded=frozenset({0}))
+        assert "kills the worker that reads it: 6 died" in await (await worker.execute(claim))
+        (bundle,) = worker.bundles
+        assert [(at, outcome.error_code) for at, outcome in bundle.outcomes] == [(1, "poison")]
+        assert worker.told == [("commit", Finish())]
+
+    play(scenario)
+
+
+def test_a_job_that_submit_would_refuse_fails_alone():
+    """What is wrong with a job of a chunk that was written without ``submit`` is its outcome; the others are called."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        jobs = [WireJob("GET", "/"), WireJob("CONNECT", "/"), WireJob("GET", "/", headers={"Host": "evil.example"})]
+        task = await worker.execute(worker.claim(jobs=3, payload=encode_chunk(Chunk("api", 0, jobs))))
+        (run,) = worker.runs.values()
+        assert [(at, outcome.error_code) for at, outcome in run.bundle.outcomes] == [(1, "invalid"), (2, "invalid")]
+        assert [outcome.error_message for _, outcome in run.bundle.outcomes] == [
+            "method: 'CONNECT' is no call of an API; use another method",
+            "headers: 'Host' is set by the transport; leave it out",
+        ]
+        assert [call.offset for call in worker.line] == [0]
+        worker.end()
+        assert (await task).startswith("1 ok, 2 failed")
+
+    play(scenario)
+
+
+def test_a_large_chunk_waits_until_there_is_room_for_it():
+    """Beside another large chunk, one for which there is no room goes back; small ones never do."""
+
+    async def scenario() -> None:
+        worker = Worker()
+        worker.execution._large = LargeChunks(30 * 2**20)
+        large = encode_chunk(Chunk("api", 0, [WireJob("POST", "/", body=os.urandom(8 * 2**20))]))
+        first, second = (worker.claim(n, jobs=1, payload=large, size_bytes=len(large)) for n in (0, 1))
+        task = await worker.execute(first)
+        assert "too large beside" in await (await worker.execute(second))
+        assert worker.told[-1] == ("release", 1, module._NO_ROOM_MS)
+        small = await worker.execute(worker.claim(2))
+        for _ in range(3):
+            worker.end()
+        assert (await task, await small) == ("1 ok, 0 failed, p50 0 ms", "2 ok, 0 failed, p50 0 ms")
+        again = await worker.execute(second)
+        worker.end()
+        assert (await again).startswith("1 ok")
+
+    play(scenario)
+
+
 def test_a_chunk_of_a_newer_format_is_left_alone():
     """What only a newer Callmill can read is offered again later, and told."""
 
@@ -285,7 +379,7 @@ def test_a_chunk_of_a_newer_format_is_left_alone():
         def newer(*_: Any) -> Any:
             raise UnknownFormatError("newer")
 
-        monkeypatch.setattr(module, "decode_chunk", newer)
+        monkeypatch.setattr(module, "read_chunk", newer)
         worker = Worker()
         assert await (await worker.execute(worker.claim())) == "given back: newer"
         assert worker.told == [("newer", "b"), ("release", 0, module._NEWER_FORMAT_MS)]

@@ -18,7 +18,7 @@ from callmill.workers.chunk_run import ChunkRun
 from callmill.workers.isolation import Isolation
 from callmill.workers.one_by_one import OneByOne
 from callmill.workers.outcomes import outcome_without_answer
-from callmill.workers.suspicion import NO_JOB, Stage, noted_at_first, stage_of
+from callmill.workers.suspicion import NO_JOB, Stage, noted_when_read, stage_of
 
 
 def claim(deaths: int, suspect: Suspect | None = None, *, jobs: int = 4, recorded: Iterable[int] = ()) -> Claim:
@@ -37,6 +37,8 @@ def claim(deaths: int, suspect: Suspect | None = None, *, jobs: int = 4, recorde
         (3, None, (), Stage.ALONE),
         (4, Suspect(None, 0), (), Stage.ALONE),  # noted, then given back: nothing died with it
         (4, Suspect(None, 1), (), Stage.ONE_BY_ONE),
+        (5, Suspect(None, 2), (), Stage.ONE_BY_ONE),  # the second one died while it read the chunk
+        (6, Suspect(None, 3), (), Stage.CONVICT_ALL),
         (5, Suspect(2, 0), (), Stage.ONE_BY_ONE),
         (5, Suspect(2, 1), (), Stage.ONE_BY_ONE),  # an innocent that was alone once
         (6, Suspect(2, 2), (), Stage.ONE_BY_ONE),
@@ -47,14 +49,14 @@ def claim(deaths: int, suspect: Suspect | None = None, *, jobs: int = 4, recorde
     ],
 )
 def test_stages_follow_from_deaths(deaths, suspect, recorded, stage):
-    """Three deaths isolate a chunk, one alone its jobs, three with the same job convict it; then comes the rest."""
+    """Three deaths isolate a chunk, one alone its jobs, three with a job convict it, three of readers convict all."""
     assert stage_of(claim(deaths, suspect, recorded=recorded)) is stage
 
 
 def test_the_only_job_of_a_chunk_is_noted_itself():
     """A chunk of which one job is left needs no turn as a chunk to tell which job it is."""
-    assert noted_at_first(claim(3, jobs=3)) is None
-    assert noted_at_first(claim(3, jobs=3, recorded=(0, 2))) == 1
+    assert noted_when_read(claim(3, jobs=3), Stage.ALONE) is None
+    assert noted_when_read(claim(3, jobs=3, recorded=(0, 2)), Stage.ALONE) == 1
 
 
 class FakeLane:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
@@ -13,29 +12,22 @@ from msgspec import UNSET
 
 from callmill.config.public_api import PublicApi
 from callmill.errors import DuplicateIdError, JobError
+from callmill.jobs.bounds import CHUNK_BYTES, MAX_BODY_BYTES, MAX_URL_LENGTH
 from callmill.jobs.capacity import Capacity
 from callmill.jobs.job import Job
 from callmill.jobs.seen_ids import SeenIds
 from callmill.jobs.trace_context import TraceContext
 from callmill.jobs.wire import Chunk, WireCost, WireJob
+from callmill.jobs.wire_checks import is_text, problem_of
 
 FIRST_CHUNK_JOBS, LARGEST_CHUNK_JOBS = 100, 500
 _CHUNKS_BEFORE_GROWTH = 20
 """Chunks grow with the batch: a small batch spreads over many workers, a large one costs few messages."""
-CHUNK_BYTES = 256 * 1024
-"""A chunk is full at this many bytes, before compression, however few its jobs."""
 
-MAX_BODY_BYTES = 16 * 1024 * 1024
-_MAX_ID_LENGTH = 512
-MAX_MODEL_LENGTH = 200
-_JOB_OVERHEAD_BYTES = 32
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_JOB_OVERHEAD_BYTES, _HEADER_OVERHEAD_BYTES = 32, 16
 _PLAIN_PATH = re.compile(r"/(?!/)[\w\-~/?=&:,+@!$'()*;.]*", re.ASCII)
 _API_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"})
-_TRANSPORT_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding"})
-_CACHED_URLS = 4096
+_CACHED_URLS, _CACHED_URL_LENGTH = 4096, 1024
 
 _json_encode = msgspec.json.Encoder().encode
 
@@ -53,13 +45,15 @@ class _Lane:
         """Raise ValueError when the API does not cover the URL."""
         if url in self._good_urls:
             return
+        if len(url) > MAX_URL_LENGTH:
+            raise ValueError(f"has {len(url):,} characters; at most {MAX_URL_LENGTH:,} are carried. Use the body")
         url.encode()
         if self.facts is None:
             if not url.startswith(("/", "http://", "https://")):
                 raise ValueError(f"{url!r} is neither a path that starts with '/' nor an absolute URL")
         elif not (_PLAIN_PATH.fullmatch(url) and "/." not in url):
             self.facts.resolve(url)
-        if len(self._good_urls) < _CACHED_URLS:
+        if len(self._good_urls) < _CACHED_URLS and len(url) <= _CACHED_URL_LENGTH:
             self._good_urls.add(url)
 
 
@@ -82,14 +76,12 @@ class JobPacker:
         if type(job.api) is not str:
             _fail(position, "api", f"{job.api!r} is no name of an API")
         lane = self._lanes.get(job.api) or self._lane(job.api, position)
-        if type(job.method) is not str or job.method not in _METHODS:
-            _fail(position, "method", f"{job.method!r} is not one of {', '.join(sorted(_METHODS))}")
+        if type(job.method) is not str:
+            _fail(position, "method", f"{job.method!r} is no HTTP method")
         try:
             lane.check_url(job.url)
         except (ValueError, TypeError, AttributeError) as error:
             raise JobError(str(error), position=position, field="url") from error
-        if job.id is not None:
-            self._check_id(job.id, position)
         body, content_type = _body(job, position)
         wire = WireJob(
             job.method,
@@ -98,15 +90,20 @@ class JobPacker:
             None if job.headers is None else _headers(job.headers, position),
             body,
             content_type,
-            None if job.timeout is None else _timeout(job.timeout, position),
-            None if job.tokens is None else _tokens(job.tokens, "tokens", position),
-            None if job.idempotency_key is None else _idempotency_key(job.idempotency_key, position),
+            None if job.timeout is None else _seconds(job.timeout),
+            job.tokens,
+            job.idempotency_key,
             None if job.deadline is None else _deadline_ms(job, position),
-            _cost(job, position),
+            _cost(job),
         )
-        if (problem := lane.capacity.problem(wire)) is not None:
+        problem = problem_of(wire) or lane.capacity.problem(wire)
+        if problem is not None:
             _fail(position, *problem)
-        return wire, _JOB_OVERHEAD_BYTES + len(job.url) + (len(body) if body else 0)
+        if job.id is not None and not self._seen.add(job.id):
+            raise DuplicateIdError(
+                f"{job.id!r} was given to an earlier job of this batch", position=position, field="id"
+            )
+        return wire, _size_bytes(wire)
 
     def note_id(self, job_id: str) -> None:
         """Take note of an id that the batch has already."""
@@ -123,16 +120,6 @@ class JobPacker:
             _fail(position, "api", f"{name!r} is no name of an API: letters, digits, '-' and '_'")
         lane = self._lanes[name] = _Lane(name, facts)
         return lane
-
-    def _check_id(self, job_id: str, position: int) -> None:
-        if not isinstance(job_id, str) or not 0 < len(job_id) <= _MAX_ID_LENGTH:
-            _fail(position, "id", f"an id is a string of 1 to {_MAX_ID_LENGTH} characters; leave it out to get one")
-        if not _is_text(job_id):
-            _fail(position, "id", f"{job_id!r} holds half a character (a lone surrogate)")
-        if not self._seen.add(job_id):
-            raise DuplicateIdError(
-                f"{job_id!r} was given to an earlier job of this batch", position=position, field="id"
-            )
 
 
 class ChunkBuilder:
@@ -188,7 +175,7 @@ def _raw_body(data: Any, position: int) -> tuple[bytes, str | None]:
     if isinstance(data, (bytes, bytearray, memoryview)):
         return bytes(data), None
     if isinstance(data, str):
-        if not _is_text(data):
+        if not is_text(data):
             _fail(position, "data", "holds half a character (a lone surrogate)")
         return data.encode(), "text/plain; charset=utf-8"
     if isinstance(data, Mapping):
@@ -209,61 +196,20 @@ def _with_params(job: Job, position: int) -> str:
 def _headers(headers: Mapping[str, str], position: int) -> dict[str, str]:
     if not isinstance(headers, Mapping):
         _fail(position, "headers", f"is {type(headers).__name__}; give a mapping")
-    for name, value in headers.items():
-        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
-            _fail(position, "headers", f"{name!r} is no header name")
-        lowered = name.lower()
-        if lowered in _SECRET_HEADERS:
-            _fail(position, "headers", f"{name!r} would put a secret into Redis; name it in the API profile's auth")
-        if lowered in _TRANSPORT_HEADERS:
-            _fail(position, "headers", f"{name!r} is set by the transport; leave it out")
-        if not _is_line(value):
-            _fail(position, "headers", f"the value of {name!r} is no single line of text")
     return dict(headers)
 
 
-def _idempotency_key(key: str, position: int) -> str:
-    if not _is_line(key) or not key:
-        _fail(position, "idempotency_key", f"{key!r} is no single line of text")
-    return key
-
-
-def _is_line(value: object) -> bool:
-    return isinstance(value, str) and not ("\r" in value or "\n" in value or "\0" in value) and _is_text(value)
-
-
-def _is_text(value: str) -> bool:
-    """Say whether UTF-8 can carry it: a lone surrogate, as ``json.loads`` lets through, cannot be."""
+def _seconds(timeout: float) -> float:
     try:
-        return value.isascii() or bool(value.encode())
-    except UnicodeEncodeError:
-        return False
+        return float(timeout) if isinstance(timeout, (int, float)) else timeout
+    except OverflowError:  # the checks refuse it
+        return timeout
 
 
-def _timeout(timeout: float, position: int) -> float:
-    if not isinstance(timeout, (int, float)) or not math.isfinite(timeout) or timeout <= 0:
-        _fail(position, "timeout", f"{timeout!r} is no positive number of seconds")
-    return float(timeout)
-
-
-def _tokens(tokens: int, field: str, position: int) -> int:
-    if type(tokens) is not int or tokens < 0:
-        _fail(position, field, f"{tokens!r} is no number of tokens")
-    return tokens
-
-
-def _cost(job: Job, position: int) -> WireCost | None:
+def _cost(job: Job) -> WireCost | None:
     output_tokens, weight, model = job.output_tokens, job.weight, job.model
     if output_tokens is None and weight == 1 and model is None:
         return None
-    if output_tokens is not None:
-        _tokens(output_tokens, "output_tokens", position)
-        if job.tokens is None or output_tokens > job.tokens:
-            _fail(position, "output_tokens", f"{output_tokens:,} are a part of tokens, which is {job.tokens}")
-    if type(weight) is not int or weight < 1:
-        _fail(position, "weight", f"{weight!r} is no number of requests; a call counts as 1 at least")
-    if model is not None and not (_is_line(model) and 0 < len(model) <= MAX_MODEL_LENGTH):
-        _fail(position, "model", f"{model!r} is no name of 1 to {MAX_MODEL_LENGTH} characters")
     return WireCost(output_tokens, weight, model)
 
 
@@ -272,3 +218,20 @@ def _deadline_ms(job: Job, position: int) -> int:
     if getattr(deadline, "tzinfo", None) is None:
         _fail(position, "deadline", "must be a datetime with a time zone")
     return int(deadline.timestamp() * 1000) if deadline else 0
+
+
+def _size_bytes(job: WireJob) -> int:
+    """Return roughly what a job takes of a chunk, and of the memory of who reads it: every field counts."""
+    size_bytes = _JOB_OVERHEAD_BYTES + len(job.url)
+    if job.body is not None:
+        size_bytes += len(job.body)
+    if job.id is not None:
+        size_bytes += len(job.id)
+    if job.headers:
+        size_bytes += sum(map(len, job.headers)) + sum(map(len, job.headers.values()))
+        size_bytes += _HEADER_OVERHEAD_BYTES * len(job.headers)
+    if job.idempotency_key is not None:
+        size_bytes += len(job.idempotency_key)
+    if job.content_type is not None:
+        size_bytes += len(job.content_type)
+    return size_bytes

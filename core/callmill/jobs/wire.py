@@ -11,11 +11,13 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
+from typing import Annotated, TypeAlias
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from callmill.errors import CorruptChunkError, UnknownFormatError
+from callmill.jobs.bounds import MAX_BUNDLE_BYTES, MAX_CHUNK_BYTES, MAX_CHUNK_JOBS, MAX_HEADERS, MAX_INDEX
 from callmill.jobs.outcome import Outcome, OutcomeError
 from callmill.jobs.trace_context import TraceContext
 
@@ -26,6 +28,12 @@ _PREFIX = struct.Struct(">BI")
 _PLAIN, _ZLIB = b"\x00", b"\x01"
 _COMPRESS_FROM_BYTES = 512
 _FASTEST = 1
+
+
+Headers: TypeAlias = Annotated[dict[str, str], Meta(max_length=MAX_HEADERS)]
+"""The decoder checks these lengths before it makes anything of what follows."""
+Index: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_INDEX)]
+Indexes: TypeAlias = Annotated[list[Index], Meta(max_length=MAX_CHUNK_JOBS)]
 
 
 class WireCost(Struct, array_like=True, frozen=True, gc=False):
@@ -42,7 +50,7 @@ class WireJob(Struct, array_like=True, frozen=True, gc=False):
     method: str
     url: str
     id: str | None = None
-    headers: dict[str, str] | None = None
+    headers: Headers | None = None
     body: bytes | None = None
     content_type: str | None = None
     timeout_s: float | None = None
@@ -60,8 +68,8 @@ class Chunk(Struct, array_like=True, frozen=True):
     """
 
     api: str
-    indexes: int | list[int]
-    jobs: list[WireJob]
+    indexes: Index | Indexes
+    jobs: Annotated[list[WireJob], Meta(max_length=MAX_CHUNK_JOBS)]
     trace: TraceContext | None = None
 
     def index(self, offset: int) -> int:
@@ -117,8 +125,8 @@ def encode_chunk(chunk: Chunk) -> bytes:
     return _PREFIX.pack(VERSION, len(chunk.jobs)) + zlib.compress(_encoder.encode(written), _FASTEST)
 
 
-def decode_chunk(data: bytes, jobs: int | None = None) -> Chunk:
-    """Return the chunk that the bytes hold.
+def unpack_chunk(data: bytes, jobs: int | None = None) -> tuple[bytes, int]:
+    """Return the MessagePack part of a chunk, and how many jobs it must have.
 
     Args:
         data: The bytes.
@@ -126,22 +134,49 @@ def decode_chunk(data: bytes, jobs: int | None = None) -> Chunk:
 
     Raises:
         UnknownFormatError: A newer version wrote it.
-        CorruptChunkError: The bytes are no chunk, or one of another size.
+        CorruptChunkError: The bytes are no chunk, one of another size, or one beyond the bounds.
     """
+    if len(data) < _PREFIX.size:
+        raise CorruptChunkError(f"its {len(data):,} bytes are no chunk")
+    version, count = _PREFIX.unpack_from(data)
+    expected = count if jobs is None else jobs
+    if version < VERSION or count != expected or count > MAX_CHUNK_JOBS:
+        raise CorruptChunkError(f"its {len(data):,} bytes do not begin like a chunk of {expected} jobs")
+    if version != VERSION:
+        raise UnknownFormatError(f"chunk format {version}, this worker knows {VERSION}: upgrade this worker")
+    if len(data) > MAX_CHUNK_BYTES:
+        raise CorruptChunkError(f"it has {len(data):,} bytes; at most {MAX_CHUNK_BYTES:,} are read")
     try:
-        version, count = _PREFIX.unpack_from(data)
-        if version < VERSION or count != (count if jobs is None else jobs):
-            raise CorruptChunkError(
-                f"its {len(data):,} bytes do not begin like a chunk of {count if jobs is None else jobs} jobs"
-            )
-        if version != VERSION:
-            raise UnknownFormatError(f"chunk format {version}, this worker knows {VERSION}: upgrade this worker")
-        chunk = _chunk_decoder.decode(zlib.decompress(memoryview(data)[_PREFIX.size :]))
-    except (struct.error, zlib.error, msgspec.MsgspecError, RecursionError) as error:
+        return _unzip(memoryview(data)[_PREFIX.size :], MAX_CHUNK_BYTES), count
+    except zlib.error as error:
         raise CorruptChunkError(f"its {len(data):,} bytes are no chunk: {error}") from error
-    if len(chunk.jobs) != count or (isinstance(chunk.indexes, list) and len(chunk.indexes) != count):
-        raise CorruptChunkError(f"it says {count} jobs and has {len(chunk.jobs)}")
+
+
+def decode_chunk(data: bytes, jobs: int | None = None) -> Chunk:
+    """Return the chunk that the bytes hold; arguments and errors are those of ``unpack_chunk``."""
+    packed, count = unpack_chunk(data, jobs)
+    try:
+        chunk = _chunk_decoder.decode(packed)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise CorruptChunkError(f"its {len(data):,} bytes are no chunk: {error}") from error
+    checked_counts(chunk.indexes, len(chunk.jobs), count)
     return chunk
+
+
+def checked_counts(indexes: int | list[int], jobs: int, count: int) -> None:
+    """Raise CorruptChunkError unless a chunk has as many jobs, and positions for them, as it says."""
+    if jobs != count or (isinstance(indexes, list) and len(indexes) != count):
+        raise CorruptChunkError(f"it says {count} jobs and has {jobs}")
+
+
+def _unzip(packed: memoryview, most_bytes: int) -> bytes:
+    """Decompress; what would be larger is not, and raises like what is cut off or goes on after its end."""
+    unzip = zlib.decompressobj()
+    data = unzip.decompress(packed, most_bytes)
+    if not unzip.eof or unzip.unused_data:
+        beyond = len(data) >= most_bytes
+        raise zlib.error(f"more than {most_bytes:,} bytes when unpacked" if beyond else "it does not end where it must")
+    return data
 
 
 def encode_outcomes(outcomes: Sequence[WireOutcome]) -> bytes:
@@ -155,8 +190,12 @@ def decode_outcomes(data: bytes) -> list[WireOutcome]:
 
     Raises:
         UnknownFormatError: A newer version wrote it.
+        CorruptChunkError: The bytes are no bundle.
     """
     packing, packed = data[:1], memoryview(data)[1:]
     if packing not in (_PLAIN, _ZLIB):
         raise UnknownFormatError(f"outcome format {packing!r} is unknown: upgrade this program")
-    return _outcomes_decoder.decode(zlib.decompress(packed) if packing == _ZLIB else packed)
+    try:
+        return _outcomes_decoder.decode(_unzip(packed, MAX_BUNDLE_BYTES) if packing == _ZLIB else packed)
+    except (zlib.error, msgspec.MsgspecError, RecursionError) as error:
+        raise CorruptChunkError(f"{len(data):,} bytes are no bundle of outcomes: {error}") from error

@@ -11,6 +11,7 @@ from typing import TypeVar
 from msgspec import Struct
 
 from callmill.config.lua_script import LuaScript
+from callmill.jobs.bounds import MAX_CHUNK_JOBS, SMALL_CHUNK_BYTES
 from callmill.jobs.formats import FORMAT
 from callmill.ledger.keys import BATCH, SHARED
 
@@ -44,7 +45,7 @@ def _of_batch(
         arguments=arguments,
         answer=answer,
         reads={**READ_BY_ALL, **(reads or {})},
-        constants={"FORMAT": FORMAT},
+        constants={"FORMAT": FORMAT, "MAX_CHUNK_JOBS": MAX_CHUNK_JOBS, "SMALL_CHUNK_BYTES": SMALL_CHUNK_BYTES},
         groups={"BATCH": BATCH},
     )
 
@@ -210,6 +211,7 @@ class Claimed(Struct, frozen=True):
     verdict: bytes
     fence: int
     payload: bytes
+    size_bytes: int
     recorded: bytes
     rest: bytes
     claims: int

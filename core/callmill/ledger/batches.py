@@ -10,6 +10,7 @@ from typing import Any
 from callmill.config.lua_script import Arguments, Call, LuaScript
 from callmill.config.public_api import ApiAddress
 from callmill.errors import BatchNotFoundError, BatchStateError, CorruptChunkError, UnknownFormatError
+from callmill.jobs.bounds import MAX_CHUNK_BYTES, MAX_CHUNK_JOBS
 from callmill.jobs.formats import FORMAT, newer_batch
 from callmill.jobs.outcome import Outcome
 from callmill.jobs.traffic import NORMAL, TrafficClass
@@ -122,6 +123,7 @@ class Batches:
             ApiMismatchError: The batch is bound to another API of that name.
             BatchStateError: The batch is sealed or cancelled, or somebody else appends to it.
             BatchNotFoundError: There is no such batch.
+            CorruptChunkError: A payload is none of a chunk.
         """
         call = scripts.ADD.call(
             scripts.InLines([keys.queued(line) for line, _ in chunks]),
@@ -136,6 +138,8 @@ class Batches:
         )
         added = scripts.Added(*await self._session.run_lasting(call))
         _raise_unless_open(batch_id, added.verdict)
+        if added.verdict == b"oversize":
+            raise CorruptChunkError(f"batch {batch_id}: a payload is no chunk of at most {MAX_CHUNK_JOBS:,} jobs")
         if added.verdict == b"elsewhere":
             api, known = added.api.decode(), ApiAddress.parse(added.bound_to.decode())
             raise other_api(f"batch {batch_id}", api, known, bound_to[api])
@@ -217,6 +221,9 @@ class Batches:
         record, batch = await self.record(batch_id), BatchKeys(batch_id)
         async for number, state in self._redis.hscan_iter(batch.state, count=_CHUNKS_AT_ONCE):
             if state.split(b"|")[1] in b"DL":
+                continue
+            size_bytes = await self._session.answer(self._redis.hstrlen(batch.chunks, number))
+            if not 0 < size_bytes <= MAX_CHUNK_BYTES:
                 continue
             payload = await self._session.answer(self._redis.hget(batch.chunks, number))
             if payload is not None and (api := _readable_api(payload)) is not None:
@@ -349,7 +356,10 @@ class Batches:
             entry_id, ended = raw_id.decode(), b"end" in fields
             # The end marker is an entry as well: reading continues after it.
             entries.append((entry_id, [] if ended else _bundle(batch_id, entry_id, fields[b"b"])))
-            size_bytes += 0 if ended else len(fields[b"b"])
+            # Unpacked: that may be a thousand times more than what Redis has.
+            size_bytes += 0 if ended else len(fields[b"b"]) + sum(len(outcome.body) for outcome in entries[-1][1])
+            if size_bytes >= _BYTES_AT_ONCE:
+                break  # the rest is read again
         # Read after the entries, so that it covers every job that ran again by then.
         if blocks := blocks_of(bundle for _, bundle in entries):
             answers = await self._session.answer(self._redis.hmget(names.superseded, [str(block) for block in blocks]))

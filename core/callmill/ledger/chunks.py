@@ -17,6 +17,7 @@ import msgspec
 
 from callmill.config.lua_script import Call
 from callmill.errors import CallmillError, OutsideError, RedisUnavailableError, StaleLeaseError, UnknownFormatError
+from callmill.jobs.bounds import SMALL_CHUNK_BYTES
 from callmill.jobs.failure import cause_of
 from callmill.jobs.formats import FORMAT, newer_batch
 from callmill.jobs.wire import WireOutcome, encode_outcomes
@@ -96,6 +97,18 @@ class Finish(msgspec.Struct, frozen=True):
     throttles: Mapping[int, Throttles] = {}
     deaths: int = 0
 
+    @classmethod
+    def as_it_was(cls, claim: Claim, delay_ms: int = 0) -> Finish:
+        """Return the end of a chunk of which nothing was tried."""
+        return cls(
+            delay_ms=delay_ms,
+            attempts=claim.attempts,
+            not_before_ms=claim.not_before_ms,
+            spared=claim.spared,
+            throttles=claim.throttles,
+            deaths=claim.deaths,
+        )
+
 
 _ALL = b"*"
 _DUE_PAGES = 20
@@ -132,6 +145,7 @@ class Chunks:
             ref=ref,
             fence=claimed.fence,
             payload=claimed.payload,
+            size_bytes=claimed.size_bytes,
             recorded=frozenset(members(claimed.recorded)),
             attempts=known.attempts,
             not_before_ms=known.not_before_ms,
@@ -145,6 +159,18 @@ class Chunks:
             suspect=Suspect(None if alone == _ALL else int(alone), claimed.alone_deaths) if alone else None,
             batch_name=claimed.name.decode(errors="replace"),
         )
+
+    async def payload(self, claim: Claim) -> bytes:
+        """Return the payload of a claimed chunk, which a large one does not bring along; empty: it is gone.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached.
+        """
+        if claim.size_bytes <= SMALL_CHUNK_BYTES:
+            return claim.payload
+        stored = self._session.redis.hget(BatchKeys(claim.ref.batch_id).chunks, str(claim.ref.number))
+        payload: bytes | None = await self._session.answer(stored)
+        return payload or b""
 
     async def note_alone(self, claim: Claim, offset: int | None) -> None:
         """Note that a job of the chunk, or with None all of it, is about to run with nothing beside it.
@@ -168,15 +194,7 @@ class Chunks:
             StaleLeaseError: Another worker holds the chunk.
             RedisUnavailableError: Redis cannot be reached; the lease ends by itself.
         """
-        as_it_was = Finish(
-            delay_ms=delay_ms,
-            attempts=claim.attempts,
-            not_before_ms=claim.not_before_ms,
-            spared=claim.spared,
-            throttles=claim.throttles,
-            deaths=claim.deaths,
-        )
-        await self.commit(claim, Bundle(), as_it_was)
+        await self.commit(claim, Bundle(), Finish.as_it_was(claim, delay_ms))
 
     async def commit(self, claim: Claim, bundle: Bundle, finish: Finish | None = None) -> CommitResult:
         """Record a bundle, and give the chunk up where ``finish`` says so. Safe to repeat with the same arguments.

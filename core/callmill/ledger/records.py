@@ -217,6 +217,7 @@ class Claim(Struct, frozen=True):
         deadline_ms: Unix time in milliseconds after which no call of its batch starts; None: no such time.
         count: Jobs in the chunk.
         deaths: How many leases in a row ended without their workers giving the chunk up.
+        size_bytes: Bytes of the payload in Redis; of more than ``SMALL_CHUNK_BYTES`` it is not here yet.
         suspect: What ran alone last, where there were so many that something did.
         batch_name: Name of the batch, for people.
     """
@@ -233,6 +234,7 @@ class Claim(Struct, frozen=True):
     spared: dict[int, int] = {}
     throttles: dict[int, Throttles] = {}
     deaths: int = 0
+    size_bytes: int = 0
     suspect: Suspect | None = None
     deadline_ms: int | None = None
     batch_name: str = ""

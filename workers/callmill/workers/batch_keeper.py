@@ -73,7 +73,7 @@ class BatchKeeper:
             log.info("late jobs of %s left: %s", batch_id, error, extra={"action": "late_left", "batch": batch_id})
 
     async def _end(self, claim: Claim) -> None:
-        chunk = decode_chunk(claim.payload)
+        chunk = decode_chunk(await self._chunks.payload(claim))
         late = [
             (offset, _too_late(claim.ref, job, chunk.index(offset), claim.attempts.get(offset, 0)))
             for offset, job in enumerate(chunk.jobs)

@@ -16,8 +16,8 @@ from redis.asyncio import Redis
 
 from callmill.config.limit_spec import Enforcer, Scope, Unit
 from callmill.config.profiles import ApiProfile, Charge
+from callmill.jobs.bounds import MAX_MODEL_LENGTH
 from callmill.jobs.json_pointers import JsonPointers
-from callmill.jobs.packing import MAX_MODEL_LENGTH
 from callmill.limits.cost_sharing import CostSharing
 from callmill.limits.costs import ABSURD, CostBook, CostEstimator, Origin
 from callmill.limits.rules import LimitRules

@@ -7,12 +7,14 @@ time budget over, shutdown, batch paused. What is left then goes back as the rem
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Protocol
 
+from callmill.jobs.chunk_reader import ReadChunk
 from callmill.jobs.traffic import TrafficClass
 from callmill.jobs.wire import Chunk, WireOutcome, assigned_id
+from callmill.jobs.wire_checks import Problem
 from callmill.ledger import Bundle, Claim, Finish, Throttles
 from callmill.workers.call import Call, CallOwner, Postponed
 from callmill.workers.outcomes import outcome_too_late, outcome_without_answer
@@ -77,7 +79,7 @@ class ChunkRun:
 
     Args:
         claim: What was claimed.
-        chunk: Its jobs.
+        chunk: Its jobs; None: they come with ``load``.
         lane: Makes the calls.
         recorder: Takes the outcomes.
         traffic: The class of its calls.
@@ -87,7 +89,7 @@ class ChunkRun:
     def __init__(
         self,
         claim: Claim,
-        chunk: Chunk,
+        chunk: Chunk | None,
         lane: Caller,
         recorder: Recorder,
         *,
@@ -108,7 +110,9 @@ class ChunkRun:
         self._ended = False
         self._in_flight: set[int] = set()
         self._began_s = self._loop.time()
-        self._unrecorded = self._calls_of(chunk)
+        self._loaded = chunk is not None
+        self._unrecorded = {} if chunk is None else self._calls_of(chunk)
+        self._invalid: Mapping[int, Problem] = {}
         self._backoffs: dict[int, asyncio.TimerHandle] = {}
         self._due_s: dict[int, float] = {}
         self._stage = stage_of(claim)
@@ -117,14 +121,23 @@ class ChunkRun:
         self._closer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
 
+    def load(self, read: ReadChunk) -> None:
+        """Take the jobs in, before it begins."""
+        if self._open:
+            self._unrecorded, self._invalid, self._loaded = self._calls_of(read.chunk), read.invalid, True
+
     def begin(self) -> None:
-        """Hand the calls to the lane, but for those that must wait for a retry."""
+        """Hand the calls to the lane, but for those that must wait for a retry, and those that must not be made."""
         if not self._open:
             return
         self._closes_s = self._loop.time() + BUDGET_S
         self._closer = self._loop.call_at(self._closes_s, self._time_is_over)
         if self._stage is Stage.CONVICT:
             self._convict()
+            return
+        if self._invalid:
+            self._refuse_invalid()
+        if not self._open:
             return
         claim = self.claim
         again = claim.not_before_ms.keys() | claim.attempts.keys()
@@ -219,7 +232,7 @@ class ChunkRun:
     @property
     def put_back(self) -> int:
         """Jobs that have no outcome yet."""
-        return len(self._unrecorded)
+        return len(self._unrecorded) if self._loaded else self.claim.count - len(self.claim.recorded)
 
     @property
     def p50_ms(self) -> float | None:
@@ -234,8 +247,8 @@ class ChunkRun:
     def summary(self) -> str:
         """Say in a few words what came of the chunk so far."""
         parts, p50_ms = [f"{self.succeeded} ok", f"{self.failed} failed"], self.p50_ms
-        if self._unrecorded:
-            parts.append(f"{len(self._unrecorded)} put back")
+        if self.put_back:
+            parts.append(f"{self.put_back} put back")
         if p50_ms is not None:
             parts.append(f"p50 {p50_ms:.0f} ms")
         return ", ".join(parts)
@@ -247,6 +260,12 @@ class ChunkRun:
             self._take(call, outcome_without_answer(call, "poison", verdict(self.claim)))
         self.close()
 
+    def _refuse_invalid(self) -> None:
+        """Fail what ``submit`` would have refused: somebody wrote the chunk without it."""
+        for offset, (field, why) in self._invalid.items():
+            if (call := self._unrecorded.get(offset)) is not None:
+                self.refuse(call, outcome_without_answer(call, "invalid", f"{field}: {why}"))
+
     def _time_is_over(self) -> None:
         self._out_of_time = True
         self.close()
@@ -257,7 +276,7 @@ class ChunkRun:
 
     def _calls_of(self, chunk: Chunk) -> dict[int, Call]:
         calls = {}
-        batch_id, now_s = self.claim.ref.batch_id, self._loop.time()
+        batch_id = self.claim.ref.batch_id
         for offset, job in enumerate(chunk.jobs):
             if offset in self.claim.recorded:
                 continue
@@ -271,7 +290,7 @@ class ChunkRun:
             call.trace = chunk.trace
             deadlines_ms = [ms for ms in (job.deadline_ms, self.claim.deadline_ms) if ms is not None]
             if deadlines_ms:
-                call.deadline_s = now_s + (min(deadlines_ms) - self.claim.now_ms) / 1000
+                call.deadline_s = self._began_s + (min(deadlines_ms) - self.claim.now_ms) / 1000
         return calls
 
     def _take(self, call: Call, outcome: WireOutcome) -> None:
@@ -348,6 +367,9 @@ class ChunkRun:
         regular = self._open or (self._out_of_time and self._stage is not Stage.ONE_BY_ONE)
         self.close()
         self._stop_clock()
+        if not self._loaded:
+            self._recorder.finished(self, Finish.as_it_was(self.claim))
+            return
         waits_only = len(self._due_s) == len(self._unrecorded)
         next_s = min(self._due_s.values()) if self._due_s and waits_only else 0.0
         self._recorder.finished(

@@ -13,7 +13,7 @@ from callmill.workers.answer_mask import AnswerMask
 from callmill.workers.call import Call
 from callmill.workers.query_credential import QueryCredential
 
-_KNOWN_URLS = 1024
+_KNOWN_URLS, _KNOWN_URL_LENGTH = 1024, 1024
 """Many APIs have few URLs: so many are remembered with their absolute form."""
 
 Request = tuple[str, str, Mapping[str, str], bytes | None, float]
@@ -79,7 +79,7 @@ class RequestBuilder:
             absolute = self._profile.resolve(url)
         except ValueError as error:
             raise ForbiddenUrlError(str(error)) from error
-        if len(self._known_urls) < _KNOWN_URLS:
+        if len(self._known_urls) < _KNOWN_URLS and len(url) <= _KNOWN_URL_LENGTH:
             self._known_urls[url] = absolute
         return absolute
 

@@ -4,6 +4,7 @@ A worker that dies takes every chunk that it held along. All of them are suspect
 lease also ends when Redis is away, or a worker is stopped or killed from outside. So a chunk goes through stages, by
 its deaths in a row (``Claim.deaths``) and by what ran alone when workers died (``Claim.suspect``):
 
+                                            /--3 in a row, while it was read--> CONVICT_ALL
     TOGETHER --3 deaths--> ALONE --1 alone--> ONE_BY_ONE --3 with the same job--> CONVICT
        ^                   |   ^                  |                                  |
        \---- survived -----+---|------------------/                                  |
@@ -13,6 +14,10 @@ its deaths in a row (``Claim.deaths``) and by what ran alone when workers died (
 * ALONE: all its jobs at once, with nothing beside the chunk in its process.
 * ONE_BY_ONE: alone, and one job after the other, each noted in the ledger before it starts.
 * CONVICT: the noted job fails with ``poison`` without being called again.
+* CONVICT_ALL: workers died of reading the chunk, before any of it was called: all its jobs fail with ``poison``.
+
+From ALONE on a chunk is noted as a whole before it is read. Once it is read, what is noted is a job, or that none runs
+(``NO_JOB``); so deaths in a row that count against all of a chunk in ONE_BY_ONE are those of workers that read it.
 
 Why no innocent is blamed. Before anything runs alone, the process takes nothing in, gives its other chunks back and
 waits until their calls are over (``isolation.py``). So a worker that dies of what runs alone takes nothing else along,
@@ -52,6 +57,7 @@ class Stage(Enum):
     ALONE = auto()
     ONE_BY_ONE = auto()
     CONVICT = auto()
+    CONVICT_ALL = auto()
 
     @property
     def needs_process(self) -> bool:
@@ -66,6 +72,8 @@ def stage_of(claim: Claim) -> Stage:
     suspect = claim.suspect
     if suspect is None:
         return Stage.ALONE
+    if suspect.offset is None and suspect.deaths >= _CONVICTED_FROM_DEATHS:
+        return Stage.CONVICT_ALL
     if suspect.offset is None:
         return Stage.ONE_BY_ONE if suspect.deaths else Stage.ALONE
     if suspect.offset == NO_JOB or suspect.deaths < _CONVICTED_FROM_DEATHS:
@@ -73,10 +81,17 @@ def stage_of(claim: Claim) -> Stage:
     return Stage.ALONE if suspect.offset in claim.recorded else Stage.CONVICT
 
 
-def noted_at_first(claim: Claim) -> int | None:
-    """Return what is noted of a chunk that begins to run ALONE: the offset of its only job, or None for all of it."""
+def noted_when_read(claim: Claim, stage: Stage) -> int | None:
+    """Return what is noted of a chunk once it is read: its only job, or that none runs; None: still all of it."""
+    if stage is Stage.ONE_BY_ONE:
+        return NO_JOB
     left = [offset for offset in range(claim.count) if offset not in claim.recorded]
     return left[0] if len(left) == 1 else None
+
+
+def reading_is_suspect(claim: Claim, stage: Stage) -> bool:
+    """Say whether to note all of a chunk before it is read: once a job of it was noted, somebody had survived that."""
+    return stage is Stage.ALONE or claim.suspect is None or claim.suspect.offset is None
 
 
 def verdict(claim: Claim) -> str:
@@ -86,3 +101,8 @@ def verdict(claim: Claim) -> str:
         f"it kills its worker: {alone} died while nothing but this job ran, "
         f"after {claim.deaths - alone} that ran it with others; it was not called again"
     )
+
+
+def verdict_on_all(claim: Claim) -> str:
+    """Return for people why every job of a chunk fails that cannot be read without dying."""
+    return f"its chunk kills the worker that reads it: {claim.deaths} died; nothing of it was called again"

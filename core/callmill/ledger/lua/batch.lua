@@ -36,6 +36,13 @@ local function write_state(number, s)
   }, '|'))
 end
 
+-- How many jobs a payload says that it has; nil: none can be read of it, or more than a chunk may have.
+local function jobs_of(payload)
+  if #payload < 5 then return nil end
+  local _, count = struct.unpack('>BI4', payload)
+  return count <= MAX_CHUNK_JOBS and count or nil
+end
+
 -- What runs alone of a chunk: since which fence, '*' (all of it) or the offset of a job, how many leases died with it.
 local function read_suspect(number)
   return string.match(redis.call('HGET', SUSPECTS, number) or '', '^(%d+)|([^|]+)|(%d+)$')

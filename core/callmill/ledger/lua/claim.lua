@@ -1,7 +1,8 @@
 -- Gives a worker the time-limited right to execute a chunk.
 -- KEYS  SHARED, QUEUED of its line
 -- ARG   number of the chunk  member  worker  lease_ms
--- Returns the verdict: 'ok', with fence, payload, recorded: bitmap of jobs or '', rest: what the remainder must know or '',
+-- Returns the verdict: 'ok', with fence, payload, size_bytes of it: of more than SMALL_CHUNK_BYTES the payload is '', to be
+--         read when there is room for it, recorded: bitmap of jobs or '', rest: what the remainder must know or '',
 --         claims before this one, now_ms, deadline_ms of the batch ('0': none), count of jobs, deaths: leases in a row that
 --         ended without a word, alone: the suspect ('*': all, or an offset) or '', alone_deaths: how many of the deaths
 --         were while it ran alone, name
@@ -11,10 +12,11 @@
 -- that a server which lost its last writes does not give the same one out twice. While a chunk is leased, DUE has one
 -- entry of it: in the line in which it was claimed, wherever its batch is bound meanwhile.
 local number, member = ARG.number, ARG.member
-local payload = redis.call('HGET', CHUNKS, number)
+local size_bytes = redis.call('HSTRLEN', CHUNKS, number)
 local s = read_state(number)
-if not payload and s and control() ~= 'cancelled' then payload = '' end  -- lost: its jobs end as those of a corrupt one
-if not payload or (s and s.status == 'D') then
+local exists = size_bytes > 0 or redis.call('HEXISTS', CHUNKS, number) == 1
+if not exists and s and control() ~= 'cancelled' then exists = true end  -- lost: its jobs end as those of a corrupt one
+if not exists or (s and s.status == 'D') then
   redis.call('ZREM', QUEUED, member)
   return answer({verdict = 'gone'})
 end
@@ -40,8 +42,14 @@ if bound ~= member then
   return answer({verdict = 'moved'})
 end
 if not s then  -- an older producer wrote it
-  local _, count = struct.unpack('>BI4', payload)
-  s = {fence = 0, status = 'Q', worker = '', count = count, done = 0, failed = 0, claims = 0, deaths = 0}
+  s = {
+    fence = 0, status = 'Q', worker = '', count = jobs_of(redis.call('HGET', CHUNKS, number)) or 1,
+    done = 0, failed = 0, claims = 0, deaths = 0,
+  }
+end
+if s.count > MAX_CHUNK_JOBS then  -- nobody writes such: it fails as one job, at the cost of one
+  redis.call('HINCRBY', META, 'total', 1 - s.count)
+  s.count, s.done, s.failed = 1, 0, 0
 end
 if s.status == 'L' then note_death(number, s) end
 run_wanted(number, s)
@@ -60,7 +68,8 @@ write_state(number, s)
 redis.call('ZADD', DUE, int(now_ms + ARG.lease_ms), member)
 local _, alone, alone_deaths = read_suspect(number)
 return answer({
-  verdict = 'ok', fence = s.fence, payload = payload, recorded = redis.call('HGET', DONE, number) or '',
+  verdict = 'ok', fence = s.fence, size_bytes = size_bytes,
+  payload = size_bytes <= SMALL_CHUNK_BYTES and redis.call('HGET', CHUNKS, number) or '', recorded = redis.call('HGET', DONE, number) or '',
   rest = redis.call('HGET', REST, number) or '', claims = s.claims - 1, now_ms = now_ms,
   deadline_ms = redis.call('HGET', META, 'deadline_ms') or '0', count = s.count, deaths = s.deaths, alone = alone or '',
   alone_deaths = tonumber(alone_deaths) or 0, name = redis.call('HGET', META, 'name') or '',
