@@ -1,27 +1,23 @@
-"""The input file: which one it is, and its lines as jobs."""
+"""The input file: which one it is, and its lines."""
 
 from __future__ import annotations
 
 import hashlib
-import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-import msgspec
-from msgspec import UNSET, Raw, Struct
+from msgspec import Struct
 
 from callmill.errors import InputFileError
-from callmill.jobs import Job
 
 LONGEST_LINE_BYTES = 32 * 1024 * 1024
 _EDGE_BYTES = 1024 * 1024
 _STANDARD_INPUT = Path("-")
 _NAME_A_FILE = "write the jobs to a file, so that a run can be continued"
 _BOM = b"\xef\xbb\xbf"
-_CUSTOM_ID = re.compile(rb'"custom_id"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
 class InputIdentity(Struct, frozen=True, kw_only=True):
@@ -79,34 +75,6 @@ class Line(Struct, frozen=True):
     content: bytes | None
 
 
-class BadLineError(ValueError):
-    """Why a line is no job."""
-
-
-class _JobLine(Struct, forbid_unknown_fields=True):
-    custom_id: str
-    method: str
-    url: str
-    body: Raw = Raw()
-    headers: dict[str, str] | None = None
-    api: str | None = None
-    tokens: int | None = None
-    output_tokens: int | None = None
-    weight: int = 1
-    model: str | None = None
-    params: dict[str, str | int | float | bool | list[str | int | float | bool]] | None = None
-    timeout: float | None = None
-    idempotency_key: str | None = None
-
-
-class _CustomId(Struct):
-    custom_id: str
-
-
-_job_line_decoder = msgspec.json.Decoder(_JobLine)
-_custom_id_decoder = msgspec.json.Decoder(_CustomId)
-
-
 def open_input(path: Path) -> BinaryIO:
     """Open an input file.
 
@@ -153,59 +121,6 @@ def read_lines(path: Path) -> Iterator[Line]:
                 yield Line(number, content)
 
 
-def parse_job(line: Line, default_api: str | None) -> Job:
-    """Return the job that a line describes.
-
-    Raises:
-        BadLineError: It describes none; the message says why.
-    """
-    if line.content is None:
-        raise BadLineError(f"is longer than {LONGEST_LINE_BYTES:,} bytes")
-    try:
-        if not line.content.isascii():
-            line.content.decode()
-        found = _job_line_decoder.decode(line.content)
-    except UnicodeDecodeError as error:
-        raise BadLineError(f"is not UTF-8: {error.reason} at byte {error.start + 1}") from error
-    except msgspec.ValidationError as error:
-        raise BadLineError(_lowered(str(error))) from error
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise BadLineError(f"is not JSON: {_lowered(str(error).removeprefix('JSON is malformed: '))}") from error
-    api = found.api or default_api
-    if api is None:
-        raise BadLineError("api is missing, and there is no single API to take: name it, or give --api")
-    body = bytes(found.body)
-    return Job(
-        found.method.upper(),
-        found.url,
-        api=api,
-        id=found.custom_id,
-        headers=found.headers,
-        params=found.params,
-        json=UNSET if body in {b"", b"null"} else Raw(body),
-        timeout=found.timeout,
-        tokens=found.tokens,
-        output_tokens=found.output_tokens,
-        weight=found.weight,
-        model=found.model,
-        idempotency_key=found.idempotency_key,
-    )
-
-
-def custom_id_of(line: Line) -> str | None:
-    """Return a line's ``custom_id``, even of a line that is no JSON, as far as it can be read."""
-    if line.content is None:
-        return None
-    try:
-        return _custom_id_decoder.decode(line.content).custom_id
-    except (ValueError, RecursionError):
-        match = _CUSTOM_ID.search(line.content)
-    try:
-        return None if match is None else msgspec.json.decode(match[1], type=str)
-    except ValueError:
-        return None
-
-
 def _part_of_line(file: BinaryIO, path: Path) -> bytes:
     try:
         return file.readline(LONGEST_LINE_BYTES)
@@ -216,7 +131,3 @@ def _part_of_line(file: BinaryIO, path: Path) -> bytes:
 def _skip_rest(file: BinaryIO, path: Path) -> None:
     while (rest := _part_of_line(file, path)) and not rest.endswith(b"\n"):
         pass
-
-
-def _lowered(message: str) -> str:
-    return message[:1].lower() + message[1:]

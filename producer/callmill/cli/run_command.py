@@ -8,9 +8,11 @@ import click
 
 from callmill.cli import console
 from callmill.cli.asking import confirm, yes_option
+from callmill.cli.bare_options import bare_options
 from callmill.cli.client_session import with_batches
 from callmill.cli.figures import counted
 from callmill.cli.input_file import InputIdentity
+from callmill.cli.job_line import BareBodies
 from callmill.cli.run_files import RunFiles
 from callmill.cli.run_report import RunReport, render_report
 from callmill.cli.run_session import RunSession
@@ -35,6 +37,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 )
 @click.option("--name", help="What status, watch and dashboard show; the input's name when left out.")
 @traffic_options
+@bare_options
 @click.option("--retry-failed", is_flag=True, help="Run the failed jobs again; their new lines replace the old ones.")
 @click.option("--fresh", is_flag=True, help="Begin anew: cancel the earlier run's batch and drop its output.")
 @yes_option
@@ -49,6 +52,7 @@ def run(
     name: str | None,
     priority: str | None,
     tenant: str | None,
+    bare: BareBodies | None,
     retry_failed: bool,
     fresh: bool,
     yes: bool,
@@ -66,13 +70,15 @@ def run(
     traffic = None if priority is tenant is None else traffic_class(priority or Priority.NORMAL, tenant or "")
     identity = InputIdentity.of(input_path)
     with RunFiles(input_path, output, errors) as files:
-        files.check(identity, api, traffic, fresh=fresh)
+        files.check(identity, api, traffic, bare, fresh=fresh)
         if fresh:
             _ask_to_drop(files, yes=yes)
         elif (report := files.report) is not None and not (retry_failed and _can_retry(report)) and _is_over(report):
             console.say_line(f"{output}: {_over(report)}")
             _end(report, as_json=as_json)
-        session = RunSession(settings, files, name=name or input_path.name, api=api, traffic=traffic, quiet=as_json)
+        session = RunSession(
+            settings, files, name=name or input_path.name, api=api, traffic=traffic, bare=bare, quiet=as_json
+        )
         report = session.run(identity, fresh=fresh, workers=workers, retry_failed=retry_failed)
     _end(report, as_json=as_json)
 
