@@ -31,7 +31,7 @@ from msgspec.structs import replace
 from callmill.cli.bad_line_notes import BadLineNotes
 from callmill.cli.default_api import reason
 from callmill.cli.figures import counted
-from callmill.cli.input_file import InputIdentity, Line, open_input, read_lines
+from callmill.cli.input_file import InputIdentity, Line, first_part, read_lines
 from callmill.cli.job_line import BadLineError, custom_id_of, parse_job
 from callmill.cli.newest_lines import newest_lines
 from callmill.cli.number_set import NumberSet
@@ -218,6 +218,7 @@ class FileRun:
         for file, length in zip(self._files, lengths, strict=False):
             file.cut(length)
             for line in file.lines():
+                file.repeat(line)
                 found = read_id(line)
                 if found is None:
                     raise InputFileError(
@@ -369,7 +370,6 @@ class FileRun:
 
 def _max_pending(path: Path) -> int:
     """Return how many jobs may wait in Redis: many, but no more than fit if all are as large as the first ones."""
-    with open_input(path) as file:
-        sample = file.read(_SAMPLE_BYTES)
+    sample = first_part(path, _SAMPLE_BYTES)
     line_bytes = len(sample) / max(1, sample.count(b"\n"))
     return int(min(_MOST_PENDING, max(_FEWEST_PENDING, _PENDING_BYTES / max(1.0, line_bytes))))

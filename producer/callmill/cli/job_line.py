@@ -210,14 +210,14 @@ def _body(found: _JobLine) -> tuple[Any, bytes | str | dict[str, Any] | None]:
     """Return what is sent as JSON, and what is sent as it is or as a form."""
     body = bytes(found.body)
     has_body = body not in {b"", b"null"}
-    if found.data is found.content is found.files is None:
+    if found.data is None and found.content is None and found.files is None:
         return Raw(body) if has_body else UNSET, None
     given = [
         name
         for name, is_given in (
             ("body", has_body),
             ("content", found.content is not None),
-            ("files" if found.data is None else "data", not (found.data is found.files is None)),
+            ("files" if found.data is None else "data", found.data is not None or found.files is not None),
         )
         if is_given
     ]

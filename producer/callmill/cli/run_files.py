@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from callmill.cli.input_file import InputIdentity
+from callmill.cli.input_file import InputIdentity, names_a_stream
 from callmill.cli.job_line import BareBodies
 from callmill.cli.result_file import ResultFile, draft_path
 from callmill.cli.run_report import RunReport
@@ -18,7 +18,6 @@ from callmill.errors import InputFileError, UsageError
 from callmill.jobs.traffic import TrafficClass
 
 _BOTH = "--errors names the same file as -o; leave it out to have every line in one file"
-_DEVICES, _SHARED_MEMORY = ("/dev/", "/proc/"), "/dev/shm/"  # noqa: S108 - nothing is made there
 
 
 class RunFiles:
@@ -201,8 +200,7 @@ def _refuse_streams(output: Path, errors: Path | None) -> None:
     for option, path in (("-o", output), ("--errors", errors)):
         if path is None:
             continue
-        absolute = os.path.abspath(path)  # noqa: PTH100 - that of pathlib keeps ".."
-        if path == Path("-") or (absolute.startswith(_DEVICES) and not absolute.startswith(_SHARED_MEMORY)):
+        if names_a_stream(path):
             raise UsageError(
                 f"{option} {path}: not a regular file; a run reads its output back, so name a regular file"
             )

@@ -10,7 +10,7 @@ from callmill.cli import console
 from callmill.cli.bare_options import bare_options
 from callmill.cli.client_session import with_client
 from callmill.cli.default_api import default_api, reason
-from callmill.cli.input_file import read_lines
+from callmill.cli.input_file import open_any, read_lines
 from callmill.cli.job_line import EXAMPLE, BadLineError, BareBodies, parse_job
 from callmill.cli.traffic_options import traffic_options
 from callmill.errors import InputFileError, JobError
@@ -55,7 +55,7 @@ async def _submit(
     submission = await client.open_submission(name=name, priority=traffic.priority, tenant=traffic.tenant)
     jobs = 0
     try:
-        for line in read_lines(path):
+        for line in read_lines(path, open_any):
             try:
                 due = submission.add(parse_job(line, api, bare))
             except (BadLineError, JobError) as error:
