@@ -8,7 +8,9 @@ import msgspec
 import pytest
 
 from callmill.cli import input_file
-from callmill.cli.input_file import BadLineError, InputIdentity, Line, custom_id_of, parse_job, read_lines
+from callmill.cli.bad_line_notes import BadLineNotes
+from callmill.cli.input_file import InputIdentity, Line, read_lines
+from callmill.cli.job_line import BadLineError, BareBodies, custom_id_of, parse_job
 from callmill.errors import InputFileError
 
 
@@ -106,3 +108,80 @@ def test_only_regular_files(tmp_path):
         with pytest.raises(InputFileError):
             InputIdentity.of(tmp_path / name)
     os.close(descriptor)
+
+
+FORMS = {
+    "form": ('"data":{"a":true,"n":null}', {"data": {"a": True, "n": None}}, {}),
+    "text": ('"content":"<x/>","content_type":"text/xml"', {"data": "<x/>"}, {"Content-Type": "text/xml"}),
+    "bytes": ('"content":{"base64":"/wA="}', {"data": b"\xff\0"}, {}),
+    "files": (
+        '"data":{"k":1},"files":{"a":"x","b":{"base64":"/w=="},"c":{"content":"y","filename":"d","content_type":"a/b"}}',
+        {"data": {"k": 1}, "files": {"a": ("a", b"x"), "b": ("b", b"\xff"), "c": ("d", b"y", "a/b")}},
+        {},
+    ),
+}
+
+
+@pytest.mark.parametrize(("keys", "fields", "headers"), FORMS.values(), ids=FORMS)
+def test_bodies_that_are_no_json(keys, fields, headers):
+    """Forms, text, bytes and files can be said in a line."""
+    job = parse(f'{{"custom_id":"a","method":"POST","url":"/v1","body":null,{keys}}}')
+    assert job.json is msgspec.UNSET
+    assert {name: getattr(job, name) for name in fields} == fields
+    assert dict(job.headers or {}) == headers
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ('"body":1,"data":{}', "has body and data"),
+        ('"content":"x","files":{}', "has content and files"),
+        ('"content":{"base64":"x"}', "content.base64 is no Base64"),
+        ('"files":{"f":{}}', "files.f needs either"),
+        ('"content_type":"a/b"', "there is no content"),
+        ('"tokens":99999999999999999999', "tokens`"),
+        ('"weight":18446744073709551616', "weight`"),
+        ('"output_tokens":-1', "output_tokens`"),
+        ('"timeout":1e999', "timeout`"),
+        ('"body":{"m":["ok","\\ud800"]}', r"body.m\[1\] holds half a character"),
+        ('"headers":{"a":"\\udc00"}', "headers.a holds half a character"),
+        ('"body":NaN', "is not JSON: invalid character"),
+    ],
+)
+def test_values_that_no_job_has(keys, reason):
+    """What no job can carry makes a bad line, whose reason names the place."""
+    with pytest.raises(BadLineError, match=reason):
+        parse(f'{{"custom_id":"a","method":"POST","url":"/v1",{keys}}}')
+
+
+BARE = BareBodies(url="/v1/chat", without=("metadata",))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"model":"m","n":1.10,"metadata":{"row":1}}', ("POST", "/v1/chat", "line-7", b'{"model":"m","n":1.10}')),
+        ('{"model":"m"}', ("POST", "/v1/chat", "line-7", b'{"model":"m"}')),
+        ('["a", 1.10]', ("POST", "/v1/chat", "line-7", b'["a", 1.10]')),
+        ('{"custom_id":"a","body":{"metadata":1}}', ("POST", "/v1/chat", "a", b'{"metadata":1}')),
+        ('{"custom_id":"a","method":"put","url":"/x","body":2}', ("PUT", "/x", "a", b"2")),
+    ],
+)
+def test_bare_bodies(line, said):
+    """With a URL for them, lines without keys of ours are bodies as they stand, under their number."""
+    job = parse_job(Line(7, line.encode()), "local", BARE)
+    assert (job.method, job.url, job.id, bytes(job.json)) == said
+    assert custom_id_of(Line(7, line.encode()), BARE) == job.id
+
+
+def test_first_reasons_are_said(tmp_path):
+    """Of ten thousand bad lines three reasons are said, what a line needs once, and where the other reasons are."""
+    said: list[str] = []
+    notes = BadLineNotes(tmp_path / "in", tmp_path / "errors", said.append)
+    for number in range(1, 10_001):
+        notes.note(number, "unknown field", is_of_another_form=True)
+    assert len(said) == 5
+    assert [line for line in said if "unknown field" in line] == [said[0], *said[2:4]]
+    assert '"custom_id"' in said[1]
+    assert "--url" in said[1]
+    assert "errors" in said[4]

@@ -53,7 +53,7 @@ class JobError(UsageError):
 
     Attributes:
         position: 0-based position of the job in what was submitted.
-        field: name of the offending field of the job.
+        field: name of the offending field of the job; where the field holds others, with the path in it: ``json.a[3]``.
     """
 
     def __init__(self, message: str, *, position: int, field: str) -> None:

@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 from msgspec import UNSET, Struct, UnsetType
 
 JSONValue: TypeAlias = Any
-"""What ``json.dumps`` takes, and msgspec on top of it: dataclasses, datetimes, UUIDs, structs."""
+"""What ``json.dumps`` takes, and on top of it: dataclasses, attrs, structs, models of pydantic; enums by value; sets;
+dates and times (ISO 8601), UUIDs and Decimals as text; bytes as Base64 text; numbers and arrays of numpy."""
 
 
 class _Target(Struct, frozen=True):
@@ -26,9 +27,13 @@ class Job(_Target, frozen=True, kw_only=True):
         api: Name of the API profile that the call runs under.
         id: The caller's own id, unique in the batch; assigned by Callmill when left out.
         headers: Extra request headers; they win over the profile's.
-        params: Query parameters, appended to the URL.
+        params: Query parameters, appended to the URL: text, numbers, dates, UUIDs, enums by value. True is sent as
+            ``true``, None is left out, a list repeats its name.
         json: Body, sent as JSON. ``None`` is sent as ``null``; leave it out for no body.
-        data: Body, sent as it is (bytes, str) or as a form (mapping). Not together with ``json``.
+        data: Body, sent as it is (bytes, str) or as a form (mapping, its values as in ``params``). Not together with
+            ``json``.
+        files: Files to send as multipart/form-data, with ``data`` (a mapping) as its other fields: for each field its
+            content (bytes), or (filename, content), or (filename, content, content type).
         timeout: Seconds for the whole call; the profile's when left out.
         tokens: Estimated cost of the call in tokens, request and answer together, for limits counted in tokens.
         output_tokens: The part of ``tokens`` that is expected in the answer.
@@ -45,6 +50,7 @@ class Job(_Target, frozen=True, kw_only=True):
     params: Mapping[str, Any] | None = None
     json: JSONValue | UnsetType = UNSET
     data: bytes | str | Mapping[str, Any] | None = None
+    files: Mapping[str, bytes | tuple[str, bytes] | tuple[str, bytes, str]] | None = None
     timeout: float | None = None
     tokens: int | None = None
     output_tokens: int | None = None

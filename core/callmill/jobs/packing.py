@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
-from urllib.parse import urlencode
-
-import msgspec
-from msgspec import UNSET
+from typing import NoReturn
 
 from callmill.config.public_api import PublicApi
 from callmill.errors import DuplicateIdError, JobError
-from callmill.jobs.bounds import CHUNK_BYTES, MAX_BODY_BYTES, MAX_URL_LENGTH
+from callmill.jobs.bounds import CHUNK_BYTES, MAX_URL_LENGTH
 from callmill.jobs.capacity import Capacity
+from callmill.jobs.encoding import encode_body, with_params
 from callmill.jobs.job import Job
 from callmill.jobs.seen_ids import SeenIds
 from callmill.jobs.trace_context import TraceContext
@@ -28,8 +25,6 @@ _JOB_OVERHEAD_BYTES, _HEADER_OVERHEAD_BYTES = 32, 16
 _PLAIN_PATH = re.compile(r"/(?!/)[\w\-~/?=&:,+@!$'()*;.]*", re.ASCII)
 _API_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _CACHED_URLS, _CACHED_URL_LENGTH = 4096, 1024
-
-_json_encode = msgspec.json.Encoder().encode
 
 
 class _Lane:
@@ -82,10 +77,10 @@ class JobPacker:
             lane.check_url(job.url)
         except (ValueError, TypeError, AttributeError) as error:
             raise JobError(str(error), position=position, field="url") from error
-        body, content_type = _body(job, position)
+        body, content_type = encode_body(job, position)
         wire = WireJob(
             job.method,
-            job.url if job.params is None else _with_params(job, position),
+            job.url if job.params is None else with_params(job.url, job.params, position),
             job.id,
             None if job.headers is None else _headers(job.headers, position),
             body,
@@ -150,47 +145,6 @@ class ChunkBuilder:
 
 def _fail(position: int, field: str, message: str) -> NoReturn:
     raise JobError(message, position=position, field=field)
-
-
-def _body(job: Job, position: int) -> tuple[bytes | None, str | None]:
-    data = job.data
-    if job.json is not UNSET:
-        if data is not None:
-            _fail(position, "data", "a job has either json or data, not both")
-        content_type: str | None = "application/json"
-        try:
-            body = _json_encode(job.json)
-        except (TypeError, ValueError, msgspec.MsgspecError, OverflowError, RecursionError) as error:
-            raise JobError(f"cannot be written as JSON: {error}", position=position, field="json") from error
-    elif data is None:
-        return None, None
-    else:
-        body, content_type = _raw_body(data, position)
-    if len(body) > MAX_BODY_BYTES:
-        _fail(position, "body", f"has {len(body):,} bytes; at most {MAX_BODY_BYTES:,} are carried")
-    return body, content_type
-
-
-def _raw_body(data: Any, position: int) -> tuple[bytes, str | None]:
-    if isinstance(data, (bytes, bytearray, memoryview)):
-        return bytes(data), None
-    if isinstance(data, str):
-        if not is_text(data):
-            _fail(position, "data", "holds half a character (a lone surrogate)")
-        return data.encode(), "text/plain; charset=utf-8"
-    if isinstance(data, Mapping):
-        return urlencode(data, doseq=True).encode(), "application/x-www-form-urlencoded"
-    raise JobError(f"is {type(data).__name__}; give bytes, str or a mapping", position=position, field="data")
-
-
-def _with_params(job: Job, position: int) -> str:
-    try:
-        query = urlencode(job.params or {}, doseq=True)
-    except (TypeError, ValueError) as error:
-        raise JobError(f"cannot be written as a query: {error}", position=position, field="params") from error
-    path, hash_mark, fragment = job.url.partition("#")
-    joined = f"{path}{'&' if '?' in path else '?'}{query}" if query else path
-    return joined + hash_mark + fragment
 
 
 def _headers(headers: Mapping[str, str], position: int) -> dict[str, str]:

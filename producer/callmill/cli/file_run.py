@@ -22,15 +22,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 
+from callmill.cli.bad_line_notes import BadLineNotes
 from callmill.cli.default_api import reason
 from callmill.cli.figures import counted
-from callmill.cli.input_file import BadLineError, InputIdentity, Line, custom_id_of, open_input, parse_job, read_lines
+from callmill.cli.input_file import InputIdentity, Line, first_part, read_lines
+from callmill.cli.job_line import BadLineError, custom_id_of, parse_job
 from callmill.cli.newest_lines import newest_lines
 from callmill.cli.number_set import NumberSet
 from callmill.cli.result_file import ResultFile, not_written
@@ -70,6 +72,7 @@ class FileRun:
         errors: Takes the failures and bad lines, if there is one.
         retry_failed: Run failed jobs again; if an earlier retry was interrupted, continue it instead.
         failed_up_to_ms: Those that had failed by then (Unix time in milliseconds, by Redis's clock); 0: by now.
+        say: Prints a line for people.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class FileRun:
         errors: ResultFile | None,
         retry_failed: bool = False,
         failed_up_to_ms: int = 0,
+        say: Callable[[str], None] = log.warning,
     ) -> None:
         self.state = state
         self._client = client
@@ -99,6 +103,7 @@ class FileRun:
         self._of_unknown_jobs = 0
         self._cursor = state.cursor
         self._reports: list[bytes] = []
+        self._notes = BadLineNotes(Path(state.input.path), self._with_failures.path, say)
         self._writing = asyncio.Lock()
         self._last_contact_s = 0.0
         self._last_trouble = ""
@@ -213,6 +218,7 @@ class FileRun:
         for file, length in zip(self._files, lengths, strict=False):
             file.cut(length)
             for line in file.lines():
+                file.repeat(line)
                 found = read_id(line)
                 if found is None:
                     raise InputFileError(
@@ -273,7 +279,7 @@ class FileRun:
                 continue
             if jobs_to_pass:
                 jobs_to_pass -= 1
-                submission.note_id(custom_id_of(line) or "")
+                submission.note_id(custom_id_of(line, self.state.bare) or "")
             elif self._add(submission, line):
                 await self._flush(submission)
         self._check_input(path)
@@ -295,11 +301,12 @@ class FileRun:
     def _add(self, submission: Submission, line: Line) -> bool:
         """Add a line's job to the window, or report the line; True when the window is to be written."""
         try:
-            return submission.add(parse_job(line, self.state.api))
+            return submission.add(parse_job(line, self.state.api, self.state.bare))
         except (BadLineError, JobError) as error:
             self._bad_lines.add(line.number)
-            report = bad_line(self.state.batch_id, line.number, custom_id_of(line), reason(error))
-            self._reports.append(report)
+            why, custom_id = reason(error), custom_id_of(line, self.state.bare)
+            self._notes.note(line.number, why, is_of_another_form=getattr(error, "is_of_another_form", False))
+            self._reports.append(bad_line(self.state.batch_id, line.number, custom_id, why))
             return len(self._reports) >= _REPORTS_AT_ONCE
 
     async def _flush(self, submission: Submission) -> None:
@@ -363,7 +370,6 @@ class FileRun:
 
 def _max_pending(path: Path) -> int:
     """Return how many jobs may wait in Redis: many, but no more than fit if all are as large as the first ones."""
-    with open_input(path) as file:
-        sample = file.read(_SAMPLE_BYTES)
+    sample = first_part(path, _SAMPLE_BYTES)
     line_bytes = len(sample) / max(1, sample.count(b"\n"))
     return int(min(_MOST_PENDING, max(_FEWEST_PENDING, _PENDING_BYTES / max(1.0, line_bytes))))

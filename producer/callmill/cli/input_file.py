@@ -1,27 +1,26 @@
-"""The input file: which one it is, and its lines as jobs."""
+"""The input file: which one it is, and its lines."""
 
 from __future__ import annotations
 
 import hashlib
-import re
+import os
 import stat
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-import msgspec
-from msgspec import UNSET, Raw, Struct
+from msgspec import Struct
 
+from callmill.cli.packed_input import DamagedError, LineSource, unpacked
 from callmill.errors import InputFileError
-from callmill.jobs import Job
 
 LONGEST_LINE_BYTES = 32 * 1024 * 1024
 _EDGE_BYTES = 1024 * 1024
-_STANDARD_INPUT = Path("-")
-_NAME_A_FILE = "write the jobs to a file, so that a run can be continued"
+STANDARD_STREAM = Path("-")
+_DEVICES, _SHARED_MEMORY = ("/dev/", "/proc/"), "/dev/shm/"  # noqa: S108 - nothing is made there
 _BOM = b"\xef\xbb\xbf"
-_CUSTOM_ID = re.compile(rb'"custom_id"\s*:\s*("(?:[^"\\]|\\.)*")')
 
 
 class InputIdentity(Struct, frozen=True, kw_only=True):
@@ -48,7 +47,7 @@ class InputIdentity(Struct, frozen=True, kw_only=True):
         Raises:
             InputFileError: It cannot be read, or is no regular file.
         """
-        with open_input(path) as file, _reading(path):
+        with open_input(path) as file, reading(path):
             status = path.stat()
             head = file.read(_EDGE_BYTES)
             file.seek(max(0, status.st_size - _EDGE_BYTES))
@@ -79,72 +78,63 @@ class Line(Struct, frozen=True):
     content: bytes | None
 
 
-class BadLineError(ValueError):
-    """Why a line is no job."""
-
-
-class _JobLine(Struct, forbid_unknown_fields=True):
-    custom_id: str
-    method: str
-    url: str
-    body: Raw = Raw()
-    headers: dict[str, str] | None = None
-    api: str | None = None
-    tokens: int | None = None
-    output_tokens: int | None = None
-    weight: int = 1
-    model: str | None = None
-    params: dict[str, str | int | float | bool | list[str | int | float | bool]] | None = None
-    timeout: float | None = None
-    idempotency_key: str | None = None
-
-
-class _CustomId(Struct):
-    custom_id: str
-
-
-_job_line_decoder = msgspec.json.Decoder(_JobLine)
-_custom_id_decoder = msgspec.json.Decoder(_CustomId)
-
-
 def open_input(path: Path) -> BinaryIO:
     """Open an input file.
 
     Raises:
         InputFileError: It cannot be read, or is no regular file, which no run could be continued from.
     """
-    if path == _STANDARD_INPUT:
-        raise InputFileError(f"standard input cannot be read: {_NAME_A_FILE}")
-    with _reading(path):
-        if stat.S_ISREG(path.stat().st_mode):  # asked before it is opened: a pipe waits for somebody who writes
+    with reading(path):
+        if path != STANDARD_STREAM and stat.S_ISREG(path.stat().st_mode):
             return path.open("rb", buffering=_EDGE_BYTES)
-    raise InputFileError(f"{path}: is not a regular file; {_NAME_A_FILE}")
+    raise InputFileError(f"{path}: is not a regular file; write the jobs to a file")
 
 
-def _unreadable(path: Path, error: OSError) -> InputFileError:
-    return InputFileError(f"{path}: cannot be read: {error.strerror}")
+def open_any(path: Path) -> BinaryIO:
+    """Open an input that is read once, from its beginning to its end: a file, a pipe, or ``-``, standard input.
+
+    Raises:
+        InputFileError: It cannot be read.
+    """
+    if path == STANDARD_STREAM:
+        if sys.stdin is None:  # where it is closed
+            raise InputFileError("standard input is closed: name a file")
+        return sys.stdin.buffer
+    with reading(path):
+        return path.open("rb", buffering=_EDGE_BYTES)
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _unreadable(path, error) from error
+def is_stream(path: Path) -> bool:
+    """Say whether an input can be read once only, or is another file in each process; asked without opening it.
+
+    Raises:
+        InputFileError: It cannot be looked at.
+    """
+    if path == STANDARD_STREAM or names_a_stream(path):
+        return True
+    with reading(path):
+        return not stat.S_ISREG(path.stat().st_mode)
 
 
-def read_lines(path: Path) -> Iterator[Line]:
-    """Yield every line that is not blank.
+def names_a_stream(path: Path) -> bool:
+    """Say whether a path is one of the system's names for open files and devices, or ``-``."""
+    absolute = os.path.abspath(path)  # noqa: PTH100 - that of pathlib keeps ".."
+    return path == STANDARD_STREAM or (absolute.startswith(_DEVICES) and not absolute.startswith(_SHARED_MEMORY))
+
+
+def read_lines(path: Path, open_file: Callable[[Path], BinaryIO] = open_input) -> Iterator[Line]:
+    """Yield every line that is not blank, of a file in UTF-8 or UTF-16, plain or compressed.
 
     Raises:
         InputFileError: The file cannot be read.
     """
     number = 0
-    with open_input(path) as file:
-        while content := _part_of_line(file, path):
+    with open_file(path) as file, reading(path):
+        source = unpacked(file)
+        while content := source.readline(LONGEST_LINE_BYTES):
             number += 1
-            if len(content) == LONGEST_LINE_BYTES and not content.endswith(b"\n"):
-                _skip_rest(file, path)
+            if len(content) >= LONGEST_LINE_BYTES and not content.endswith(b"\n"):
+                _skip_rest(source)
                 yield Line(number, None)
                 continue
             if number == 1:
@@ -153,70 +143,34 @@ def read_lines(path: Path) -> Iterator[Line]:
                 yield Line(number, content)
 
 
-def parse_job(line: Line, default_api: str | None) -> Job:
-    """Return the job that a line describes.
+def first_part(path: Path, size: int) -> bytes:
+    """Return the beginning of what ``read_lines`` reads.
 
     Raises:
-        BadLineError: It describes none; the message says why.
+        InputFileError: The file cannot be read.
     """
-    if line.content is None:
-        raise BadLineError(f"is longer than {LONGEST_LINE_BYTES:,} bytes")
-    try:
-        if not line.content.isascii():
-            line.content.decode()
-        found = _job_line_decoder.decode(line.content)
-    except UnicodeDecodeError as error:
-        raise BadLineError(f"is not UTF-8: {error.reason} at byte {error.start + 1}") from error
-    except msgspec.ValidationError as error:
-        raise BadLineError(_lowered(str(error))) from error
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise BadLineError(f"is not JSON: {_lowered(str(error).removeprefix('JSON is malformed: '))}") from error
-    api = found.api or default_api
-    if api is None:
-        raise BadLineError("api is missing, and there is no single API to take: name it, or give --api")
-    body = bytes(found.body)
-    return Job(
-        found.method.upper(),
-        found.url,
-        api=api,
-        id=found.custom_id,
-        headers=found.headers,
-        params=found.params,
-        json=UNSET if body in {b"", b"null"} else Raw(body),
-        timeout=found.timeout,
-        tokens=found.tokens,
-        output_tokens=found.output_tokens,
-        weight=found.weight,
-        model=found.model,
-        idempotency_key=found.idempotency_key,
-    )
+    with open_input(path) as file, reading(path):
+        return unpacked(file).read(size)
 
 
-def custom_id_of(line: Line) -> str | None:
-    """Return a line's ``custom_id``, even of a line that is no JSON, as far as it can be read."""
-    if line.content is None:
-        return None
-    try:
-        return _custom_id_decoder.decode(line.content).custom_id
-    except (ValueError, RecursionError):
-        match = _CUSTOM_ID.search(line.content)
-    try:
-        return None if match is None else msgspec.json.decode(match[1], type=str)
-    except ValueError:
-        return None
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn errors while the path is read into those that name it.
 
-
-def _part_of_line(file: BinaryIO, path: Path) -> bytes:
+    Raises:
+        InputFileError: It cannot be read; on leaving the context.
+    """
     try:
-        return file.readline(LONGEST_LINE_BYTES)
+        yield
+    except InputFileError as error:
+        message = str(error)
+        raise InputFileError(message if message.startswith(str(path)) else f"{path}: {message}") from error
+    except DamagedError as error:
+        raise InputFileError(f"{path}: its data are damaged or end too early: {error}") from error
     except OSError as error:
-        raise _unreadable(path, error) from error
+        raise InputFileError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _skip_rest(file: BinaryIO, path: Path) -> None:
-    while (rest := _part_of_line(file, path)) and not rest.endswith(b"\n"):
+def _skip_rest(source: LineSource) -> None:
+    while (rest := source.readline(LONGEST_LINE_BYTES)) and not rest.endswith(b"\n"):
         pass
-
-
-def _lowered(message: str) -> str:
-    return message[:1].lower() + message[1:]

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from callmill.cli.folder_sync import sync_folder
+from callmill.cli.output_stream import OutputStream
 from callmill.errors import InputFileError, OutsideError, UsageError
 
 _BUFFER_BYTES = 1024 * 1024
@@ -37,6 +38,7 @@ class ResultFile:
 
     Attributes:
         path: As it was given.
+        stream: Gets each line, too, once it is on the disk.
         length: In bytes, including what is not synced yet.
         is_new: Whether it did not exist before.
 
@@ -58,6 +60,8 @@ class ResultFile:
             raise UsageError(f"{path}: another `callmill run` writes it; wait for it, or stop it")
         self.length = os.fstat(self._file.fileno()).st_size
         self.unsynced = 0
+        self.stream: OutputStream | None = None
+        self._unsent: list[bytes] = []
 
     def cut(self, length: int) -> None:
         """Cut the file to the length that was recorded of it.
@@ -115,6 +119,8 @@ class ResultFile:
             raise not_written(self.path, error) from error
         self.length += len(line)
         self.unsynced += len(line)
+        if self.stream is not None:
+            self._unsent.append(line)
 
     def sync(self) -> int:
         """Bring everything to the disk and return the length.
@@ -129,7 +135,15 @@ class ResultFile:
                 self.unsynced = 0
         except OSError as error:
             raise not_written(self.path, error) from error
+        if self.stream is not None and self._unsent:
+            lines, self._unsent = self._unsent, []
+            self.stream.write(b"".join(lines))
         return self.length
+
+    def repeat(self, line: bytes) -> None:
+        """Write a line that is in the file already to the stream alone, if there is one."""
+        if self.stream is not None:
+            self.stream.write(line)
 
     def write_draft(self, lines: Iterable[bytes]) -> int:
         """Write the replacement next to the file, sync it to disk, and return its length.

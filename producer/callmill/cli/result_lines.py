@@ -13,19 +13,23 @@ import msgspec
 from msgspec import Raw, Struct
 
 from callmill.jobs import Outcome
+from callmill.jobs.readable_body import text_of, text_or_base64
 
 BAD_LINE = "bad_line"
 _ID = re.compile(rb'\{"id":"[^"]*?-(line-)?(-?\d+)"')
 _LONGEST_ID = 128
 _NO_ERROR = b'"error":null}\n'
+_BOM = "\ufeff"
+_JSON_STARTS = ("{", "[", _BOM)
 
 _encode = msgspec.json.Encoder().encode
 
 
-class _Response(Struct, frozen=True):
+class _Response(Struct, frozen=True, omit_defaults=True):
     status_code: int
     request_id: str | None
-    body: Raw | str
+    body: Raw | str | dict[str, str | None]
+    headers: dict[str, str] = {}
 
 
 class _Error(Struct, frozen=True, omit_defaults=True):
@@ -45,7 +49,7 @@ def outcome_line(batch_id: str, outcome: Outcome) -> bytes:
     """Return the line of an outcome, with its line feed."""
     response = None
     if outcome.status is not None:
-        response = _Response(outcome.status, outcome.request_id, json_or_text(outcome.body))
+        response = _Response(outcome.status, outcome.request_id, _written(outcome), outcome.headers)
     error = None if outcome.error is None else _Error(outcome.error.code, outcome.error.message)
     return _encode(_ResultLine(f"{batch_id}-{outcome.index}", outcome.id, response, error)) + b"\n"
 
@@ -67,13 +71,23 @@ def is_failure(line: bytes) -> bool:
     return not line.endswith(_NO_ERROR)
 
 
-def json_or_text(body: bytes) -> Raw | str:
-    """Return a body as it stands when it is JSON, so that no number loses a digit, else as text."""
+def _written(outcome: Outcome) -> Raw | str | dict[str, str | None]:
+    """Return a body as it stands when it is JSON, so that no number loses a digit, else as text, else in Base64."""
+    if (raw := _as_json(outcome.body)) is not None:
+        return raw
+    if (text := text_of(outcome)) is None:
+        return text_or_base64(outcome)
+    # JSON in another charset, or behind a byte order mark.
+    raw = _as_json(text.removeprefix(_BOM).encode(errors="replace")) if text[:1] in _JSON_STARTS else None
+    return text if raw is None else raw
+
+
+def _as_json(body: bytes) -> Raw | None:
     try:
         if not body.isascii():
             body.decode()
         raw: Any = msgspec.json.decode(body, type=Raw)
     except (ValueError, RecursionError):
-        return body.decode(errors="replace")
+        return None
     # Between JSON's tokens a line feed is white space, and inside of strings there is none.
     return Raw(bytes(raw).replace(b"\n", b" ").replace(b"\r", b" "))

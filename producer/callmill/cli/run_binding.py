@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import islice
 from pathlib import Path
 
-from callmill.cli.input_file import BadLineError, parse_job, read_lines
+from callmill.cli.input_file import read_lines
+from callmill.cli.job_line import BadLineError, BareBodies, parse_job
 from callmill.errors import JobError
 from callmill.ledger.api_bindings import ApiBindings, other_api
 from callmill.producer import AsyncClient
@@ -15,7 +16,7 @@ _LINES_CHECKED = 1_000
 """Of an input: a run that stops at a later line has lost nothing, it can continue from there."""
 
 
-async def check_apis(client: AsyncClient, path: str, api: str | None) -> None:
+async def check_apis(client: AsyncClient, path: str, api: str | None, bare: BareBodies | None) -> None:
     """Check the first lines of an input before anything starts.
 
     Raises:
@@ -24,7 +25,7 @@ async def check_apis(client: AsyncClient, path: str, api: str | None) -> None:
     known = await client.known_apis()
     for line in islice(read_lines(Path(path)), _LINES_CHECKED):
         try:
-            known.find(parse_job(line, api).api, 0)
+            known.find(parse_job(line, api, bare).api, 0)
         except (BadLineError, JobError):
             continue  # reported when the input is read
 

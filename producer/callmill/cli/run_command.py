@@ -8,10 +8,13 @@ import click
 
 from callmill.cli import console
 from callmill.cli.asking import confirm, yes_option
+from callmill.cli.bare_options import bare_options
 from callmill.cli.client_session import with_batches
 from callmill.cli.figures import counted
-from callmill.cli.input_file import InputIdentity
+from callmill.cli.input_file import STANDARD_STREAM
+from callmill.cli.job_line import BareBodies
 from callmill.cli.run_files import RunFiles
+from callmill.cli.run_place import RunPlace
 from callmill.cli.run_report import RunReport, render_report
 from callmill.cli.run_session import RunSession
 from callmill.cli.traffic_options import traffic_options
@@ -35,6 +38,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 )
 @click.option("--name", help="What status, watch and dashboard show; the input's name when left out.")
 @traffic_options
+@bare_options
 @click.option("--retry-failed", is_flag=True, help="Run the failed jobs again; their new lines replace the old ones.")
 @click.option("--fresh", is_flag=True, help="Begin anew: cancel the earlier run's batch and drop its output.")
 @yes_option
@@ -49,6 +53,7 @@ def run(
     name: str | None,
     priority: str | None,
     tenant: str | None,
+    bare: BareBodies | None,
     retry_failed: bool,
     fresh: bool,
     yes: bool,
@@ -64,17 +69,35 @@ def run(
         raise click.UsageError("--fresh runs everything again, --retry-failed only the failed jobs: use one of them")
     settings = load_settings()
     traffic = None if priority is tenant is None else traffic_class(priority or Priority.NORMAL, tenant or "")
-    identity = InputIdentity.of(input_path)
-    with RunFiles(input_path, output, errors) as files:
-        files.check(identity, api, traffic, fresh=fresh)
+    with RunPlace(settings, input_path, output, errors, fresh=fresh) as place:
+        files = place.files
+        _check_stream(place, retry_failed=retry_failed, as_json=as_json)
+        identity = place.identity()
+        files.check(identity, api, traffic, bare, fresh=fresh)
         if fresh:
             _ask_to_drop(files, yes=yes)
         elif (report := files.report) is not None and not (retry_failed and _can_retry(report)) and _is_over(report):
+            place.repeat()
             console.say_line(f"{output}: {_over(report)}")
             _end(report, as_json=as_json)
-        session = RunSession(settings, files, name=name or input_path.name, api=api, traffic=traffic, quiet=as_json)
+        session = RunSession(
+            settings, files, name=name or _name(input_path), api=api, traffic=traffic, bare=bare, quiet=as_json
+        )
         report = session.run(identity, fresh=fresh, workers=workers, retry_failed=retry_failed)
     _end(report, as_json=as_json)
+
+
+def _check_stream(place: RunPlace, *, retry_failed: bool, as_json: bool) -> None:
+    if place.stream is None:
+        return
+    if retry_failed:
+        raise click.UsageError("--retry-failed replaces lines of the output, so it needs a file: name one with -o")
+    if as_json and place.stream.is_standard_output:
+        raise click.UsageError("--json prints the report where -o - has the outcomes: name a file for one of them")
+
+
+def _name(path: Path) -> str:
+    return "standard input" if path == STANDARD_STREAM else path.name
 
 
 def _can_retry(report: RunReport) -> bool:

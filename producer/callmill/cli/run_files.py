@@ -9,7 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from callmill.cli.input_file import InputIdentity
+from callmill.cli.input_file import InputIdentity, names_a_stream
+from callmill.cli.job_line import BareBodies
 from callmill.cli.result_file import ResultFile, draft_path
 from callmill.cli.run_report import RunReport
 from callmill.cli.run_state import RunState, load_state, save_state, state_path
@@ -17,7 +18,6 @@ from callmill.errors import InputFileError, UsageError
 from callmill.jobs.traffic import TrafficClass
 
 _BOTH = "--errors names the same file as -o; leave it out to have every line in one file"
-_DEVICES, _SHARED_MEMORY = ("/dev/", "/proc/"), "/dev/shm/"  # noqa: S108 - nothing is made there
 
 
 class RunFiles:
@@ -88,7 +88,13 @@ class RunFiles:
         return None if self.errors is None else str(self.errors.path.absolute())
 
     def check(
-        self, identity: InputIdentity, api: str | None, traffic: TrafficClass | None = None, *, fresh: bool
+        self,
+        identity: InputIdentity,
+        api: str | None,
+        traffic: TrafficClass | None = None,
+        bare: BareBodies | None = None,
+        *,
+        fresh: bool,
     ) -> None:
         """Load the state that an earlier run left, and refuse what would not go on with that run.
 
@@ -112,7 +118,7 @@ class RunFiles:
                 f"{identity.path}: is not the input that {self.output.path} was started with: {difference}; "
                 "start over with --fresh, or name another -o"
             )
-        self._check_options(self.state, api, traffic)
+        self._check_options(self.state, api, traffic, bare)
         if self.state.draft_bytes is None:  # else the draft may have replaced the file already
             for file, length in zip(self._files, self._recorded(self.state), strict=False):
                 file.check_length(length)
@@ -153,7 +159,9 @@ class RunFiles:
                 "a run keeps its state there: name an -o in a folder that can be written to"
             ) from error
 
-    def _check_options(self, state: RunState, api: str | None, traffic: TrafficClass | None) -> None:
+    def _check_options(
+        self, state: RunState, api: str | None, traffic: TrafficClass | None, bare: BareBodies | None
+    ) -> None:
         if state.errors != self.errors_path:
             was = "without --errors" if state.errors is None else f"with --errors {state.errors}"
             raise UsageError(f"this run was started {was}: give the same again, or start over with --fresh")
@@ -162,6 +170,11 @@ class RunFiles:
             raise UsageError(f"this run was started {was}: keep to that, or start over with --fresh")
         if traffic is not None and traffic != state.traffic:
             raise UsageError(f"this run was started as {state.traffic}: keep to that, or start over with --fresh")
+        if bare is not None and bare != state.bare:
+            raise UsageError(
+                "this run was started with another --url, --method or --without: "
+                "keep to that, or start over with --fresh"
+            )
 
     def _state_to_drop(self) -> RunState | None:
         try:
@@ -187,8 +200,7 @@ def _refuse_streams(output: Path, errors: Path | None) -> None:
     for option, path in (("-o", output), ("--errors", errors)):
         if path is None:
             continue
-        absolute = os.path.abspath(path)  # noqa: PTH100 - that of pathlib keeps ".."
-        if path == Path("-") or (absolute.startswith(_DEVICES) and not absolute.startswith(_SHARED_MEMORY)):
+        if names_a_stream(path):
             raise UsageError(
                 f"{option} {path}: not a regular file; a run reads its output back, so name a regular file"
             )

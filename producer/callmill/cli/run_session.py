@@ -18,6 +18,7 @@ from callmill.cli.figures import counted
 from callmill.cli.file_run import FileRun
 from callmill.cli.fleet_cpu import FleetCpu
 from callmill.cli.input_file import InputIdentity
+from callmill.cli.job_line import BareBodies
 from callmill.cli.local_fleet import LocalFleet, workers
 from callmill.cli.progress_view import ProgressView
 from callmill.cli.run_binding import check_apis, continue_bound
@@ -60,6 +61,7 @@ class RunSession:
         name: Name of the batch.
         api: API of the lines that name none.
         traffic: How urgent the calls are, and on whose behalf they are made; None: as usual.
+        bare: How lines are sent that are bodies and nothing else; None: they are bad lines.
         quiet: Show no progress.
     """
 
@@ -71,6 +73,7 @@ class RunSession:
         name: str,
         api: str | None,
         traffic: TrafficClass | None,
+        bare: BareBodies | None = None,
         quiet: bool,
     ) -> None:
         self._settings = settings
@@ -78,6 +81,7 @@ class RunSession:
         self._name = name
         self._api = api
         self._traffic = traffic or NORMAL
+        self._bare = bare
         self._view = ProgressView(console.stderr(), quiet=quiet)
         self._cpu = FleetCpu()
         self._fleet: LocalFleet | None = None
@@ -172,6 +176,7 @@ class RunSession:
             errors=self._files.errors,
             retry_failed=self._retry_failed,
             failed_up_to_ms=self._failed_up_to_ms,
+            say=self._view.say,
         )
         work = asyncio.ensure_future(run.execute())
         watch = asyncio.create_task(self._watch(client, run))
@@ -241,7 +246,7 @@ class RunSession:
                 await continue_bound(client, state.batch_id, own_workers=self._own_workers, calls_again=again)
                 return
         api = await default_api(client, self._api)
-        await check_apis(client, identity.path, api)
+        await check_apis(client, identity.path, api, self._bare)
         submission = await client.open_submission(
             name=self._name,
             start="at once",
@@ -258,7 +263,12 @@ class RunSession:
         self._began = True
         self._files.begin(
             RunState(
-                batch_id=self._batch_id, api=api, input=identity, errors=self._files.errors_path, traffic=self._traffic
+                batch_id=self._batch_id,
+                api=api,
+                input=identity,
+                errors=self._files.errors_path,
+                traffic=self._traffic,
+                bare=self._bare,
             )
         )
         await submission.create()

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from callmill.cli.folder_sync import sync_folder
 from callmill.cli.input_file import InputIdentity
+from callmill.cli.job_line import BareBodies
 from callmill.cli.run_report import RunReport
 from callmill.errors import InputFileError
 from callmill.jobs.traffic import NORMAL, TrafficClass
@@ -30,6 +31,7 @@ class RunState(Struct, frozen=True, kw_only=True):
         input: Its input file.
         traffic: How urgent its calls are, and on whose behalf they are made.
         errors: Absolute path of the errors file, if there is one.
+        bare: How lines are sent that are bodies and nothing else; None: they are bad lines.
         cursor: After which outcome to read on; empty: from the first.
         output_bytes: Length of the output.
         errors_bytes: Length of the errors file.
@@ -45,6 +47,7 @@ class RunState(Struct, frozen=True, kw_only=True):
     input: InputIdentity
     errors: str | None
     traffic: TrafficClass = NORMAL
+    bare: BareBodies | None = None
     cursor: str = ""
     output_bytes: int = 0
     errors_bytes: int = 0

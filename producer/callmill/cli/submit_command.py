@@ -7,9 +7,11 @@ from pathlib import Path
 import click
 
 from callmill.cli import console
+from callmill.cli.bare_options import bare_options
 from callmill.cli.client_session import with_client
 from callmill.cli.default_api import default_api, reason
-from callmill.cli.input_file import BadLineError, parse_job, read_lines
+from callmill.cli.input_file import open_any, read_lines
+from callmill.cli.job_line import EXAMPLE, BadLineError, BareBodies, parse_job
 from callmill.cli.traffic_options import traffic_options
 from callmill.errors import InputFileError, JobError
 from callmill.jobs.line import traffic_class
@@ -22,15 +24,23 @@ from callmill.producer import AsyncClient
 @click.option("--api", help="API of the lines that name none; not needed when only one is known.")
 @click.option("--name", help="What status, watch and dashboard show; the input's name when left out.")
 @traffic_options
+@bare_options
 @console.json_option
 def submit(
-    *, input_path: Path, api: str | None, name: str | None, priority: str | None, tenant: str | None, as_json: bool
+    *,
+    input_path: Path,
+    api: str | None,
+    name: str | None,
+    priority: str | None,
+    tenant: str | None,
+    bare: BareBodies | None,
+    as_json: bool,
 ) -> None:
     """Submit a JSONL file of calls as one batch and print its id. One bad line, and nothing is submitted."""
     console.say_warnings(console.say_line)
     traffic = traffic_class(priority or Priority.NORMAL, tenant or "")
     batch_id, jobs = with_client(
-        lambda client: _submit(client, input_path, api=api, name=name or input_path.name, traffic=traffic)
+        lambda client: _submit(client, input_path, api=api, name=name or input_path.name, traffic=traffic, bare=bare)
     )
     if as_json:
         console.print_json({"id": batch_id, "jobs": jobs})
@@ -39,17 +49,17 @@ def submit(
 
 
 async def _submit(
-    client: AsyncClient, path: Path, *, api: str | None, name: str, traffic: TrafficClass
+    client: AsyncClient, path: Path, *, api: str | None, name: str, traffic: TrafficClass, bare: BareBodies | None
 ) -> tuple[str, int]:
     api = await default_api(client, api)
     submission = await client.open_submission(name=name, priority=traffic.priority, tenant=traffic.tenant)
     jobs = 0
     try:
-        for line in read_lines(path):
+        for line in read_lines(path, open_any):
             try:
-                due = submission.add(parse_job(line, api))
+                due = submission.add(parse_job(line, api, bare))
             except (BadLineError, JobError) as error:
-                raise InputFileError(f"{path}: line {line.number}: {reason(error)}; nothing was submitted") from error
+                raise _refusal(path, line.number, error) from error
             jobs += 1
             if due:
                 await submission.flush()
@@ -58,3 +68,8 @@ async def _submit(
         await submission.discard()
         raise
     return submission.batch_id, jobs
+
+
+def _refusal(path: Path, number: int, error: BadLineError | JobError) -> InputFileError:
+    form = f"; a line is like {EXAMPLE}" if getattr(error, "is_of_another_form", False) else ""
+    return InputFileError(f"{path}: line {number}: {reason(error)}{form}; nothing was submitted")

@@ -11,6 +11,7 @@ from callmill.config.broker_connection import TAKEN_NEXT
 from callmill.config.celery import app
 from callmill.errors import UsageError
 from callmill.jobs import Job, Outcome
+from callmill.jobs.readable_body import text_or_base64
 from callmill.jobs.trace_context import TraceContext
 from callmill.ledger import ChunkRef
 from callmill.ledger.hint_labels import labels
@@ -56,7 +57,8 @@ def call(self: Any, job: dict[str, Any]) -> dict[str, Any]:
         job: The fields of ``Job``.
 
     Returns:
-        The fields of ``Outcome``; ``body`` is parsed if it is JSON of at most 200 levels, otherwise text.
+        The fields of ``Outcome``; ``body`` is parsed if it is JSON of at most 200 levels, otherwise text; what is no
+        text comes as ``{"base64": ..., "content_type": ...}``.
     """
     try:
         wanted = Job.from_dict(job)
@@ -80,7 +82,7 @@ def _as_dict(outcome: Outcome, attempts: int) -> dict[str, Any]:
         "id": outcome.id,
         "ok": outcome.ok,
         "status": outcome.status,
-        "body": _json_or_text(outcome),
+        "body": _readable(outcome),
         "headers": outcome.headers,
         "error": None if outcome.error is None else {"code": outcome.error.code, "message": outcome.error.message},
         "attempts": attempts,
@@ -89,13 +91,13 @@ def _as_dict(outcome: Outcome, attempts: int) -> dict[str, Any]:
     }
 
 
-def _json_or_text(outcome: Outcome) -> Any:
+def _readable(outcome: Outcome) -> Any:
     try:
         body = outcome.json()
     except ValueError:
-        return outcome.text()
+        return text_or_base64(outcome)
     brackets = outcome.body.count(b"[") + outcome.body.count(b"{")
-    return outcome.text() if brackets > _MOST_LEVELS and _is_deeper(body, _MOST_LEVELS) else body
+    return text_or_base64(outcome) if brackets > _MOST_LEVELS and _is_deeper(body, _MOST_LEVELS) else body
 
 
 def _is_deeper(value: Any, levels: int) -> bool:
