@@ -65,18 +65,25 @@ def no_connection_free() -> TransportFault:
     return TransportFault(FaultKind.TIMEOUT, "no connection became free in time", sent=False)
 
 
+def too_large(max_bytes: int) -> TransportFault:
+    """Return the fault of an answer that is larger than ``max_response_bytes``."""
+    return TransportFault(FaultKind.TOO_LARGE, f"the answer is larger than {max_bytes} bytes", sent=True)
+
+
 class Response(Struct, frozen=True):
     """A whole answer.
 
     Attributes:
         status: HTTP status.
         headers: Header names in lower case; repeated ones joined with ", ".
-        body: The decompressed body.
+        body: The body, decompressed unless ``encoding`` says otherwise.
+        encoding: How the body is still encoded, such as ``br``; empty if it is not.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    encoding: str = ""
 
 
 class TransportOptions(Struct, frozen=True, kw_only=True):

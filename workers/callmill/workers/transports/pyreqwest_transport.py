@@ -20,6 +20,7 @@ from callmill.workers.transports.abandoned_calls import AbandonedCalls, Cancelle
 from callmill.workers.transports.answer_gathering import AnswerGathering
 from callmill.workers.transports.authorities import read_authorities
 from callmill.workers.transports.connection_slots import ConnectionSlots
+from callmill.workers.transports.content_codings import ACCEPT_ENCODING, decoded
 from callmill.workers.transports.lazy_headers import LazyHeaders
 from callmill.workers.transports.pinned_clients import Pinned, PinnedClients, Route, close_now
 from callmill.workers.transports.port import (
@@ -28,15 +29,18 @@ from callmill.workers.transports.port import (
     TransportFault,
     TransportOptions,
     no_connection_free,
+    too_large,
 )
 from callmill.workers.transports.pyreqwest_faults import fault_of
 from callmill.workers.transports.user_agent import USER_AGENT
 
 _BODILESS_STATUSES = frozenset({101, 204, 304})
+_UNCODED = (None, "chunked")
 _IDLE_S = 60
 _WARM_UP_S = 5.0
 _PIECE_BYTES = 65536
 _COPIED_BYTES = 65536
+_DECODED_AT_ONCE_BYTES = 1 << 18
 
 
 class _Call(Struct, gc=False):
@@ -172,8 +176,11 @@ class PyreqwestTransport:
             if first is None:
                 return Response(status, LazyHeaders(raw), b"")
             if len(first) < _PIECE_BYTES and len(first) < self._read_limit:
-                return Response(status, LazyHeaders(raw), first.to_bytes())
-            return Response(status, LazyHeaders(raw), await self._read_rest(request, reader, first))
+                body = first.to_bytes()
+            else:
+                body = await self._read_rest(request, reader, first)
+            answer = Response(status, LazyHeaders(raw), body)
+            return await self._decode(answer) if _is_encoded(raw) else answer
         except Exception as error:
             fault = fault_of(error, connects_in_time=timeout_s > self._options.connect_timeout_s)
             if fault is None:
@@ -200,8 +207,18 @@ class PyreqwestTransport:
         if total < self._read_limit:
             return b"".join(piece.to_bytes() for piece in pieces)
         await request.__aexit__(None, None, None)
-        message = f"the answer is larger than {self._options.max_response_bytes} bytes"
-        raise TransportFault(FaultKind.TOO_LARGE, message, sent=True)
+        raise too_large(self._options.max_response_bytes)
+
+    async def _decode(self, answer: Response) -> Response:
+        """Decode a body; in another thread, if it is not small when decoded."""
+        most_bytes = self._options.max_response_bytes
+        if len(answer.body) < _DECODED_AT_ONCE_BYTES:
+            try:
+                return decoded(answer, min(most_bytes, _DECODED_AT_ONCE_BYTES))
+            except TransportFault as fault:
+                if fault.kind is not FaultKind.TOO_LARGE or most_bytes <= _DECODED_AT_ONCE_BYTES:
+                    raise
+        return await asyncio.to_thread(decoded, answer, most_bytes)
 
     def _make_client(self, host: str | None, address: str | None) -> Client:
         options = self._options
@@ -214,6 +231,11 @@ class PyreqwestTransport:
             .default_cookie_store(enable=False)
             .no_proxy()
             .user_agent(USER_AGENT)
+            .default_headers({"accept-encoding": ACCEPT_ENCODING})
+            .gzip(enable=False)
+            .deflate(enable=False)
+            .brotli(enable=False)
+            .zstd(enable=False)
             .connect_timeout(timedelta(seconds=options.connect_timeout_s))
             .pool_idle_timeout(timedelta(seconds=_IDLE_S))
             .pool_max_idle_per_host(options.max_connections if options.reuse_connections else 0)
@@ -233,6 +255,14 @@ def _with_body(builder: RequestBuilder, body: bytes) -> RequestBuilder:
         return builder.body_text(body.decode())
     except UnicodeDecodeError:
         return builder.body_bytes(body)
+
+
+def _is_encoded(raw: BaseResponse) -> bool:
+    """Say whether a body may have to be decoded: asked of every answer, so without making a mapping."""
+    try:
+        return raw.get_header("content-encoding") is not None or raw.get_header("transfer-encoding") not in _UNCODED
+    except ValueError:  # not ASCII
+        return True
 
 
 def _bodiless(status: int, raw: BaseResponse) -> Response:

@@ -11,12 +11,13 @@ from typing import Any
 import requests
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
-from requests.utils import default_user_agent
+from requests.utils import DEFAULT_ACCEPT_ENCODING, default_user_agent
 from urllib3.poolmanager import PoolManager, ProxyManager
 
 from callmill.errors import ConfigurationError
 from callmill.workers.transports.authorities import read_authorities
 from callmill.workers.transports.checked_connections import POOL_CLASSES
+from callmill.workers.transports.content_codings import ACCEPT_ENCODING
 from callmill.workers.transports.port import TransportOptions
 from callmill.workers.transports.user_agent import USER_AGENT
 from callmill.workers.user_callables import load_callable
@@ -63,7 +64,7 @@ def _own_sessions(ca_file: str | None) -> SessionFactory:
         session.trust_env = False
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         session.headers = CaseInsensitiveDict(
-            {"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
+            {"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": ACCEPT_ENCODING}
         )
         adapter = _Adapter(ca_file)
         session.mount("http://", adapter)
@@ -87,6 +88,8 @@ def _users(path: str) -> SessionFactory:
             )
         if session.headers.get("User-Agent") == default_user_agent():
             session.headers["User-Agent"] = USER_AGENT
+        if session.headers.get("Accept-Encoding") == DEFAULT_ACCEPT_ENCODING:
+            session.headers["Accept-Encoding"] = ACCEPT_ENCODING
         return session
 
     return make

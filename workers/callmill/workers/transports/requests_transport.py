@@ -14,6 +14,7 @@ import requests
 from urllib3.response import BaseHTTPResponse
 
 from callmill.workers.transports.checked_connections import OBEDIENT, CallInThread
+from callmill.workers.transports.content_codings import decoded
 from callmill.workers.transports.port import (
     FaultKind,
     Response,
@@ -21,6 +22,7 @@ from callmill.workers.transports.port import (
     TransportOptions,
     no_connection_free,
     timed_out,
+    too_large,
 )
 from callmill.workers.transports.requests_faults import fault_of
 from callmill.workers.transports.requests_sessions import session_factory
@@ -130,7 +132,8 @@ class RequestsTransport:
         keep = self._options.reuse_connections and isinstance(connection, OBEDIENT)
         if connection is not None and not keep:
             connection.close()
-        return Response(answer.status_code, _joined(answer.raw), content)
+        whole = Response(answer.status_code, _joined(answer.raw), content)
+        return decoded(whole, self._options.max_response_bytes)
 
     def _read(self, answer: requests.Response) -> bytes:
         if answer.status_code < 200:
@@ -140,11 +143,10 @@ class RequestsTransport:
         chunks: list[bytes] = []
         total = 0
         # Not stream(), in which urllib3 parses chunks itself, too leniently.
-        while chunk := raw.read(_CHUNK_BYTES, decode_content=True):
+        while chunk := raw.read(_CHUNK_BYTES, decode_content=False):
             total += len(chunk)
             if total > self._options.max_response_bytes:
-                message = f"the answer is larger than {self._options.max_response_bytes} bytes"
-                raise TransportFault(FaultKind.TOO_LARGE, message, sent=True)
+                raise too_large(self._options.max_response_bytes)
             chunks.append(chunk)
         return b"".join(chunks)
 
