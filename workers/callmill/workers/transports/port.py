@@ -15,6 +15,9 @@ from msgspec import Struct
 from callmill.config.redaction import without_secrets
 from callmill.errors import OutsideError
 
+BODILESS_METHODS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE"})
+"""Methods of which servers expect no body: a request without one has no length, while others say that it is 0."""
+
 
 class FaultKind(StrEnum):
     """How an exchange failed before a whole answer was there."""
@@ -96,6 +99,8 @@ class TransportOptions(Struct, frozen=True, kw_only=True):
     ca_file: str | None = None
     session_factory: str | None = None
     """``module:callable`` that returns a requests.Session; only for the requests transport."""
+    exact_headers: tuple[str, ...] = ()
+    """Header names whose case must be kept; calls without any of them may have the names written in another case."""
     reuse_connections: bool = True
     """False: each exchange has a connection of its own."""
 

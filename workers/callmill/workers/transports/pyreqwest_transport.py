@@ -18,12 +18,13 @@ from pyreqwest.response import BaseResponse, ResponseBodyReader
 from callmill.workers.transports import exit_guard
 from callmill.workers.transports.abandoned_calls import AbandonedCalls, Cancelled, unhurt
 from callmill.workers.transports.answer_gathering import AnswerGathering
-from callmill.workers.transports.authorities import read_authorities
+from callmill.workers.transports.authorities import no_system_authorities, read_authorities
 from callmill.workers.transports.connection_slots import ConnectionSlots
 from callmill.workers.transports.content_codings import ACCEPT_ENCODING, decoded
 from callmill.workers.transports.lazy_headers import LazyHeaders
 from callmill.workers.transports.pinned_clients import Pinned, PinnedClients, Route, close_now
 from callmill.workers.transports.port import (
+    BODILESS_METHODS,
     FaultKind,
     Response,
     TransportFault,
@@ -194,8 +195,10 @@ class PyreqwestTransport:
                 self._timeouts.clear()
             timeout = self._timeouts[timeout_s] = timedelta(seconds=timeout_s)
         builder = client.request(call.method, call.url).headers(call.headers).timeout(timeout)
-        if call.body is not None:
+        if call.body:
             builder = _with_body(builder, call.body)
+        elif call.method not in BODILESS_METHODS:
+            builder = builder.header("content-length", "0")
         return builder.streamed_read_buffer_limit(self._read_limit).build_streamed()
 
     async def _read_rest(self, request: StreamRequest, reader: ResponseBodyReader, first: Bytes) -> bytes:
@@ -226,6 +229,7 @@ class PyreqwestTransport:
             ClientBuilder()
             .http2(enable=True)
             .http2_adaptive_window(enabled=True)
+            .http1_allow_obsolete_multiline_headers_in_responses(value=True)
             .follow_redirects(enable=False)
             .referer(enable=False)
             .default_cookie_store(enable=False)
@@ -240,11 +244,12 @@ class PyreqwestTransport:
             .pool_idle_timeout(timedelta(seconds=_IDLE_S))
             .pool_max_idle_per_host(options.max_connections if options.reuse_connections else 0)
         )
-        if self._roots is not None:
-            builder = builder.add_root_certificate_pem(self._roots)
         if host is not None and address is not None and host.strip("[]") != address:
             builder = builder.resolve(host, address, 0)
-        return builder.build()
+        if self._roots is None:
+            return builder.build()
+        with no_system_authorities():
+            return builder.add_root_certificate_pem(self._roots).build()
 
 
 def _with_body(builder: RequestBuilder, body: bytes) -> RequestBuilder:

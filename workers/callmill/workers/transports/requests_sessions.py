@@ -26,7 +26,7 @@ SessionFactory = Callable[[], requests.Session]
 
 
 class _Adapter(HTTPAdapter):
-    """Trusts a CA file besides the public authorities."""
+    """Trusts the authorities of a CA file alone, if there is one."""
 
     def __init__(self, ca_file: str | None) -> None:
         self._ca_file = ca_file
@@ -34,10 +34,13 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         if self._ca_file is not None:
-            context = ssl.create_default_context()
-            context.load_verify_locations(cadata=read_authorities(self._ca_file).decode())
-            kwargs["ssl_context"] = context
+            kwargs["ssl_context"] = ssl.create_default_context(cadata=read_authorities(self._ca_file).decode())
         super().init_poolmanager(*args, **kwargs)
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call] # not in the stubs
+        if self._ca_file is not None:
+            conn.ca_certs = None  # or requests would add its own authorities to those of the context
 
 
 def session_factory(options: TransportOptions) -> SessionFactory:
