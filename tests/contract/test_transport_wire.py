@@ -24,8 +24,8 @@ ANSWERS = {
         (200, {"x-long": "one two"}, b"ok"),
     ),
     "/repeated": (
-        b"HTTP/1.1 200 OK\r\nSet-Cookie: a=1; P\r\nLink: </2>\r\nset-cookie: b=2\r\nLink: </9>\r\nContent-Length: 0\r\n\r\n",
-        (200, {"set-cookie": "a=1; P, b=2", "link": "</2>, </9>"}, b""),
+        b"HTTP/1.1 299\r\nSet-Cookie: a=1\r\nLink: </2>\r\nset-cookie: b=2\r\nLink: </9>\r\nContent-Length: 0\r\n\r\n",
+        (299, {"set-cookie": "a=1, b=2", "link": "</2>, </9>"}, b""),
     ),
     "/trailers": (
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\nTrailer: X-T\r\n\r\n2;a=b\r\nok\r\n0\r\nX-T: 1\r\n\r\n",
@@ -69,12 +69,13 @@ TARGETS = {
 
 
 async def answer(exchange: Exchange) -> None:
-    """Answer with the bytes of the path, then close the connection."""
-    if exchange.target in ANSWERS:
-        await exchange.raw(ANSWERS[exchange.target][0])
-        exchange.writer.close()
-    else:
+    """Answer with the bytes of the path; only the end of the connection ends a body that has no length."""
+    if exchange.target not in ANSWERS:
         await exchange.answer()
+        return
+    await exchange.raw(ANSWERS[exchange.target][0])
+    if exchange.target in ("/1.0", "/endless"):
+        exchange.writer.close()
 
 
 class Wire:
