@@ -27,6 +27,8 @@ class Exchange:
     connection: int
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
+    names: tuple[str, ...] = ()
+    """The names of its headers, as written."""
 
     async def answer(self, status: str = "200 OK", headers: str = "", body: bytes = b"ok") -> None:
         """Send a whole answer with its length."""
@@ -117,7 +119,8 @@ async def _read_head(number: int, reader: asyncio.StreamReader, writer: asyncio.
     first, *lines = head.split("\r\n")[:-2]
     method, target, _ = first.split(" ")
     headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    return Exchange(method, target, headers, b"", number, reader, writer)
+    names = tuple(line.partition(":")[0] for line in lines)
+    return Exchange(method, target, headers, b"", number, reader, writer, names)
 
 
 @contextlib.contextmanager

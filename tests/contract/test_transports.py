@@ -155,7 +155,6 @@ def test_time_out_waiting_for_a_connection(name: str, own_server: FaultyServer) 
         ("claims-much", FaultKind.TOO_LARGE),
         ("gzip-bomb", FaultKind.TOO_LARGE),
         ("deflate-bomb", FaultKind.TOO_LARGE),
-        ("br-bomb", FaultKind.TOO_LARGE),
     ],
 )
 def test_faults_after_the_request(name: str, server: FaultyServer, path: str, kind: FaultKind) -> None:

@@ -7,7 +7,6 @@ import gzip
 import zlib
 from typing import Any
 
-import brotli
 from faulty_server import Exchange
 
 from callmill.workers.transports.port import TransportOptions
@@ -105,10 +104,6 @@ async def _deflate_bomb(exchange: Exchange) -> None:
     await exchange.answer(headers="Content-Encoding: deflate\r\n", body=zlib.compress(BOMB))
 
 
-async def _br_bomb(exchange: Exchange) -> None:
-    await exchange.answer(headers="Content-Encoding: br\r\n", body=brotli.compress(BOMB))
-
-
 async def _claims_much(exchange: Exchange) -> None:
     await exchange.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9000000000000000000\r\n\r\n")
     if exchange.method != "HEAD":
@@ -179,7 +174,6 @@ _BEHAVIOURS = {
     "gzip": _gzip,
     "gzip-bomb": _gzip_bomb,
     "deflate-bomb": _deflate_bomb,
-    "br-bomb": _br_bomb,
     "claims-much": _claims_much,
     "repeated": _repeated,
     "until-close": _until_close,

@@ -86,6 +86,23 @@ def test_an_outcome_tells_the_call_and_its_answer():
     assert outcome == WireOutcome(43, "j", 200, b"yes", {"x-other": "x"}, None, None, 2, 77, 1234)
 
 
+@pytest.mark.parametrize(
+    ("headers", "body", "encoding", "kept"),
+    [
+        ({"content-type": "image/png"}, b"PNG", "", {"content-type": "image/png"}),
+        ({"content-type": "application/json; charset=UTF-8", "x-more": "1"}, b"{}", "", {}),
+        ({"content-type": "text/html", "content-encoding": "br"}, b"?", "br", {"content-type", "content-encoding"}),
+        ({"content-type": "image/png", "content-encoding": "gzip"}, b"", "", {}),
+        ({}, b"{}", "", {}),
+    ],
+)
+def test_an_outcome_tells_what_its_body_is(headers, body, encoding, kept):
+    """Whatever the profile keeps, an outcome has the coding of its body, and its type unless that is plain JSON."""
+    outcome = Attempts(keep_headers=[]).end(call_of(), SUCCEEDED, Response(200, headers, body, encoding))
+    assert isinstance(outcome, WireOutcome)
+    assert outcome.headers == {name: headers[name] for name in kept}
+
+
 def test_a_call_without_an_answer_has_an_outcome():
     """A fault that nothing mends fails the call after its attempt, and says nothing of limits."""
     api = Attempts()

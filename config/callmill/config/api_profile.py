@@ -228,6 +228,7 @@ class ApiProfile(Table):
         reuse_connections: Whether a connection may be reused for further calls.
         allow_private_addresses: Whether its host may resolve to a private, loopback or link-local address.
         headers: Headers sent with every call; values may be references to secrets.
+        exact_headers: Names of request headers that must go out in this very case.
         max_response_bytes: Largest body that is read, decompressed.
         idempotency_header: Header that carries a job's idempotency key; None (``false`` in TOML) sends none.
         idempotency: Which calls may be repeated when it is unknown whether the API executed them.
@@ -264,6 +265,7 @@ class ApiProfile(Table):
     reuse_connections: bool = True
     allow_private_addresses: bool = False
     headers: dict[HeaderName, HeaderValue] = Field(default_factory=dict)
+    exact_headers: list[HeaderName] = Field(default_factory=lambda: ["SOAPAction"])
     max_response_bytes: int = Field(default=8 * 1024 * 1024, ge=1)
     idempotency_header: Annotated[str | None, BeforeValidator(_idempotency_header)] = "Idempotency-Key"
     idempotency: Idempotency = Field(default=Idempotency.BY_METHOD, strict=False)

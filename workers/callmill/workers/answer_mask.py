@@ -25,7 +25,7 @@ class AnswerMask:
         if not self._looks:
             return answer
         masked = self._mask.body(answer.body)
-        return answer if masked is answer.body else Response(answer.status, answer.headers, masked)
+        return answer if masked is answer.body else Response(answer.status, answer.headers, masked, answer.encoding)
 
     def kept(self, headers: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
         """Return the named headers that exist, masked."""

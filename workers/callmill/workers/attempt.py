@@ -26,7 +26,7 @@ from callmill.workers.cost_hooks import Stated
 from callmill.workers.header_reader import HeaderReader
 from callmill.workers.hold_gate import HoldGate, Ticket
 from callmill.workers.key_refusals import KeyRefusals
-from callmill.workers.outcomes import outcome_of_answer, outcome_without_answer
+from callmill.workers.outcomes import KeptHeaders, outcome_of_answer, outcome_without_answer
 from callmill.workers.request_builder import ForbiddenUrlError, RequestBuilder
 from callmill.workers.tally import BUG, CUT_OFF, Tally
 from callmill.workers.throttle_bounds import ThrottleBounds
@@ -199,7 +199,7 @@ class Endings:
     ) -> None:
         self._retry_policy = profile.retry
         self._base_url = profile.base_url
-        self._keep_headers = tuple(profile.keep_headers)
+        self._kept_headers = KeptHeaders(profile.keep_headers)
         self._requests = requests
         self._limiter = limiter
         self._breaker = breaker
@@ -282,7 +282,7 @@ class Endings:
         code, message = (None, None) if failed is None else (failed.code, failed.message)
         if answer is None:
             return outcome_without_answer(call, code, message)
-        headers = self._requests.masks[slot.key].kept(answer.headers, self._keep_headers)
+        headers = self._kept_headers.of(answer, self._requests.masks[slot.key])
         return outcome_of_answer(call, answer, headers, code, message)
 
 

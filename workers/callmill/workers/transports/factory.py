@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from callmill.errors import ConfigurationError
+from callmill.workers.transports.exact_headers import ExactHeadersTransport
 from callmill.workers.transports.port import Transport, TransportOptions
 from callmill.workers.transports.pyreqwest_transport import PyreqwestTransport
 from callmill.workers.transports.requests_transport import RequestsTransport
 
+
+def _pyreqwest(options: TransportOptions) -> Transport:
+    return ExactHeadersTransport(options) if options.exact_headers else PyreqwestTransport(options)
+
+
 _TRANSPORTS: dict[str, Callable[[TransportOptions], Transport]] = {
-    "pyreqwest": PyreqwestTransport,
+    "pyreqwest": _pyreqwest,
     "requests": RequestsTransport,
 }
 

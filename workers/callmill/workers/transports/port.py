@@ -15,6 +15,9 @@ from msgspec import Struct
 from callmill.config.redaction import without_secrets
 from callmill.errors import OutsideError
 
+BODILESS_METHODS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE"})
+"""Methods of which servers expect no body: a request without one has no length, while others say that it is 0."""
+
 
 class FaultKind(StrEnum):
     """How an exchange failed before a whole answer was there."""
@@ -65,18 +68,25 @@ def no_connection_free() -> TransportFault:
     return TransportFault(FaultKind.TIMEOUT, "no connection became free in time", sent=False)
 
 
+def too_large(max_bytes: int) -> TransportFault:
+    """Return the fault of an answer that is larger than ``max_response_bytes``."""
+    return TransportFault(FaultKind.TOO_LARGE, f"the answer is larger than {max_bytes} bytes", sent=True)
+
+
 class Response(Struct, frozen=True):
     """A whole answer.
 
     Attributes:
         status: HTTP status.
         headers: Header names in lower case; repeated ones joined with ", ".
-        body: The decompressed body.
+        body: The body, decompressed unless ``encoding`` says otherwise.
+        encoding: How the body is still encoded, such as ``br``; empty if it is not.
     """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    encoding: str = ""
 
 
 class TransportOptions(Struct, frozen=True, kw_only=True):
@@ -89,6 +99,8 @@ class TransportOptions(Struct, frozen=True, kw_only=True):
     ca_file: str | None = None
     session_factory: str | None = None
     """``module:callable`` that returns a requests.Session; only for the requests transport."""
+    exact_headers: tuple[str, ...] = ()
+    """Header names whose case must be kept; calls without any of them may have the names written in another case."""
     reuse_connections: bool = True
     """False: each exchange has a connection of its own."""
 

@@ -18,25 +18,30 @@ from pyreqwest.response import BaseResponse, ResponseBodyReader
 from callmill.workers.transports import exit_guard
 from callmill.workers.transports.abandoned_calls import AbandonedCalls, Cancelled, unhurt
 from callmill.workers.transports.answer_gathering import AnswerGathering
-from callmill.workers.transports.authorities import read_authorities
+from callmill.workers.transports.authorities import no_system_authorities, read_authorities
 from callmill.workers.transports.connection_slots import ConnectionSlots
+from callmill.workers.transports.content_codings import ACCEPT_ENCODING, decoded
 from callmill.workers.transports.lazy_headers import LazyHeaders
 from callmill.workers.transports.pinned_clients import Pinned, PinnedClients, Route, close_now
 from callmill.workers.transports.port import (
+    BODILESS_METHODS,
     FaultKind,
     Response,
     TransportFault,
     TransportOptions,
     no_connection_free,
+    too_large,
 )
 from callmill.workers.transports.pyreqwest_faults import fault_of
 from callmill.workers.transports.user_agent import USER_AGENT
 
 _BODILESS_STATUSES = frozenset({101, 204, 304})
+_UNCODED = (None, "chunked")
 _IDLE_S = 60
 _WARM_UP_S = 5.0
 _PIECE_BYTES = 65536
 _COPIED_BYTES = 65536
+_DECODED_AT_ONCE_BYTES = 1 << 18
 
 
 class _Call(Struct, gc=False):
@@ -172,8 +177,11 @@ class PyreqwestTransport:
             if first is None:
                 return Response(status, LazyHeaders(raw), b"")
             if len(first) < _PIECE_BYTES and len(first) < self._read_limit:
-                return Response(status, LazyHeaders(raw), first.to_bytes())
-            return Response(status, LazyHeaders(raw), await self._read_rest(request, reader, first))
+                body = first.to_bytes()
+            else:
+                body = await self._read_rest(request, reader, first)
+            answer = Response(status, LazyHeaders(raw), body)
+            return await self._decode(answer) if _is_encoded(raw) else answer
         except Exception as error:
             fault = fault_of(error, connects_in_time=timeout_s > self._options.connect_timeout_s)
             if fault is None:
@@ -187,8 +195,10 @@ class PyreqwestTransport:
                 self._timeouts.clear()
             timeout = self._timeouts[timeout_s] = timedelta(seconds=timeout_s)
         builder = client.request(call.method, call.url).headers(call.headers).timeout(timeout)
-        if call.body is not None:
+        if call.body:
             builder = _with_body(builder, call.body)
+        elif call.method not in BODILESS_METHODS:
+            builder = builder.header("content-length", "0")
         return builder.streamed_read_buffer_limit(self._read_limit).build_streamed()
 
     async def _read_rest(self, request: StreamRequest, reader: ResponseBodyReader, first: Bytes) -> bytes:
@@ -200,8 +210,18 @@ class PyreqwestTransport:
         if total < self._read_limit:
             return b"".join(piece.to_bytes() for piece in pieces)
         await request.__aexit__(None, None, None)
-        message = f"the answer is larger than {self._options.max_response_bytes} bytes"
-        raise TransportFault(FaultKind.TOO_LARGE, message, sent=True)
+        raise too_large(self._options.max_response_bytes)
+
+    async def _decode(self, answer: Response) -> Response:
+        """Decode a body; in another thread, if it is not small when decoded."""
+        most_bytes = self._options.max_response_bytes
+        if len(answer.body) < _DECODED_AT_ONCE_BYTES:
+            try:
+                return decoded(answer, min(most_bytes, _DECODED_AT_ONCE_BYTES))
+            except TransportFault as fault:
+                if fault.kind is not FaultKind.TOO_LARGE or most_bytes <= _DECODED_AT_ONCE_BYTES:
+                    raise
+        return await asyncio.to_thread(decoded, answer, most_bytes)
 
     def _make_client(self, host: str | None, address: str | None) -> Client:
         options = self._options
@@ -209,20 +229,27 @@ class PyreqwestTransport:
             ClientBuilder()
             .http2(enable=True)
             .http2_adaptive_window(enabled=True)
+            .http1_allow_obsolete_multiline_headers_in_responses(value=True)
             .follow_redirects(enable=False)
             .referer(enable=False)
             .default_cookie_store(enable=False)
             .no_proxy()
             .user_agent(USER_AGENT)
+            .default_headers({"accept-encoding": ACCEPT_ENCODING})
+            .gzip(enable=False)
+            .deflate(enable=False)
+            .brotli(enable=False)
+            .zstd(enable=False)
             .connect_timeout(timedelta(seconds=options.connect_timeout_s))
             .pool_idle_timeout(timedelta(seconds=_IDLE_S))
             .pool_max_idle_per_host(options.max_connections if options.reuse_connections else 0)
         )
-        if self._roots is not None:
-            builder = builder.add_root_certificate_pem(self._roots)
         if host is not None and address is not None and host.strip("[]") != address:
             builder = builder.resolve(host, address, 0)
-        return builder.build()
+        if self._roots is None:
+            return builder.build()
+        with no_system_authorities():
+            return builder.add_root_certificate_pem(self._roots).build()
 
 
 def _with_body(builder: RequestBuilder, body: bytes) -> RequestBuilder:
@@ -233,6 +260,14 @@ def _with_body(builder: RequestBuilder, body: bytes) -> RequestBuilder:
         return builder.body_text(body.decode())
     except UnicodeDecodeError:
         return builder.body_bytes(body)
+
+
+def _is_encoded(raw: BaseResponse) -> bool:
+    """Say whether a body may have to be decoded: asked of every answer, so without making a mapping."""
+    try:
+        return raw.get_header("content-encoding") is not None or raw.get_header("transfer-encoding") not in _UNCODED
+    except ValueError:  # not ASCII
+        return True
 
 
 def _bodiless(status: int, raw: BaseResponse) -> Response:

@@ -11,12 +11,13 @@ from typing import Any
 import requests
 from requests.adapters import HTTPAdapter
 from requests.structures import CaseInsensitiveDict
-from requests.utils import default_user_agent
+from requests.utils import DEFAULT_ACCEPT_ENCODING, default_user_agent
 from urllib3.poolmanager import PoolManager, ProxyManager
 
 from callmill.errors import ConfigurationError
 from callmill.workers.transports.authorities import read_authorities
 from callmill.workers.transports.checked_connections import POOL_CLASSES
+from callmill.workers.transports.content_codings import ACCEPT_ENCODING
 from callmill.workers.transports.port import TransportOptions
 from callmill.workers.transports.user_agent import USER_AGENT
 from callmill.workers.user_callables import load_callable
@@ -25,7 +26,7 @@ SessionFactory = Callable[[], requests.Session]
 
 
 class _Adapter(HTTPAdapter):
-    """Trusts a CA file besides the public authorities."""
+    """Trusts the authorities of a CA file alone, if there is one."""
 
     def __init__(self, ca_file: str | None) -> None:
         self._ca_file = ca_file
@@ -33,10 +34,13 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         if self._ca_file is not None:
-            context = ssl.create_default_context()
-            context.load_verify_locations(cadata=read_authorities(self._ca_file).decode())
-            kwargs["ssl_context"] = context
+            kwargs["ssl_context"] = ssl.create_default_context(cadata=read_authorities(self._ca_file).decode())
         super().init_poolmanager(*args, **kwargs)
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call] # not in the stubs
+        if self._ca_file is not None:
+            conn.ca_certs = None  # or requests would add its own authorities to those of the context
 
 
 def session_factory(options: TransportOptions) -> SessionFactory:
@@ -63,7 +67,7 @@ def _own_sessions(ca_file: str | None) -> SessionFactory:
         session.trust_env = False
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         session.headers = CaseInsensitiveDict(
-            {"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": "gzip, deflate"}
+            {"User-Agent": USER_AGENT, "Accept": "*/*", "Accept-Encoding": ACCEPT_ENCODING}
         )
         adapter = _Adapter(ca_file)
         session.mount("http://", adapter)
@@ -87,6 +91,8 @@ def _users(path: str) -> SessionFactory:
             )
         if session.headers.get("User-Agent") == default_user_agent():
             session.headers["User-Agent"] = USER_AGENT
+        if session.headers.get("Accept-Encoding") == DEFAULT_ACCEPT_ENCODING:
+            session.headers["Accept-Encoding"] = ACCEPT_ENCODING
         return session
 
     return make

@@ -14,13 +14,16 @@ import requests
 from urllib3.response import BaseHTTPResponse
 
 from callmill.workers.transports.checked_connections import OBEDIENT, CallInThread
+from callmill.workers.transports.content_codings import decoded
 from callmill.workers.transports.port import (
+    BODILESS_METHODS,
     FaultKind,
     Response,
     TransportFault,
     TransportOptions,
     no_connection_free,
     timed_out,
+    too_large,
 )
 from callmill.workers.transports.requests_faults import fault_of
 from callmill.workers.transports.requests_sessions import session_factory
@@ -33,14 +36,14 @@ _SENDABLE = frozenset(string.ascii_letters + string.digits + string.punctuation)
 class RequestsTransport:
     """One API's sessions, one per thread, since requests does not promise that a session may be shared.
 
-    At most 64 calls run at once, however large ``max_connections`` is. What a user's session does by itself (cookies,
-    retries, proxies of the environment) stays as the user made it.
+    At most ``most_threads`` calls run at once, however large ``max_connections`` is. What a user's session does by
+    itself (cookies, retries, proxies of the environment) stays as the user made it.
     """
 
-    def __init__(self, options: TransportOptions) -> None:
+    def __init__(self, options: TransportOptions, *, most_threads: int = _MAX_THREADS) -> None:
         self._options = options
         self._make_session = session_factory(options)
-        threads = min(options.max_connections, _MAX_THREADS)
+        threads = min(options.max_connections, most_threads)
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="callmill-requests")
         self._local = threading.local()
         self._sessions: list[requests.Session] = []
@@ -103,10 +106,14 @@ class RequestsTransport:
         self, call: CallInThread, method: str, url: str, headers: Mapping[str, str], body: bytes | None
     ) -> Response:
         session = self._session()
-        request = session.prepare_request(requests.Request(method, url, headers=dict(headers), data=body))
-        # An auth plug-in signs the URL that requests wrote, so then that is the one to send.
+        request = session.prepare_request(requests.Request(method, url, headers=_encoded(headers), data=body))
+        # An auth plug-in signs what requests wrote, so then that is what to send.
         as_prepared = session.auth is not None or session.params
         call.target = _exact_target((request.url or url) if as_prepared else url)
+        if not as_prepared:
+            request.method = method
+            if not body and method in BODILESS_METHODS:
+                request.headers.pop("Content-Length", None)
         settings = session.merge_environment_settings(request.url, {}, None, None, None)
         call.in_foreign_hands = self._options.session_factory is not None
         connect_s = min(self._options.connect_timeout_s, call.remaining_s())
@@ -130,7 +137,8 @@ class RequestsTransport:
         keep = self._options.reuse_connections and isinstance(connection, OBEDIENT)
         if connection is not None and not keep:
             connection.close()
-        return Response(answer.status_code, _joined(answer.raw), content)
+        whole = Response(answer.status_code, _joined(answer.raw), content)
+        return decoded(whole, self._options.max_response_bytes)
 
     def _read(self, answer: requests.Response) -> bytes:
         if answer.status_code < 200:
@@ -140,11 +148,10 @@ class RequestsTransport:
         chunks: list[bytes] = []
         total = 0
         # Not stream(), in which urllib3 parses chunks itself, too leniently.
-        while chunk := raw.read(_CHUNK_BYTES, decode_content=True):
+        while chunk := raw.read(_CHUNK_BYTES, decode_content=False):
             total += len(chunk)
             if total > self._options.max_response_bytes:
-                message = f"the answer is larger than {self._options.max_response_bytes} bytes"
-                raise TransportFault(FaultKind.TOO_LARGE, message, sent=True)
+                raise too_large(self._options.max_response_bytes)
             chunks.append(chunk)
         return b"".join(chunks)
 
@@ -154,6 +161,11 @@ class RequestsTransport:
             session = self._local.session = self._make_session()
             self._sessions.append(session)
         return session
+
+
+def _encoded(headers: Mapping[str, str]) -> dict[str, str | bytes]:
+    """Return headers whose values go out in UTF-8; http.client would take Latin-1, or fail."""
+    return {name: value if value.isascii() else value.encode() for name, value in headers.items()}
 
 
 def _exact_target(url: str) -> str | None:
