@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import types
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from http.cookies import SimpleCookie
 from typing import Any
@@ -59,14 +59,21 @@ class Site:
 
 @asynccontextmanager
 async def dashboard_site(
-    redis_url: str, *, prefix: str = "", basic_auth: list[str] | None = None, batch_control: bool = True
+    redis_url: str,
+    *,
+    prefix: str = "",
+    basic_auth: list[str] | None = None,
+    batch_control: bool = True,
+    known_hosts: Sequence[str] = (),
 ) -> AsyncIterator[Site]:
     """Serve the dashboard while the context lasts."""
     figures = Figures(load_settings(redis_url=redis_url))
     chosen = types.SimpleNamespace(**options.as_dict())
     chosen.url_prefix, chosen.basic_auth, chosen.enable_events = prefix.strip("/"), basic_auth, False
     settings = {**flower_settings, "static_url_prefix": f"{prefix}/static/"}
-    flower = CallmillFlower(figures=figures, batch_control=batch_control, capp=app, options=chosen, **settings)
+    flower = CallmillFlower(
+        figures=figures, batch_control=batch_control, known_hosts=known_hosts, capp=app, options=chosen, **settings
+    )
     server, sockets = HTTPServer(flower), bind_sockets(0, "127.0.0.1")
     server.add_sockets(sockets)
     try:

@@ -183,9 +183,11 @@ def test_no_page_shows_the_password_of_redis(dashboard, server, worker, counts):
 
 
 def test_operations_are_off(dashboard, worker):
-    """Nobody stops a worker through a dashboard that was not told to allow it, signed in or not."""
+    """Nobody stops a worker or sends a task through a dashboard, signed in or not."""
     node = get(dashboard, "/workers?json=1").json["data"][0]["hostname"]
-    assert get(dashboard, f"/api/worker/shutdown/{node}", method="POST").status == 403
+    for path in (f"worker/shutdown/{node}", f"worker/pool/grow/{node}", "task/send-task/x", "task/revoke/x"):
+        assert get(dashboard, f"/api/{path}", method="POST").status == 404
+    assert get(dashboard, "/api/task/result/x").status == 404
     assert worker.status == "running"
 
 

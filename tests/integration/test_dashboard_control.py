@@ -109,7 +109,7 @@ def test_other_sites_and_machines_steer_nothing(redis_url, batch_id, forged):
     async def scenario():
         async with dashboard_site(redis_url) as site:
             sent = {**await site.token(), "Origin": f"http://{site.host}", "Sec-Fetch-Site": "same-origin"}
-            assert (await site.post(f"/callmill/batch/{batch_id}/pause", sent | forged)).code == 403
+            assert (await site.post(f"/callmill/batch/{batch_id}/pause", sent | forged)).code in {403, 421}
             assert await state(site, batch_id) is BatchState.RUNNING
             assert (await site.post(f"/callmill/batch/{batch_id}/pause", sent)).code == 200
 

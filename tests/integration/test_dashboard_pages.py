@@ -10,7 +10,12 @@ import msgspec
 import pytest
 from dashboard_site import dashboard_site, fail_a_job
 from local_nodes import RedisProcess
+from tornado.httpclient import AsyncHTTPClient, HTTPRequest
+from tornado.routing import URLSpec
+from tornado.web import RequestHandler
 
+from callmill.dashboard.guarded_application import GuardedApplication
+from callmill.dashboard.scaling_site import listen
 from callmill.overview.reader import Overview
 from callmill.producer import AsyncClient, Job
 
@@ -70,6 +75,95 @@ def test_pages_let_nothing_foreign_in(redis_url):
                 assert "frame-ancestors 'none'" in policy
                 assert headers["X-Content-Type-Options"] == "nosniff"
                 assert "Access-Control-Allow-Origin" not in headers
+
+    asyncio.run(scenario())
+
+
+EVERYTHING = [
+    *(*PAGES, *DATA, "/", "/workers", "/tasks", "/broker", "/task/some-id", "/api/workers", "/api/tasks"),
+    *("/metrics", "/healthcheck", "/static/js/flower.js", "/callmill/static/batch.js", "/no-such-page"),
+]
+
+
+def test_every_answer_keeps_other_sites_out(redis_url, monkeypatch):
+    """No answer, Flower's and errors included, may be framed, guessed at, run foreign scripts, or be read elsewhere."""
+    monkeypatch.setenv("FLOWER_UNAUTHENTICATED_API", "1")
+
+    async def scenario():
+        async with dashboard_site(redis_url) as site:
+            for path in EVERYTHING:
+                headers = (await site.get(path)).headers
+                directives = headers["Content-Security-Policy"].split("; ")
+                assert "default-src 'none'" in directives, path
+                assert "script-src 'self'" in directives, path
+                assert "frame-ancestors 'none'" in directives, path
+                assert headers["X-Content-Type-Options"] == "nosniff", path
+                assert headers["Referrer-Policy"] == "same-origin", path
+                assert path.startswith("/api/") or "Access-Control-Allow-Origin" not in headers, path
+
+    asyncio.run(scenario())
+
+
+def test_pages_have_no_inline_scripts(redis_url):
+    """What the policy forbids, no page needs."""
+
+    async def scenario():
+        async with dashboard_site(redis_url) as site:
+            for path in [*PAGES, "/workers", "/tasks", "/broker"]:
+                page = (await site.get(path)).body.decode()
+                assert "<script" in page
+                assert not re.findall(r"<script(?![^>]*src=)|\son\w+=|javascript:", page), path
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example:5555", "localhost.evil.example", "[", "10.0.0.7"]
+)
+def test_unknown_names_are_refused(redis_url, host):
+    """Without a sign-in nothing is told to who opens it by a name that is not this machine's, whatever the page."""
+
+    async def scenario():
+        async with dashboard_site(redis_url) as site:
+            for path in EVERYTHING:
+                answer = await site.get(path, {"Host": host})
+                assert answer.code == 421, path
+                assert b"--known-host NAME" in answer.body
+            assert (await site.post("/tasks/datatable", {"Host": host})).code == 421
+
+    asyncio.run(scenario())
+
+
+def test_known_names_are_answered(redis_url):
+    """This machine's own names, those that were named, and with a sign-in every name, are answered."""
+
+    async def scenario():
+        async with dashboard_site(redis_url, known_hosts=["Ops.example"]) as site:
+            for host in (site.host, "localhost", "localhost:8080", "[::1]:5555", "127.1.2.3", "ops.example:443"):
+                assert (await site.get("/batches", {"Host": host})).code == 200, host
+        async with dashboard_site(redis_url, basic_auth=["me:secret"]) as site:
+            assert (await site.get("/batches", {"Host": "evil.example"})).code == 401
+            signed_in = {"Host": "ops.example", "Authorization": "Basic bWU6c2VjcmV0"}
+            assert (await site.get("/batches", signed_in)).code == 200
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("address", "status"), [("127.0.0.1", 421), ("0.0.0.0", 200)])
+def test_metrics_listener_knows_its_names(address, status):
+    """On the loopback the listener for metrics answers by this machine's names alone; elsewhere by every name."""
+
+    class Page(RequestHandler):
+        def get(self) -> None:
+            self.write("figures")
+
+    async def scenario():
+        at = listen(GuardedApplication([URLSpec("/metrics", Page)]), 0, address, what="metrics").replace(
+            "0.0.0.0", "127.0.0.1"
+        )
+        for host, expected in (("evil.example", status), ("localhost:1", 200)):
+            request = HTTPRequest(f"{at}/metrics", headers={"Host": host})
+            assert (await AsyncHTTPClient().fetch(request, raise_error=False)).code == expected
 
     asyncio.run(scenario())
 

@@ -7,6 +7,8 @@ acknowledged any more. Its hint or plain call comes again, and a claim, or an id
 
 A URL that names Sentinels goes over kombu's transport for them, with the same channels.
 
+What is no message is dropped before anybody takes it: kombu and Celery end, or connect anew, over it.
+
 A message with the header ``TAKEN_NEXT`` goes to the head of its queue, for which kombu has no word.
 
 After an outage kombu would wait up to 30 s for its next try; the ledger's connections are back within a second or two,
@@ -15,13 +17,23 @@ and so is this one.
 
 from __future__ import annotations
 
+from queue import Empty
 from typing import Any
 
 from kombu.connection import Connection
 from kombu.transport import redis as kombu_redis
+from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from callmill.config.broker_messages import (
+    MOST_BYTES,
+    MOST_BYTES_OF_HINT,
+    CheckedMessage,
+    MalformedMessageError,
+    read_message,
+)
+from callmill.config.dropped_messages import dropped_messages
 from callmill.config.redis_connections import sentinel_options, ssl_options
 from callmill.config.redis_url import SentinelUrl, is_sentinel
 
@@ -31,10 +43,14 @@ TAKEN_NEXT = "callmill_next"
 _FROZEN_AFTER_S = 5
 """How long a primary that stands still, and that Sentinels may have replaced, is waited for."""
 
+LANE_PREFIX = "lane."
+"""What the name of every queue that carries hints begins with."""
+
 _FIRST_RETRY_S, _RETRY_STEP_S, _LAST_RETRY_S = 0.2, 0.4, 1.0
 
 
 class _Channel(kombu_redis.Channel):
+    Message = CheckedMessage
     _shared_client: Any = None
 
     def _connparams(self, asynchronous: bool = False) -> Any:  # noqa: FBT001, FBT002 - kombu's signature
@@ -56,6 +72,52 @@ class _Channel(kombu_redis.Channel):
             batch.add("rpush", self._q_for_pri(queue, 0), dumps(message))  # type: ignore[no-untyped-call] # as above
             return
         super()._put(queue, message, **kwargs)  # type: ignore[no-untyped-call] # as above
+
+    def _brpop_read(self, **options: Any) -> bool:
+        """Take what a queue gave, as kombu does it, if it is a message."""
+        client = self.client
+        try:
+            try:
+                found = client.parse_response(client.connection, "BRPOP", **options)
+            except self.connection_errors:
+                client.connection.disconnect()
+                raise
+            if not found:
+                raise Empty
+            queue = bytes_to_str(found[0]).rsplit(self.sep, 1)[0]  # type: ignore[no-untyped-call] # as above
+            self._queue_cycle.rotate(queue)
+            most = MOST_BYTES_OF_HINT if queue.startswith(LANE_PREFIX) else MOST_BYTES
+            try:
+                self.connection._deliver(read_message(found[1], "", queue, most_bytes=most), queue)  # noqa: SLF001 - as kombu does
+            except MalformedMessageError as error:
+                dropped_messages.note(f"queue {queue}", error)
+        finally:
+            self._in_poll = None  # type: ignore[assignment] # as above
+            self._flush_brpop_reauth()  # type: ignore[no-untyped-call] # as above
+        return True
+
+    def _receive_one(self, c: Any) -> bool | None:
+        """Take what a channel of Redis told, as kombu does it, if it is a message."""
+        try:
+            response = c.parse_response()
+        except self.connection_errors:
+            self._in_listen = None  # type: ignore[assignment] # as above
+            raise
+        if not isinstance(response, list | tuple):
+            return None
+        told = self._handle_message(c, response)  # type: ignore[no-untyped-call] # as above
+        if not bytes_to_str(told["type"]).endswith("message"):  # type: ignore[no-untyped-call] # as above
+            return None
+        topic = bytes_to_str(told["channel"])  # type: ignore[no-untyped-call] # as above
+        exchange = (topic.partition(".")[2] if topic.startswith("/") else topic).partition("/")[0]
+        if exchange not in self._fanout_to_queue:
+            return None
+        try:
+            raw = read_message(told["data"], exchange, "", most_bytes=MOST_BYTES)
+            return bool(self._deliver_fanout_message(raw, exchange))  # type: ignore[no-untyped-call] # as above
+        except MalformedMessageError as error:
+            dropped_messages.note(f"channel {exchange}", error)
+            return None
 
 
 class _SentinelChannel(_Channel, kombu_redis.SentinelChannel):

@@ -13,7 +13,7 @@ from celery import Celery
 from celery.app.amqp import AMQP
 from celery.app.utils import Settings as CelerySettings
 
-from callmill.config.broker_connection import BrokerConnection, sentinel_transport_options
+from callmill.config.broker_connection import LANE_PREFIX, BrokerConnection, sentinel_transport_options
 from callmill.config.embedded_server import broker_url, redis_url
 from callmill.config.redis_connections import (
     CLIENT_NAME,
@@ -35,7 +35,7 @@ KEY_PREFIX = "callmill:"
 
 def lane_queue(line: str) -> str:
     """Return the name of the queue that carries the hints for the chunks of one line."""
-    return f"lane.{line}"
+    return f"{LANE_PREFIX}{line}"
 
 
 def lane_queue_key(line: str) -> str:
@@ -194,6 +194,7 @@ _WORKER = {
     # For Flower, which would otherwise switch them on seconds late and miss a small batch altogether.
     "worker_send_task_events": True,
     "worker_pool": "callmill.workers.pool:TaskPool",
+    "worker_consumer": "callmill.workers.consumer:CallmillConsumer",
     "worker_prefetch_multiplier": 1,
     "worker_disable_rate_limits": True,
     # Waiting tasks of other people's chains sit in worker memory: bounded.

@@ -12,8 +12,11 @@ from redis.asyncio.client import PubSub
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
+from callmill.config.dropped_messages import dropped_messages
+
 SILENCE_S = 5.0
 RETRY_S = 0.5
+_MOST_BYTES = 4096
 
 
 class Channel:
@@ -60,5 +63,16 @@ class Channel:
             self.subscribed.set()
             self._on_subscribed()
         elif message["type"] == "message":
-            data = message["data"]
+            self._pass_on(message["data"])
+
+    def _pass_on(self, data: bytes | str) -> None:
+        """Have a message taken; what nobody of ours would send is dropped, and the subscription goes on."""
+        if len(data) > _MOST_BYTES:
+            dropped_messages.note(
+                f"channel {self._name}", f"it has {len(data):,} bytes, at most {_MOST_BYTES:,} are read"
+            )
+            return
+        try:
             self._on_message(data.decode() if isinstance(data, bytes) else data)
+        except (ValueError, ArithmeticError) as error:
+            dropped_messages.note(f"channel {self._name}", error)

@@ -48,6 +48,7 @@ AHEAD_S = 0.25
 _Kind: TypeAlias = tuple[str, TrafficClass, int]
 """Model, class and weight of calls."""
 
+_MOST_DIGITS = 18
 _NOT_STARTED = "the limiter is not running: await start() first, and acquire nothing after aclose()"
 
 
@@ -534,14 +535,14 @@ class Limiter:
         if kind == "boot":
             self._sync()
         elif kind == "row":
-            self._learning.heard(int(rest))
+            self._learning.heard(_natural(rest))
         elif kind == "slower":
             self._drop_held()
         elif kind in {"rules", "learned"}:
             self._overrides.look()
         elif kind == "pause":
             left_us, scope, reason = rest.split(" ", 2)
-            self._pauses.hold(int(left_us) / 1e6, reason, scope.removeprefix("-"), told=True)
+            self._pauses.hold(_natural(left_us) / 1e6, reason, scope.removeprefix("-"), told=True)
         elif kind == "resume":
             self._pauses.resume(rest.removeprefix("-"))
 
@@ -554,6 +555,12 @@ class Limiter:
 
 def _none() -> int:
     return 0
+
+
+def _natural(written: str) -> int:
+    if len(written) > _MOST_DIGITS or not (written.isascii() and written.isdecimal()):
+        raise ValueError(f"{written[:_MOST_DIGITS]!r} is no number")
+    return int(written)
 
 
 def _cost(tokens: int, output_tokens: int, weight: int) -> Cost:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from urllib.parse import urlsplit
 
 from msgspec import Struct
@@ -55,6 +55,23 @@ def is_loopback(address: str) -> bool:
         return False
 
 
+def is_known_host(host: str, names: Collection[str]) -> bool:
+    """Say whether a Host header names this machine's loopback, at any port, or one of these names.
+
+    What asks nobody who they are answers by no other name: a page of another site whose name was pointed at this
+    machine (DNS rebinding) would read everything.
+    """
+    name = _name_in(host)
+    return is_loopback(name) or name in names
+
+
+def _name_in(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
+
+
 class Request(Struct, frozen=True, kw_only=True):
     """What a request says of where it comes from.
 
@@ -81,8 +98,7 @@ def why_no_control(request: Request, *, authenticated: bool) -> str | None:
     """
     if authenticated:
         return None
-    host = urlsplit(f"//{request.host}").hostname or ""
-    if is_loopback(request.peer) and is_loopback(host) and not request.forwarded:
+    if is_loopback(request.peer) and is_loopback(_name_in(request.host)) and not request.forwarded:
         return None
     return "only this machine may steer batches while the dashboard has no authentication: see FLOWER_BASIC_AUTH"
 
@@ -96,4 +112,4 @@ def is_same_origin(request: Request, *, authenticated: bool) -> bool:
         return False
     if request.origin is None or (authenticated and request.site is not None):
         return True
-    return urlsplit(request.origin).netloc == request.host
+    return request.origin.partition("://")[2] == request.host

@@ -38,7 +38,13 @@ from callmill.errors import CallmillError, InternalError, UsageError
     envvar="CALLMILL_METRICS_ADDRESS",
     help="Address of that port. Whoever reaches it reads the metrics.",
 )
-@click.option("--allow-operations", is_flag=True, help="Let Flower stop and change workers and tasks.")
+@click.option(
+    "--known-host",
+    multiple=True,
+    envvar="CALLMILL_DASHBOARD_HOSTS",
+    metavar="NAME",
+    help="Name by which it answers without a sign-in, beside localhost; repeatable. Of no effect with one.",
+)
 @click.argument("flower_options", nargs=-1, type=click.UNPROCESSED, metavar="[-- FLOWER OPTIONS]")
 def dashboard(
     *,
@@ -48,7 +54,7 @@ def dashboard(
     make_sign_in: bool,
     metrics_port: int | None,
     metrics_address: str,
-    allow_operations: bool,
+    known_host: tuple[str, ...],
     flower_options: tuple[str, ...],
 ) -> None:
     """Run the dashboard: Flower with Callmill's batches and APIs, for this machine alone unless you say otherwise.
@@ -61,14 +67,13 @@ def dashboard(
         "address": address,
         "port": port,
         "basic_auth": list(basic_auth) or None,
-        "read_only": False if allow_operations else None,
     }
     try:
         chosen = {name: value for name, value in given.items() if value is not None}
-        server = DashboardServer(chosen, flower_options, make_sign_in=make_sign_in)
+        server = DashboardServer(chosen, flower_options, make_sign_in=make_sign_in, known_hosts=known_host)
         scraped = None
         if metrics_port is not None:
-            scraped = listen_for_scrapes(server.metrics, server.scaling, metrics_port, metrics_address)
+            scraped = listen_for_scrapes(server.metrics, server.scaling, metrics_port, metrics_address, known_host)
     except InternalError:
         raise
     except UsageError as error:

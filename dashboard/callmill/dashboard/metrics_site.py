@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from flower.app import Flower, rewrite_handler
 from flower.views import BaseHandler
-from tornado.web import Application, RequestHandler, authenticated, url
+from tornado.web import RequestHandler, authenticated, url
 
 from callmill.dashboard.figures import Figures
+from callmill.dashboard.guarded_application import GuardedApplication
 from callmill.dashboard.metrics_exposition import Exposition
 from callmill.dashboard.metrics_reader import MetricsReader
 from callmill.dashboard.scaling_site import ScalingReader, listen, scaling_page
@@ -21,7 +24,9 @@ def add_metrics_page(flower: Flower, figures: Figures, scaling: ScalingReader) -
     return exposition
 
 
-def listen_for_scrapes(exposition: Exposition, scaling: ScalingReader, port: int, address: str) -> str:
+def listen_for_scrapes(
+    exposition: Exposition, scaling: ScalingReader, port: int, address: str, known_hosts: Collection[str] = ()
+) -> str:
     """Serve ``/metrics`` and ``/workers-wanted``, and nothing else, to whoever reaches the address; return its URL.
 
     Port 0: a free one.
@@ -30,8 +35,8 @@ def listen_for_scrapes(exposition: Exposition, scaling: ScalingReader, port: int
         OutsideError: The address cannot be listened on.
     """
     page = url(r"/metrics", _Scrape, {"exposition": exposition})
-    application = Application([page, scaling_page(scaling)], compress_response=True)
-    return listen(application, port, address, what="metrics") + "/metrics"
+    application = GuardedApplication([page, scaling_page(scaling)], compress_response=True)
+    return listen(application, port, address, what="metrics", known_hosts=known_hosts) + "/metrics"
 
 
 class _Page(BaseHandler):  # type: ignore[misc]  # Flower has no types

@@ -10,8 +10,9 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from tornado.routing import URLSpec
-from tornado.web import Application, RequestHandler
+from tornado.web import RequestHandler
 
+from callmill.dashboard.guarded_application import GuardedApplication
 from callmill.dashboard.scaling_site import PATH, ScalingReader, listen, scaling_families, scaling_page
 from callmill.errors import CallmillError
 from callmill.overview.scaling_adviser import ScalingAdvice
@@ -27,7 +28,7 @@ async def serve_scaling(reader: ScalingReader, port: int, address: str, say: Cal
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     pages = [scaling_page(reader), URLSpec("/metrics", _Metrics, {"reader": reader}), URLSpec("/healthz", _Healthy)]
-    say(listen(Application(pages), port, address, what="the number of workers") + PATH)
+    say(listen(GuardedApplication(pages), port, address, what="the number of workers") + PATH)
     await stop.wait()
 
 

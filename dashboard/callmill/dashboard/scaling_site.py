@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 
 import msgspec
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.routing import URLSpec
-from tornado.web import Application, RequestHandler
+from tornado.web import RequestHandler
 
+from callmill.dashboard.access import is_loopback
 from callmill.dashboard.answer_cache import AnswerCache
+from callmill.dashboard.guarded_application import GuardedApplication, SafeHeaders
 from callmill.errors import CallmillError, OutsideError
 from callmill.overview.scaling_adviser import ScalingAdvice, ScalingAdviser
 from callmill.overview.workers_wanted import FleetLoad
@@ -86,8 +88,12 @@ def scaling_families(advice: ScalingAdvice) -> list[Metric]:
     return [GaugeMetricFamily("callmill_workers_wanted", text, advice.wanted), shares]
 
 
-def listen(application: Application, port: int, address: str, *, what: str) -> str:
+def listen(
+    application: GuardedApplication, port: int, address: str, *, what: str, known_hosts: Collection[str] = ()
+) -> str:
     """Serve an application to whoever reaches the address; return its URL. Port 0: a free one.
+
+    On the loopback it answers by the loopback's names, and by ``known_hosts``.
 
     Raises:
         OutsideError: The address cannot be listened on; the message says ``what`` cannot be served.
@@ -96,6 +102,9 @@ def listen(application: Application, port: int, address: str, *, what: str) -> s
         sockets = bind_sockets(port, address=address)
     except OSError as error:
         raise OutsideError(f"{what} cannot be served on {address}:{port}: {error.strerror or error}") from error
+    application.add_transform(SafeHeaders)
+    if is_loopback(address):
+        application.known_hosts = frozenset(name.lower() for name in known_hosts)
     HTTPServer(application).add_sockets(sockets)
     host = f"[{address}]" if ":" in address else address
     return f"http://{host}:{sockets[0].getsockname()[1]}"

@@ -6,7 +6,7 @@ import atexit
 import secrets
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from flower import command as flower_command
@@ -40,6 +40,7 @@ class DashboardServer:
         flower_arguments: Further Flower options, as ``--name=value``; they win over ``FLOWER_*`` variables and
             ``flowerconfig.py``, and these over our defaults.
         make_sign_in: Make up who may sign in, where nobody said.
+        known_hosts: Names by which it answers without a sign-in, beside the loopback's.
 
     Attributes:
         made_sign_in: What was made up, as USER:PASSWORD; empty: nothing was.
@@ -51,7 +52,12 @@ class DashboardServer:
     """
 
     def __init__(
-        self, chosen: Mapping[str, Any], flower_arguments: Sequence[str] = (), *, make_sign_in: bool = False
+        self,
+        chosen: Mapping[str, Any],
+        flower_arguments: Sequence[str] = (),
+        *,
+        make_sign_in: bool = False,
+        known_hosts: Collection[str] = (),
     ) -> None:
         settings = load_settings()
         figures = Figures(settings)
@@ -64,15 +70,19 @@ class DashboardServer:
         if not options.unix_socket:
             check_address(options.address, authenticated=bool(options.basic_auth or options.auth))
         self._read_only = bool(options.read_only)
-        if options.read_only is None:
-            # Nobody said: batches can be steered, workers and tasks cannot.
-            options.read_only = True
+        # Flower's own operations, on workers and tasks, are nothing that a worker of ours takes.
+        options.read_only = True
         flower_command.extract_settings()
         flower_command.setup_logging()
         set_up_log("dashboard", level=settings.log_level, style=settings.log_format)
         flower_settings["xsrf_cookie_kwargs"] = {"samesite": "Strict"}
         self._flower = CallmillFlower(
-            figures=figures, batch_control=not self._read_only, capp=app, options=options, **flower_settings
+            figures=figures,
+            batch_control=not self._read_only,
+            known_hosts=known_hosts,
+            capp=app,
+            options=options,
+            **flower_settings,
         )
         self.scaling = ScalingReader(figures.load, ScalingAdviser(ScalingRules()))
         self.metrics = add_metrics_page(self._flower, figures, self.scaling)

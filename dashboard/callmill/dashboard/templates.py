@@ -19,6 +19,17 @@ _INSERTIONS: Mapping[str, tuple[str, str]] = {
     "workers.html": ("</figure>\n  </section>", "processes.html"),
 }
 
+_INLINE_SCRIPT = """<script type="text/javascript">
+  var autorefresh = {{ autorefresh }};
+</script>"""
+_SCRIPT = (
+    """<script src="{{ reverse_url('callmill_static', 'autorefresh.js') }}" data-on="{{ autorefresh }}"></script>"""
+)
+_REPLACEMENTS: Mapping[str, tuple[str, str]] = {
+    # The policy of the pages allows no script in them.
+    "workers.html": (_INLINE_SCRIPT, _SCRIPT),
+}
+
 
 class Templates(Loader):
     """Loads a template of ours, else of Flower; what we add to a page of Flower is one insertion at a known place.
@@ -42,4 +53,9 @@ class Templates(Loader):
             if text.count(place) != 1:
                 raise InternalError(f"Flower's {name} has changed: it has no single {place!r}")
             text = text.replace(place, f'{place}\n{{% include "{insertion}" %}}')
+        if name in _REPLACEMENTS:
+            former, replacement = _REPLACEMENTS[name]
+            if text.count(former) != 1:
+                raise InternalError(f"Flower's {name} has changed: it has no single {former!r}")
+            text = text.replace(former, replacement)
         return Template(text, name=name, loader=self)

@@ -18,9 +18,7 @@ from callmill.ledger.hint_labels import labels
 from callmill.ledger.hints import RUN_CHUNK
 from callmill.workers import process
 from callmill.workers.single_call import CallNotDoneError
-
-CALL = "callmill.call"
-"""Name of the plain task."""
+from callmill.workers.task_messages import CALL
 
 _MOST_LEVELS = 200
 """Maximum nesting of a body that is returned parsed: serialisers of results give up earlier than the parser, and the
