@@ -22,7 +22,7 @@ from callmill.limits.permits import UNLIMITED, Permits
 from callmill.limits.refill import tell_if_died
 from callmill.limits.rules import LimitRules
 from callmill.limits.slots import Slot
-from callmill.limits.store import Fact, LimitStore, Refusal
+from callmill.limits.store import Claim, Fact, LimitStore, Refusal
 from callmill.limits.taken_lately import TakenLately, Untold
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,15 @@ class Learning:
         self.untold = Untold(keys)
 
     def refused(
-        self, group: Group, slot: Slot, after_s: float | None, reason: str, *, cause: Cause, rate_per_s: float
+        self,
+        group: Group,
+        slot: Slot,
+        after_s: float | None,
+        reason: str,
+        *,
+        cause: Cause,
+        rate_per_s: float,
+        witness: str = "",
     ) -> None:
         """The API refused a call because of its limits; ``rate_per_s``: how many of its group start a second.
 
@@ -94,8 +102,11 @@ class Learning:
             self._paused = False
             return  # others take its place as they end, and Redis says how many there may be
         self._paused = True
-        pause_s = max(after_s or 0.0, guess_s if not after_s or self._in_a_row > 1 else 0.0)
-        self._pauses.hold(pause_s, reason, _whom(group, slot))  # now: the next call may start before any task runs
+        believed_s = min(after_s or 0.0, group.layout.plausible_pause_s(slot.key + 1))
+        pause_s = max(believed_s, guess_s if not after_s or self._in_a_row > 1 else 0.0)
+        claim = Claim(now + after_s, slot.start, witness) if after_s and after_s > pause_s else None
+        # Now: the next call may start before any task runs.
+        self._pauses.hold(pause_s, reason, _whom(group, slot), claim=claim)
         self.in_background(self._pauses.tell())
 
     def _first_pause_s(self, rate_per_s: float) -> float:
@@ -110,7 +121,7 @@ class Learning:
         self.untold.add(slot.key)
         if self._in_a_row and slot.start > self._refused_at:
             self.in_a_row(0)
-            self.in_background(self._store.publish("row 0"))
+            self.in_background(self._store.taken("" if slot.group is None else _whom(slot.group, slot)))
 
     def heard(self, refusals: int) -> None:
         """A worker, perhaps this one, tells how many waves of refusals came one after the other."""

@@ -269,7 +269,7 @@ class Limiter:
         """Let no call start here for ``seconds``, from this moment on; the part of ``pause`` that waits for nobody."""
         self._pauses.hold(seconds, reason, scope)
 
-    def refused(self, slot: Slot, after_s: float | None, reason: str, *, cause: Cause = "") -> None:
+    def refused(self, slot: Slot, after_s: float | None, reason: str, *, cause: Cause = "", witness: str = "") -> None:
         """The API refused a call because of its limits: pause the fleet, and learn from it. Settle the slot after this.
 
         Args:
@@ -277,10 +277,11 @@ class Limiter:
             after_s: When the API wants to be asked again; None where it does not say.
             reason: What people are told.
             cause: What there was too much of; empty where it does not say.
+            witness: Names the job. A wait longer than any window of the limits is believed when two jobs are told it.
         """
         if (group := slot.group) is not None:
             rate_per_s = self._refills[group].rate() if group in self._refills else 0.0
-            self._learning.refused(group, slot, after_s, reason, cause=cause, rate_per_s=rate_per_s)
+            self._learning.refused(group, slot, after_s, reason, cause=cause, rate_per_s=rate_per_s, witness=witness)
 
     def feed(self, slot: Slot, observations: Sequence[Observation]) -> None:
         """Take what the headers of a call's answer say of the limits."""

@@ -105,6 +105,9 @@ class PauseArguments(Struct, frozen=True, kw_only=True):
     reason: str
     channel: str
     scope: str
+    claim_us: int = 0
+    started_us: int = 0
+    witness: str = ""
 
 
 PAUSE = LuaScript(
@@ -196,7 +199,7 @@ FEED = LuaScript(
         "meta": ("boot", "resumed"),
         "limit": (
             *("window", "amount", "aligned", "blur", "slow", "slow_until", "block", "mode", "most", "tat", "life"),
-            *("aligned_at", "blocked_at"),
+            *("aligned_at", "blocked_at", "claimed", "claim_again"),
         ),
     },
     constants=_FORMAT,

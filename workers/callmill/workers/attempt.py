@@ -240,7 +240,7 @@ class Endings:
         after_s = verdict.after_s
         if after_s is None and verdict.kind is ThrottleKind.QUOTA:
             after_s = _SPENT_QUOTA_S
-        self._limiter.refused(slot, after_s, verdict.reason, cause=verdict.kind.value)
+        self._limiter.refused(slot, after_s, verdict.reason, cause=verdict.kind.value, witness=call.key)
         again = Postponed(verdict.code, verdict.reason, spends_attempt=False, throttled=True)
         return self._throttles.refused(call, verdict.reason) or again
 
