@@ -1,4 +1,4 @@
-"""Hostile tenants of every kind beside a victim: the API that they meet, what they submit, and how long the victim waits."""
+"""Hostile tenants of every kind beside a victim: the API they meet, what they submit, how long the victim waits."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from faulty_server import Exchange, faulty_server
 from local_nodes import until
 
+from callmill.errors import BatchStateError
 from callmill.producer import Batch, Client, Job
 
 CALLS = 20
@@ -83,7 +85,7 @@ class WhimsicalApi:
     async def _large(exchange: Exchange, _call: int) -> None:
         await exchange.answer(body=b"x" * LARGE)
 
-    _ODD = {
+    _ODD: ClassVar = {
         "hang": _hang,
         "reset": _reset,
         "drip": _drip,
@@ -274,4 +276,5 @@ def alone_and_beside_s(client: Client, api: WhimsicalApi, kind: str) -> tuple[fl
         return alone_s, max(slowest_s(client, name) for _ in range(2))
     finally:
         for batch in batches:
-            batch.cancel()
+            with suppress(BatchStateError):  # it is over
+                batch.cancel()

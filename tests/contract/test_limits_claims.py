@@ -1,4 +1,4 @@
-"""A refusal pauses no more than its evidence: what an answer asks for beyond any window of the limits needs a second one."""
+"""A refusal pauses no more than its evidence: a wait beyond any window of the limits needs a second answer."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_claim_that_is_over_confirms_nothing(fleet):
 
 
 def test_a_quota_that_headers_say_is_spent_blocks_for_an_hour(redis_url):
-    """An answer that nothing remains blocks for an hour, though it says a day; the next call's answer confirms the day."""
+    """An answer that nothing remains for a day blocks for an hour; the answer to the next call confirms the day."""
     fleet = Fleet(redis_url, rules("10000/day"))
     fleet.warm()
     day_us = 24 * HOUR

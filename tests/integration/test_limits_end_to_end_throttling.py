@@ -142,7 +142,7 @@ def test_refusals_in_other_words(site, api, refusal, reason):
     ids=["retry-after", "body", "reset"],
 )
 def test_spent_quota_parks_the_api_alone(site, api, spent):
-    """A quota that is spent for days stops its API and no other, for an hour at first, and tells why until it is resumed."""
+    """A quota that is spent for days stops its API and no other, for an hour at first, and tells why until a resume."""
     api.reply = lambda target, _key: spent if target == "/spent" else None
     batch = site.submit("quota", 20, "/spent")
     until(lambda: site.limits("show", "quota")["paused_s"] > 0, WAIT_S)

@@ -103,7 +103,16 @@ class Fact(Struct, frozen=True):
 
 
 _SCRIPTS: tuple[LuaScript[Any, Any], ...] = (
-    *(scripts.RESERVE, scripts.PAUSE, scripts.REFUSED, scripts.FEED, scripts.RESTORE, scripts.PERMITS),
+    *(
+        scripts.RESERVE,
+        scripts.PAUSE,
+        scripts.EASE,
+        scripts.FORGIVE,
+        scripts.REFUSED,
+        scripts.FEED,
+        scripts.RESTORE,
+        scripts.PERMITS,
+    ),
 )
 
 
@@ -151,6 +160,7 @@ class LimitStore:
         *,
         said_s: float = 0.0,
         claim: Claim | None = None,
+        guessed_s: float = 0.0,
     ) -> bool:
         """Pause the API, or one of its models or credentials, for every worker.
 
@@ -172,6 +182,7 @@ class LimitStore:
                 claim_us=0 if claim is None else round((claim.until - now) * 1e6),
                 started_us=0 if claim is None else round((now - claim.started) * 1e6),
                 witness="" if claim is None else claim.witness,
+                guessed_us=round(guessed_s * 1e6),
             ),
         )
         return bool(await self._run(call))
@@ -218,6 +229,26 @@ class LimitStore:
             RedisUnavailableError: Redis cannot be reached or refused.
         """
         await answer(self.redis.publish(self.keys.channel, message))
+
+    async def ease(self, scope: str, least_s: float) -> int:
+        """End a pause that is a guess and began so long ago; return us until it may be tried again, -1: it is no guess.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached or refused.
+        """
+        arguments = scripts.EaseArguments(channel=self.keys.channel, scope=scope, least_us=round(least_s * 1e6))
+        left_us: int = await self._run(scripts.EASE.call(scripts.EaseKeys(self.keys.meta), arguments))
+        return left_us
+
+    async def forgive(self, limits: Sequence[Node], began_s: float) -> None:
+        """Forget what refusals taught of these limits since so long ago.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached or refused.
+        """
+        keys = scripts.ForgiveKeys(self.keys.meta, [node.key for node in limits])
+        arguments = scripts.ForgiveArguments(channel=self.keys.channel, began_us=round(began_s * 1e6))
+        await self._run(scripts.FORGIVE.call(keys, arguments))
 
     async def taken(self, scope: str) -> None:
         """Tell all workers that the API takes calls again; what an answer claimed before that is forgotten.

@@ -4,6 +4,7 @@
 -- ARG   pause_us: from now   said_us: since somebody said so   reason   channel
 --       scope: what is paused: '' the API, 'key:NAME', 'model:NAME'
 --       claim_us: from now, how long an answer asked for if that is longer, else 0: more than one answer alone is believed
+--       guessed_us: so much of the pause, at its end, nobody asked for; see ease.lua
 --       started_us: since the call was sent that was answered so   witness: the job that made it, '' unknown
 -- Returns us of pause left; 0: what is paused was resumed since then.
 --
@@ -40,6 +41,10 @@ if until_us <= current then return math.ceil(current - now) end
 -- The clock is kept with the pause: were TIME set back before it is next looked at, the pause would last longer by as much.
 -- The skew is not: reserve has to see that TIME was set back.
 redis.call('HSET', META, pause_field, text(until_us), reason_field, ARG.reason, 'now', text(now))
+if ARG.guessed_us > 0 and until_us == now + ARG.pause_us then
+  local guess = { tonumber(text(until_us)), text(now - ARG.said_us), text(until_us - ARG.guessed_us) }
+  redis.call('HSET', META, 'guess' .. suffix, string.format('%.2f %s %s', guess[1], guess[2], guess[3]))
+end
 if scope == '' and tonumber(meta.last or 0) < until_us then -- no slot outlives the pause
   for _, key in ipairs(LIMITS) do
     local h = read_limit(key)
