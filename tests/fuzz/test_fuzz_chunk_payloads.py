@@ -1,4 +1,4 @@
-"""Chunk payloads and bundles of outcomes: whatever stands in Redis is read as something bounded, or refused as corrupt."""
+"""Chunk payloads and bundles of outcomes: what stands in Redis is read as something bounded, or is corrupt."""
 
 from __future__ import annotations
 

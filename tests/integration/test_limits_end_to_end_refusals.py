@@ -37,7 +37,12 @@ def site(redis_server, tmp_path_factory, api) -> Iterator[Site]:
         *common,
         f"throttle = {{ max_refusals = {MOST} }}",
     ]  # an API for each test: pauses grow while no call is taken
-    profiles = {"picky": few, "other": common, "given": few, "retried": few}
+    profiles = {
+        "picky": few,
+        "other": common,
+        "given": [*few[:1], 'limits = ["500/second", "100000/day"]', *few[2:]],
+        "retried": few,
+    }
     with limits_site(tmp_path_factory.mktemp("refusals"), redis_server.url, profiles, workers=2) as running:
         for name in profiles:  # what has never worked starts slowly
             running.outcomes(running.submit(name, 1))

@@ -12,7 +12,8 @@ import pytest
 from callmill.config.public_api import PublicApi
 from callmill.errors import DuplicateIdError, JobError, UnknownApiError
 from callmill.jobs import Job
-from callmill.jobs.packing import MAX_BODY_BYTES, ChunkBuilder, JobPacker
+from callmill.jobs.bounds import MAX_BODY_BYTES
+from callmill.jobs.packing import ChunkBuilder, JobPacker
 from callmill.producer.known_apis import KnownApis
 
 APIS = {

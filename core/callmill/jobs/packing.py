@@ -15,7 +15,7 @@ from callmill.jobs.job import Job
 from callmill.jobs.seen_ids import SeenIds
 from callmill.jobs.trace_context import TraceContext
 from callmill.jobs.wire import Chunk, WireCost, WireJob
-from callmill.jobs.wire_checks import is_text, problem_of
+from callmill.jobs.wire_checks import problem_of
 
 FIRST_CHUNK_JOBS, LARGEST_CHUNK_JOBS = 100, 500
 _CHUNKS_BEFORE_GROWTH = 20

@@ -157,9 +157,9 @@ class BlockingLimiter(AbstractContextManager["BlockingLimiter"]):
         """The call is over: charge what it really cost, where known, and free its permit; repeats are ignored."""
         self._report(partial(self._limiter.settle, slot, tokens_used, output_tokens_used))
 
-    def refused(self, slot: Slot, after_s: float | None, reason: str, *, cause: Cause = "") -> None:
+    def refused(self, slot: Slot, after_s: float | None, reason: str, *, cause: Cause = "", witness: str = "") -> None:
         """The API refused a call because of its limits: pause the fleet, and learn from it; see ``Limiter.refused``."""
-        self._report(partial(self._limiter.refused, slot, after_s, reason, cause=cause))
+        self._report(partial(self._limiter.refused, slot, after_s, reason, cause=cause, witness=witness))
 
     def accepted(self, slot: Slot) -> None:
         """The API took a call: refusals of earlier ones are over."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from callmill.config.limit_spec import AUTO, Enforcer
 from callmill.limits.feedback import Observation
-from callmill.limits.layout import OF_API, Layout, Node
+from callmill.limits.layout import LONGEST_UNCONFIRMED_S, OF_API, Layout, Node
 from callmill.limits.rules import FIRST_GUESS_PER_S, SHORTEST_QUOTA_S
 from callmill.limits.store import Fact
 
@@ -85,7 +85,7 @@ def _meant(layout: Layout, key: int, seen: Observation) -> Iterator[Node]:
 
 
 def _facts(node: Node, seen: Observation, enforcer: Enforcer, took_s: float, in_flight: int) -> Iterator[Fact]:
-    if seen.reset_s is None or seen.reset_s <= 0:
+    if seen.reset_s is None or seen.reset_s <= 0 or not _is_plausible(node, seen, seen.reset_s - took_s):
         return
     blur_s = seen.reset_step_s + took_s / 2
     if enforcer is Enforcer.FIXED and blur_s < ALIGNED_WITHIN * node.clock.spec.window_s:
@@ -95,6 +95,13 @@ def _facts(node: Node, seen: Observation, enforcer: Enforcer, took_s: float, in_
             yield Fact(node, "block", (seen.reset_s + seen.reset_step_s) * 1e6)
     else:
         yield from _used_by_others(node, seen, enforcer, in_flight)
+
+
+def _is_plausible(node: Node, seen: Observation, reset_s: float) -> bool:
+    """Whether a limit may reset then: within its window, or within an hour where the server may mean another limit."""
+    is_this = seen.limit == node.clock.spec.amount or seen.window_s is not None
+    longest_s = node.clock.spec.window_s if is_this else max(node.clock.spec.window_s, LONGEST_UNCONFIRMED_S)
+    return reset_s <= longest_s * (1 + TOLERANCE) + seen.reset_step_s
 
 
 def _used_by_others(node: Node, seen: Observation, enforcer: Enforcer, in_flight: int) -> Iterator[Fact]:

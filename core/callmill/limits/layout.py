@@ -13,6 +13,10 @@ OF_API, OF_MODEL = 0, -1
 """Who a limit belongs to that holds whichever credential is used."""
 
 
+LONGEST_UNCONFIRMED_S = 3600
+"""For so long one answer alone may stop calls; the answer to a second one confirms a longer time."""
+
+
 class Node(Struct, frozen=True):
     """One limit that holds for a group's calls.
 
@@ -58,6 +62,15 @@ class Layout(Struct, frozen=True):
     def counts_tokens(self) -> bool:
         """Whether some limit counts tokens."""
         return any(node.clock.spec.unit.is_tokens for node in self.nodes)
+
+    def plausible_pause_s(self, key: int) -> float:
+        """How long one answer alone may pause calls with a credential, from 1: the longest window, an hour at most."""
+        windows = [
+            node.clock.spec.window_s
+            for node in self.nodes
+            if node.clock.spec.amount and node.owner in {OF_API, OF_MODEL, key}
+        ]
+        return min(max(windows, default=LONGEST_UNCONFIRMED_S), LONGEST_UNCONFIRMED_S)
 
     @property
     def quotas(self) -> list[Node]:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from callmill.config.cancelling import end_tasks
 from callmill.errors import RedisUnavailableError, UnknownFormatError
 from callmill.limits.control import current_states
+from callmill.limits.easing import Easing
 from callmill.limits.group import Group
 from callmill.limits.layout import OF_API, learned_nodes
 from callmill.limits.pauses import WHOLE_API, Pauses
@@ -22,7 +23,7 @@ from callmill.limits.permits import UNLIMITED, Permits
 from callmill.limits.refill import tell_if_died
 from callmill.limits.rules import LimitRules
 from callmill.limits.slots import Slot
-from callmill.limits.store import Fact, LimitStore, Refusal
+from callmill.limits.store import Claim, Fact, LimitStore, Refusal
 from callmill.limits.taken_lately import TakenLately, Untold
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,14 @@ class Learning:
     """Passes on what answers teach, each refusal at once and everything else a few times a second."""
 
     def __init__(
-        self, store: LimitStore, pauses: Pauses, leases: PermitLeases, rules: Callable[[], LimitRules], keys: int
+        self,
+        store: LimitStore,
+        pauses: Pauses,
+        leases: PermitLeases,
+        rules: Callable[[], LimitRules],
+        keys: int,
+        *,
+        easing: Easing,
     ) -> None:
         self._store = store
         self._pauses = pauses
@@ -66,9 +74,18 @@ class Learning:
         self._in_flight = 0
         self._taken = TakenLately()
         self.untold = Untold(keys)
+        self.easing = easing
 
     def refused(
-        self, group: Group, slot: Slot, after_s: float | None, reason: str, *, cause: Cause, rate_per_s: float
+        self,
+        group: Group,
+        slot: Slot,
+        after_s: float | None,
+        reason: str,
+        *,
+        cause: Cause,
+        rate_per_s: float,
+        witness: str = "",
     ) -> None:
         """The API refused a call because of its limits; ``rate_per_s``: how many of its group start a second.
 
@@ -81,6 +98,9 @@ class Learning:
         in_flight = self._in_flight = min(self._in_flight, others)
         if first:
             self.in_background(self._store.publish(f"row {self._in_a_row}"))
+        traffic = str(group.layout.traffic)
+        if self.easing.refused(traffic):
+            self.in_background(self._store.publish(f"refused {traffic}"))
         if not self._telling:
             self._telling = True
             learns = first and cause != "quota" and self._rules().learns
@@ -94,9 +114,22 @@ class Learning:
             self._paused = False
             return  # others take its place as they end, and Redis says how many there may be
         self._paused = True
-        pause_s = max(after_s or 0.0, guess_s if not after_s or self._in_a_row > 1 else 0.0)
-        self._pauses.hold(pause_s, reason, _whom(group, slot))  # now: the next call may start before any task runs
+        believed_s = min(after_s or 0.0, group.layout.plausible_pause_s(slot.key + 1))
+        pause_s = max(believed_s, guess_s if not after_s or self._in_a_row > 1 else 0.0)
+        claim = Claim(now + after_s, slot.start, witness) if after_s and after_s > pause_s else None
+        # Now: the next call may start before any task runs.
+        guessed_s = pause_s - believed_s
+        self._pauses.hold(pause_s, reason, _whom(group, slot), claim=claim, guessed_s=guessed_s)
         self.in_background(self._pauses.tell())
+
+    def own(self, group: Group, slot: Slot, forgive_s: float | None) -> None:
+        """The API refused a call, and that is no matter of its limits; what was learned since so long ago was wrong."""
+        slot.refused = True
+        if forgive_s is not None:
+            nodes = [node for node in group.layout.nodes if node.owner <= OF_API or node.owner == slot.key + 1]
+            if self._rules().learns_pace and not self._rules().learned_pace:
+                nodes += learned_nodes(self._rules(), self._store.keys)
+            self.in_background(self._store.forgive(nodes, forgive_s))
 
     def _first_pause_s(self, rate_per_s: float) -> float:
         """A pause costs calls: at a fast pace that is learned it is short."""
@@ -110,21 +143,29 @@ class Learning:
         self.untold.add(slot.key)
         if self._in_a_row and slot.start > self._refused_at:
             self.in_a_row(0)
-            self.in_background(self._store.publish("row 0"))
+            self.in_background(self._store.taken("" if slot.group is None else _whom(slot.group, slot)))
 
     def heard(self, refusals: int) -> None:
         """A worker, perhaps this one, tells how many waves of refusals came one after the other."""
         if not refusals or refusals != self._in_a_row:
             self.in_a_row(refusals)
 
+    def heard_pause(self) -> None:
+        """The API is paused: where that is because it refused calls, one call asks whether it takes some again."""
+        if self._in_a_row and not self._paused:
+            self._paused = True
+            self._leases.try_with(1)
+
     def in_a_row(self, refusals: int) -> None:
         """So many waves of refusals came one after the other, here or elsewhere; 0: the API takes calls again."""
         self._in_a_row, self._row_at = refusals, monotonic()
         if refusals:
             self._refused_at, self._in_flight = self._row_at + _HEARD_S, UNLIMITED
-        if not refusals and self._paused:
-            self._paused = False
-            self._leases.try_with(UNLIMITED)
+        if not refusals:
+            self.easing.over()
+            if self._paused:
+                self._paused = False
+                self._leases.try_with(UNLIMITED)
 
     def take(self, facts: list[Fact]) -> None:
         """Pass on facts about limits soon; of two about the same the later one counts."""

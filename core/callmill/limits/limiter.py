@@ -21,6 +21,7 @@ from callmill.limits.control import InForce
 from callmill.limits.cost import ONE_REQUEST, Cost
 from callmill.limits.dispatcher import Dispatcher
 from callmill.limits.drift import facts
+from callmill.limits.easing import Easing
 from callmill.limits.feedback import Observation
 from callmill.limits.group import Group
 from callmill.limits.key_ring import KeyRing
@@ -41,6 +42,9 @@ from callmill.limits.waiting import Acquirers, Caller, Programs
 
 START_WAIT_S = 2.0
 MOST_IDLE_GROUPS = 64
+YIELD_S = 0.1
+"""After a pause classes that were refused let others go first by so much."""
+
 AHEAD_S = 0.25
 """Where there is no room, slots are of use for the calls that will be over by then."""
 
@@ -74,7 +78,10 @@ class Limiter:
             self._store, self._ring, self._layouts, on_paused=self._pauses_changed, on_resumed=self._resumed
         )
         self._leases = PermitLeases(self._store, rules, waiting=self._waiting, on_change=self._permits_changed)
-        self._learning = Learning(self._store, self._pauses, self._leases, lambda: self._rules, len(self._ring))
+        self._easing = Easing(self._store, self._pauses, self._others_wait)
+        self._learning = Learning(
+            self._store, self._pauses, self._leases, lambda: self._rules, len(self._ring), easing=self._easing
+        )
         self._pace = Pace()
         self._backlog: Callable[[TrafficClass, str], int] | None = None
         self._channel = Channel(redis, self._store.keys.channel, on_message=self._on_message, on_subscribed=self._sync)
@@ -119,6 +126,7 @@ class Limiter:
         self._stopped = self._stopped or _NOT_STARTED
         tasks, self._tasks = self._tasks, []
         await end_tasks(tasks)
+        await self._easing.aclose()
         await self._learning.aclose()
         self._dispatcher.close()
         for group in self._groups.values():
@@ -270,7 +278,7 @@ class Limiter:
         """Let no call start here for ``seconds``, from this moment on; the part of ``pause`` that waits for nobody."""
         self._pauses.hold(seconds, reason, scope)
 
-    def refused(self, slot: Slot, after_s: float | None, reason: str, *, cause: Cause = "") -> None:
+    def refused(self, slot: Slot, after_s: float | None, reason: str, *, cause: Cause = "", witness: str = "") -> None:
         """The API refused a call because of its limits: pause the fleet, and learn from it. Settle the slot after this.
 
         Args:
@@ -278,10 +286,16 @@ class Limiter:
             after_s: When the API wants to be asked again; None where it does not say.
             reason: What people are told.
             cause: What there was too much of; empty where it does not say.
+            witness: Names the job. A wait longer than any window of the limits is believed when two jobs are told it.
         """
         if (group := slot.group) is not None:
             rate_per_s = self._refills[group].rate() if group in self._refills else 0.0
-            self._learning.refused(group, slot, after_s, reason, cause=cause, rate_per_s=rate_per_s)
+            self._learning.refused(group, slot, after_s, reason, cause=cause, rate_per_s=rate_per_s, witness=witness)
+
+    def refused_alone(self, slot: Slot, *, forgive_s: float | None = None) -> None:
+        """The API refused a call for reasons of its own: pause nothing; forget what was learned in ``forgive_s``."""
+        if slot.group is not None:
+            self._learning.own(slot.group, slot, forgive_s)
 
     def feed(self, slot: Slot, observations: Sequence[Observation]) -> None:
         """Take what the headers of a call's answer say of the limits."""
@@ -455,6 +469,7 @@ class Limiter:
         self._dispatcher.wake(group)
         self._used(group)
         self._leases.demand()
+        self._easing.look()
 
     def _used(self, group: Group) -> None:
         """Take note that slots of a group were used or wasted."""
@@ -499,9 +514,21 @@ class Limiter:
             groups = [group for group in groups if group.layout.scopes[0] == scope]
         return min(sum(group.calls.wanting for group in groups), self._caller.room())
 
+    def _others_wait(self, scope: str, refused: frozenset[str]) -> bool:
+        """Whether calls of a scope wait whose class is none of those that were refused."""
+        model = scope if scope.startswith("model:") else None
+        return any(
+            group.calls.wanting and str(group.layout.traffic) not in refused
+            for group in self._groups.values()
+            if model is None or group.layout.scopes[0] == model
+        )
+
     def _pauses_changed(self) -> None:
+        now = monotonic()
         for group in list(self._groups.values()):
-            until = self._pauses.until(group.layout.scopes[0])
+            until = self._pauses.until(scope := group.layout.scopes[0])
+            if self._easing.is_refused(str(group.layout.traffic)) and self._easing.others_wait(scope):
+                until = max(until, now) + YIELD_S
             if until != group.paused_until:
                 group.pause(until)
             self._dispatcher.wake(group)
@@ -543,6 +570,11 @@ class Limiter:
         elif kind == "pause":
             left_us, scope, reason = rest.split(" ", 2)
             self._pauses.hold(_natural(left_us) / 1e6, reason, scope.removeprefix("-"), told=True)
+            self._learning.heard_pause()
+            self._easing.paused()
+        elif kind == "refused":
+            self._easing.refused(rest)
+            self._easing.look()
         elif kind == "resume":
             self._pauses.resume(rest.removeprefix("-"))
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 from callmill.errors import RedisUnavailableError
 from callmill.limits.key_ring import KeyRing
 from callmill.limits.layout import Layout
-from callmill.limits.store import Grant, LimitStore
+from callmill.limits.store import Claim, Grant, LimitStore
 
 LONGEST_PAUSE_S = 100 * 365 * 86400.0
 WHOLE_API = ""
@@ -25,12 +25,16 @@ class Pause(Struct):
     Attributes:
         said: When the reason for it was given.
         known_from: Since when Redis knows of it; None: it has to be told.
+        claim: What was asked for beyond that; Redis says whether it is believed.
+        guessed_s: So much of it, at its end, nobody asked for.
     """
 
     said: float
     until: float
     reason: str
     known_from: float | None
+    claim: Claim | None = None
+    guessed_s: float = 0.0
 
 
 class Pauses:
@@ -52,18 +56,36 @@ class Pauses:
         self._on_resumed = on_resumed
         self._pauses: dict[str, Pause] = {}
 
+    def in_force(self) -> list[str]:
+        """The scopes that are paused, as Redis knows."""
+        now = monotonic()
+        return [
+            scope
+            for scope, pause in self._pauses.items()
+            if pause.until > now and pause.known_from is not None and pause.known_from <= now
+        ]
+
     def of(self, scope: str) -> Pause | None:
         """The pause in force, if there is one."""
         pause = self._pauses.get(scope)
         return pause if pause is not None and pause.until > monotonic() else None
 
-    def hold(self, seconds: float, reason: str, scope: str = WHOLE_API, *, told: bool = False) -> None:
+    def hold(
+        self,
+        seconds: float,
+        reason: str,
+        scope: str = WHOLE_API,
+        *,
+        told: bool = False,
+        claim: Claim | None = None,
+        guessed_s: float = 0.0,
+    ) -> None:
         """Start nothing here for ``seconds``; what is paused for longer stays so."""
         now = monotonic()
         until = now + min(seconds, LONGEST_PAUSE_S)
         current = self.of(scope)
         if current is None or until > current.until + (AGREED_S if told else 0.0):
-            self._pauses[scope] = Pause(now, until, reason, now if told else None)
+            self._pauses[scope] = Pause(now, until, reason, now if told else None, claim, guessed_s)
             self._apply(scope, until, reason)
         elif told and until >= current.until - AGREED_S:
             current.known_from = now
@@ -97,7 +119,13 @@ class Pauses:
                 pause.known_from = math.inf  # being told: once is enough
                 try:
                     is_paused = await self._store.pause(
-                        list(self._layouts()), left_s, pause.reason, scope, said_s=now - pause.said
+                        list(self._layouts()),
+                        left_s,
+                        pause.reason,
+                        scope,
+                        said_s=now - pause.said,
+                        claim=pause.claim,
+                        guessed_s=pause.guessed_s,
                     )
                 except RedisUnavailableError:
                     pause.known_from = None

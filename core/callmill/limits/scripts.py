@@ -105,6 +105,10 @@ class PauseArguments(Struct, frozen=True, kw_only=True):
     reason: str
     channel: str
     scope: str
+    claim_us: int = 0
+    started_us: int = 0
+    witness: str = ""
+    guessed_us: int = 0
 
 
 PAUSE = LuaScript(
@@ -113,6 +117,54 @@ PAUSE = LuaScript(
     keys=PauseKeys,
     arguments=PauseArguments,
     reads={**_CLOCK, "meta": ("last",), "limit": ("tat", "charge", "column")},
+    constants=_FORMAT,
+)
+
+
+class EaseKeys(Struct, frozen=True):
+    """What is paused."""
+
+    meta: str
+
+
+class EaseArguments(Struct, frozen=True, kw_only=True):
+    """A pause that may be a guess."""
+
+    channel: str
+    scope: str
+    least_us: int
+
+
+EASE = LuaScript(
+    _LUA,
+    *("clock", "ease"),
+    keys=EaseKeys,
+    arguments=EaseArguments,
+    reads={**_CLOCK, "meta": ()},
+    constants=_FORMAT,
+)
+
+
+class ForgiveKeys(Struct, frozen=True):
+    """Limits of which something was learned in vain."""
+
+    meta: str
+    limits: Sequence[str]
+
+
+class ForgiveArguments(Struct, frozen=True, kw_only=True):
+    """Refusals that were no matter of the API."""
+
+    channel: str
+    began_us: int
+
+
+FORGIVE = LuaScript(
+    _LUA,
+    *("clock", "forgive"),
+    keys=ForgiveKeys,
+    arguments=ForgiveArguments,
+    reads={**_CLOCK, "limit": ("mode", "quota", "most", "row_factor", "row_at", "learned_at", "factor")},
     constants=_FORMAT,
 )
 
@@ -196,7 +248,7 @@ FEED = LuaScript(
         "meta": ("boot", "resumed"),
         "limit": (
             *("window", "amount", "aligned", "blur", "slow", "slow_until", "block", "mode", "most", "tat", "life"),
-            *("aligned_at", "blocked_at"),
+            *("aligned_at", "blocked_at", "claimed", "claim_again"),
         ),
     },
     constants=_FORMAT,
@@ -329,4 +381,4 @@ class CostsArguments(Struct, frozen=True, kw_only=True):
 
 COSTS = LuaScript(_LUA, "costs", keys=CostsKeys, arguments=CostsArguments)
 
-SCRIPTS = (RESERVE, PAUSE, REFUSED, FEED, RESTORE, PERMITS, CONTROL, COSTS)
+SCRIPTS = (RESERVE, PAUSE, EASE, FORGIVE, REFUSED, FEED, RESTORE, PERMITS, CONTROL, COSTS)

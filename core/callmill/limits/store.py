@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
+from time import monotonic
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -20,7 +21,18 @@ from callmill.limits.permits import Answers, Lease
 from callmill.limits.reservation import Doubt, Grant, Request, Settlement
 from callmill.limits.rules import FASTEST_GUESS
 
-__all__ = ["Doubt", "Fact", "Grant", "LimitStore", "Refusal", "Request", "Settlement", "answer", "reserve_call"]
+__all__ = [
+    "Claim",
+    "Doubt",
+    "Fact",
+    "Grant",
+    "LimitStore",
+    "Refusal",
+    "Request",
+    "Settlement",
+    "answer",
+    "reserve_call",
+]
 
 COMMAND_TIMEOUT_S = 2.0
 HORIZON_US = 250_000
@@ -67,6 +79,20 @@ class Refusal(Struct, kw_only=True):
     taken_per_s: float = 0.0
 
 
+class Claim(Struct, frozen=True):
+    """What an answer asks for beyond what one answer alone is believed; see ``lua/pause.lua``.
+
+    Attributes:
+        until: How long it asks to wait, as a time of ``time.monotonic()``.
+        started: When the call was sent, on the same clock.
+        witness: The job that made it; empty: unknown.
+    """
+
+    until: float
+    started: float
+    witness: str = ""
+
+
 class Fact(Struct, frozen=True):
     """What an answer says about a limit; see ``lua/feed.lua``."""
 
@@ -77,7 +103,16 @@ class Fact(Struct, frozen=True):
 
 
 _SCRIPTS: tuple[LuaScript[Any, Any], ...] = (
-    *(scripts.RESERVE, scripts.PAUSE, scripts.REFUSED, scripts.FEED, scripts.RESTORE, scripts.PERMITS),
+    *(
+        scripts.RESERVE,
+        scripts.PAUSE,
+        scripts.EASE,
+        scripts.FORGIVE,
+        scripts.REFUSED,
+        scripts.FEED,
+        scripts.RESTORE,
+        scripts.PERMITS,
+    ),
 )
 
 
@@ -117,7 +152,15 @@ class LimitStore:
         return Grant(*raw).in_text()
 
     async def pause(
-        self, layouts: Iterable[Layout], seconds: float, reason: str, scope: str = "", *, said_s: float = 0.0
+        self,
+        layouts: Iterable[Layout],
+        seconds: float,
+        reason: str,
+        scope: str = "",
+        *,
+        said_s: float = 0.0,
+        claim: Claim | None = None,
+        guessed_s: float = 0.0,
     ) -> bool:
         """Pause the API, or one of its models or credentials, for every worker.
 
@@ -127,6 +170,7 @@ class LimitStore:
             RedisUnavailableError: Redis cannot be reached or refused; whether it took the pause is unknown.
         """
         limits = {key for layout in layouts for key in layout.redis_keys}
+        now = monotonic()
         call = scripts.PAUSE.call(
             scripts.PauseKeys(self.keys.meta, sorted(limits)),
             scripts.PauseArguments(
@@ -135,6 +179,10 @@ class LimitStore:
                 reason=reason,
                 channel=self.keys.channel,
                 scope=scope,
+                claim_us=0 if claim is None else round((claim.until - now) * 1e6),
+                started_us=0 if claim is None else round((now - claim.started) * 1e6),
+                witness="" if claim is None else claim.witness,
+                guessed_us=round(guessed_s * 1e6),
             ),
         )
         return bool(await self._run(call))
@@ -181,6 +229,37 @@ class LimitStore:
             RedisUnavailableError: Redis cannot be reached or refused.
         """
         await answer(self.redis.publish(self.keys.channel, message))
+
+    async def ease(self, scope: str, least_s: float) -> int:
+        """End a pause that is a guess and began so long ago; return us until it may be tried again, -1: it is no guess.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached or refused.
+        """
+        arguments = scripts.EaseArguments(channel=self.keys.channel, scope=scope, least_us=round(least_s * 1e6))
+        left_us: int = await self._run(scripts.EASE.call(scripts.EaseKeys(self.keys.meta), arguments))
+        return left_us
+
+    async def forgive(self, limits: Sequence[Node], began_s: float) -> None:
+        """Forget what refusals taught of these limits since so long ago.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached or refused.
+        """
+        keys = scripts.ForgiveKeys(self.keys.meta, [node.key for node in limits])
+        arguments = scripts.ForgiveArguments(channel=self.keys.channel, began_us=round(began_s * 1e6))
+        await self._run(scripts.FORGIVE.call(keys, arguments))
+
+    async def taken(self, scope: str) -> None:
+        """Tell all workers that the API takes calls again; what an answer claimed before that is forgotten.
+
+        Raises:
+            RedisUnavailableError: Redis cannot be reached or refused.
+        """
+        pipeline = self.redis.pipeline(transaction=False)
+        pipeline.hdel(self.keys.meta, f"claim:{scope}" if scope else "claim")
+        pipeline.publish(self.keys.channel, "row 0")
+        await answer(pipeline.execute())
 
     async def feed(self, facts: Sequence[Fact]) -> None:
         """Take what answers said about limits.

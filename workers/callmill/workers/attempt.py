@@ -27,6 +27,7 @@ from callmill.workers.header_reader import HeaderReader
 from callmill.workers.hold_gate import HoldGate, Ticket
 from callmill.workers.key_refusals import KeyRefusals
 from callmill.workers.outcomes import KeptHeaders, outcome_of_answer, outcome_without_answer
+from callmill.workers.own_refusals import OwnRefusals, wait_s
 from callmill.workers.request_builder import ForbiddenUrlError, RequestBuilder
 from callmill.workers.tally import BUG, CUT_OFF, Tally
 from callmill.workers.throttle_bounds import ThrottleBounds
@@ -205,6 +206,8 @@ class Endings:
         self._breaker = breaker
         self._keys = KeyRefusals(profile.name, limiter, holds)
         self._throttles = ThrottleBounds(profile, now)
+        self._own_refusals = OwnRefusals(now)
+        self._now = now
 
     def of(
         self, call: Call, slot: Slot, verdict: Verdict, answer: Response | None, *, spared: bool
@@ -212,7 +215,7 @@ class Endings:
         """Return a call's outcome, or how it continues; ``spared``: its failure spends no attempt."""
         match verdict:
             case Succeeded():
-                self._limiter.accepted(slot)
+                self._taken(call, slot)
                 self._keys.accepted(call, slot)
                 call.attempts += 1
                 return self._outcome(call, slot, answer)
@@ -225,22 +228,32 @@ class Endings:
             case KeyRefused():
                 ending = self._keys.refused(call, slot, verdict)
             case Failed():
-                ending = self._fail(slot, verdict, answer)
+                ending = self._fail(call, slot, verdict, answer)
         if isinstance(ending, Postponed):
             return ending
         call.attempts += 1
         return self._outcome(call, slot, answer, ending)
 
-    def _fail(self, slot: Slot, verdict: Failed, answer: Response | None) -> Failed:
+    def _fail(self, call: Call, slot: Slot, verdict: Failed, answer: Response | None) -> Failed:
         if answer is not None:  # whatever the API thinks of the call, its limits took it
-            self._limiter.accepted(slot)
+            self._taken(call, slot)
         return verdict
+
+    def _taken(self, call: Call, slot: Slot) -> None:
+        self._limiter.accepted(slot)
+        if self._own_refusals.rows:
+            self._own_refusals.taken(call, self._now() - call.latency_us / 1e6)
 
     def _throttle(self, call: Call, slot: Slot, verdict: Throttled) -> Postponed | Failed:
         after_s = verdict.after_s
+        own = self._own_refusals.refused(call, self._now() - call.latency_us / 1e6)
+        if own is not None:
+            self._limiter.refused_alone(slot, forgive_s=own.since_s)
+            again = Postponed(verdict.code, verdict.reason, wait_s(call, after_s), spends_attempt=False, throttled=True)
+            return self._throttles.refused(call, verdict.reason) or again
         if after_s is None and verdict.kind is ThrottleKind.QUOTA:
             after_s = _SPENT_QUOTA_S
-        self._limiter.refused(slot, after_s, verdict.reason, cause=verdict.kind.value)
+        self._limiter.refused(slot, after_s, verdict.reason, cause=verdict.kind.value, witness=call.key)
         again = Postponed(verdict.code, verdict.reason, spends_attempt=False, throttled=True)
         return self._throttles.refused(call, verdict.reason) or again
 

@@ -7,14 +7,11 @@ has least in common with failed probes, and has failed least itself.
 from __future__ import annotations
 
 import random
-import re
 from itertools import islice
 
 from callmill.workers.call import Call
 from callmill.workers.fair_queue import CallQueue, ClassQueue, FairQueue
-
-_WITH_DIGIT = re.compile(r"(?<![^/])[^/\d]*\d[^/]*")
-"""From the start of a segment only: tried at each character, a long segment would take its length squared."""
+from callmill.workers.kinship import batch_of, path_of
 
 _MOST_REMEMBERED = 10_000
 _LOOKED_AT = 128
@@ -68,7 +65,7 @@ class ProbeChoice:
             return False
         failed = self._failed
         return waiting.traffic not in failed or any(
-            _batch_of(call) not in failed for call in islice(waiting, _LOOKED_AT)
+            batch_of(call) not in failed for call in islice(waiting, _LOOKED_AT)
         )
 
     def has_room(self, waiting: ClassQueue) -> bool:
@@ -87,19 +84,9 @@ class ProbeChoice:
 
     def _kinship(self, call: Call) -> tuple[float, ...]:
         """Return how much a call has in common with failed ones, and how often it failed itself."""
-        kin = self._failed.get(_batch_of(call), 0) + self._failed.get(_path_of(call), 0)
+        kin = self._failed.get(batch_of(call), 0) + self._failed.get(path_of(call), 0)
         return kin, call.attempts + call.spared
 
 
 def _kinds_of(call: Call) -> tuple[object, ...]:
-    return call.owner.traffic, _batch_of(call), _path_of(call)
-
-
-def _batch_of(call: Call) -> str:
-    """Return the part that the keys of a batch's jobs share."""
-    return "batch " + call.key.rpartition("-")[0]
-
-
-def _path_of(call: Call) -> str:
-    """Return a call's path without its variable parts: ``/users/17`` and ``/users/18`` are the same."""
-    return "path " + _WITH_DIGIT.sub("*", call.url.partition("?")[0])
+    return call.owner.traffic, batch_of(call), path_of(call)

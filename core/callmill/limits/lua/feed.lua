@@ -3,7 +3,8 @@
 -- KEYS  META   LIMITS: one hash per limit
 -- ARG   channel   facts, each: limit: its place in LIMITS   kind, with two numbers, first and second:
 --         slow     emission us at least, us that it holds: others use the limit too
---         block    us in which no call may start, unless somebody resumes the API; us since the answer said so
+--         block    us in which no call may start, unless somebody resumes the API; us since the answer said so. More than
+--                  an hour is believed when an answer says so again after that hour: then the shorter of both
 --         aligned  us from now to a beginning of the server's window (may be negative), us by which that may be wrong
 --         most     factor by which the pace may grow at most: the limit was found; a pace that nobody wrote down begins
 -- Returns the number of facts that changed something.
@@ -13,6 +14,7 @@
 -- What an answer said before somebody resumed the API blocks nothing, told late or not.
 local DRIFT = 1e-4 -- clocks drift apart by less
 local meta = read_meta(META)
+local UNCONFIRMED_US = 3600000000
 local boot, resumed = meta.boot or '', tonumber(meta.resumed or 0)
 local changed = 0
 for _, fact in ipairs(ARG.facts) do
@@ -27,8 +29,19 @@ for _, fact in ipairs(ARG.facts) do
     elseif kind == 'block' then
       local said_at, known_at = now - second, tonumber(h.blocked_at or 0)
       local blocked_until = known_at > resumed and tonumber(h.block) or 0
-      if said_at > resumed and now + first > blocked_until then
-        redis.call('HSET', key, 'block', text(now + first), 'blocked_at', text(said_at))
+      local block, claimed = now + first, tonumber(h.claimed or 0)
+      if block > now + UNCONFIRMED_US then
+        if known_at <= resumed or claimed <= now or said_at < tonumber(h.claim_again or 0) then
+          block = now + UNCONFIRMED_US -- the call that is made then is the second witness
+          if known_at <= resumed or claimed <= now then
+            redis.call('HSET', key, 'claimed', text(now + first), 'claim_again', text(block))
+          end
+        else
+          block = math.min(block, claimed)
+        end
+      end
+      if said_at > resumed and block > blocked_until then
+        redis.call('HSET', key, 'block', text(block), 'blocked_at', text(said_at))
         changed = changed + 1
       end
     elseif kind == 'aligned' then

@@ -3,24 +3,48 @@
 -- KEYS  META   LIMITS: one hash per limit
 -- ARG   pause_us: from now   said_us: since somebody said so   reason   channel
 --       scope: what is paused: '' the API, 'key:NAME', 'model:NAME'
+--       claim_us: from now, how long an answer asked for if that is longer, else 0: more than one answer alone is believed
+--       guessed_us: so much of the pause, at its end, nobody asked for; see ease.lua
+--       started_us: since the call was sent that was answered so   witness: the job that made it, '' unknown
 -- Returns us of pause left; 0: what is paused was resumed since then.
 --
 -- Invariant: a pause is only ever lengthened, and one that is told late does not undo a resume. Slots that were granted for
 -- the time of an API's pause are void (their holders drop them on the message), so limits that count calls forget their
--- charges; tokens are refunded by the holders, who know them.
+-- charges; tokens are refunded by the holders, who know them. A claim is believed when the call of another job, sent after
+-- the pause that the first one was believed for, is answered alike: then the shorter of both claims holds. The same job
+-- asked again proves nothing, for the answer may be about the job. A call that the API takes, and a resume, end a claim.
+local CLOSE_US = 20000 -- clocks of workers differ from this one by less
 local scope = ARG.scope
-local pause_field = scope == '' and 'pause' or 'pause:' .. scope
-local reason_field = scope == '' and 'reason' or 'reason:' .. scope
-local resumed_field = scope == '' and 'resumed' or 'resumed:' .. scope
-local meta = read_meta(META, { pause_field, resumed_field })
-if now - ARG.said_us <= tonumber(meta[resumed_field] or 0) then return 0 end
+local suffix = scope == '' and '' or ':' .. scope
+local pause_field, reason_field, resumed_field, claim_field =
+  'pause' .. suffix, 'reason' .. suffix, 'resumed' .. suffix, 'claim' .. suffix
+local meta = read_meta(META, { pause_field, resumed_field, claim_field })
+local resumed = tonumber(meta[resumed_field] or 0)
+if now - ARG.said_us <= resumed then return 0 end
 local current = tonumber(meta[pause_field] or 0)
 local until_us = now + ARG.pause_us
+
+if ARG.claim_us > ARG.pause_us then
+  local claimed, said, again, witness = string.match(meta[claim_field] or '', '^(%S+) (%S+) (%S+) (.*)$')
+  claimed = tonumber(claimed or 0)
+  if claimed <= now or tonumber(said) <= resumed then claimed = nil end
+  local asked_again = claimed and now - ARG.started_us >= tonumber(again) - CLOSE_US
+  if asked_again and witness ~= ARG.witness then
+    until_us = math.max(until_us, math.min(claimed, now + ARG.claim_us))
+  elseif asked_again or not claimed then
+    redis.call('HSET', META, claim_field, table.concat({ text(now + ARG.claim_us), text(now - ARG.said_us),
+      text(math.max(until_us, current)), claimed and witness or ARG.witness }, ' '))
+  end
+end
 if until_us <= current then return math.ceil(current - now) end
 
 -- The clock is kept with the pause: were TIME set back before it is next looked at, the pause would last longer by as much.
 -- The skew is not: reserve has to see that TIME was set back.
 redis.call('HSET', META, pause_field, text(until_us), reason_field, ARG.reason, 'now', text(now))
+if ARG.guessed_us > 0 and until_us == now + ARG.pause_us then
+  local guess = { tonumber(text(until_us)), text(now - ARG.said_us), text(until_us - ARG.guessed_us) }
+  redis.call('HSET', META, 'guess' .. suffix, string.format('%.2f %s %s', guess[1], guess[2], guess[3]))
+end
 if scope == '' and tonumber(meta.last or 0) < until_us then -- no slot outlives the pause
   for _, key in ipairs(LIMITS) do
     local h = read_limit(key)

@@ -1,0 +1,102 @@
+"""Easing: pauses that nobody asked for end early for calls of classes that were not refused.
+
+After refusals that do not say for how long, pauses grow, up to a minute. They may be the matter of one tenant's calls.
+So a call of another class need not wait for their end: within a second or so it shows whether the API takes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+
+from callmill.errors import RedisUnavailableError
+from callmill.limits.pauses import Pauses
+from callmill.limits.refill import tell_if_died
+from callmill.limits.store import LimitStore
+
+EASED_AFTER_S = 1.0
+FREELY_EASED = 8
+"""While more classes were refused in the row, others wait longer, in proportion: the API itself may refuse."""
+
+
+class Easing:
+    """Watches the pauses of one API. Belongs to one event loop.
+
+    Args:
+        store: The limiter's state.
+        pauses: Those pauses.
+        waits: Says whether calls of a scope wait whose class was not refused.
+    """
+
+    def __init__(self, store: LimitStore, pauses: Pauses, waits: Callable[[str, frozenset[str]], bool]) -> None:
+        self._store = store
+        self._pauses = pauses
+        self._waits = waits
+        self._refused: frozenset[str] = frozenset()
+        self._firm: set[str] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    def refused(self, traffic: str) -> bool:
+        """A call of a class was refused, here or elsewhere; say whether that is the first of its class in the row."""
+        is_new = traffic not in self._refused
+        if is_new:
+            self._refused |= {traffic}
+        return is_new
+
+    def is_refused(self, traffic: str) -> bool:
+        """Say whether a call of a class was refused in the row."""
+        return traffic in self._refused
+
+    def others_wait(self, scope: str) -> bool:
+        """Say whether calls of a scope wait whose class was not refused."""
+        return self._waits(scope, self._refused)
+
+    def over(self) -> None:
+        """The API takes calls again."""
+        self._refused = frozenset()
+
+    def look(self) -> None:
+        """Calls came to wait, or a pause began: end it soon where that may be done."""
+        if self._refused and self._task is None and self._scopes():
+            self._task = asyncio.ensure_future(self._run())
+            self._task.add_done_callback(self._over)
+
+    def paused(self) -> None:
+        """A pause began, or is another one than before."""
+        self._firm.clear()
+        self.look()
+
+    async def aclose(self) -> None:
+        """Stop. Idempotent."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    def _scopes(self) -> list[str]:
+        return [
+            scope for scope in self._pauses.in_force() if scope not in self._firm and self._waits(scope, self._refused)
+        ]
+
+    async def _run(self) -> None:
+        while scopes := self._scopes():
+            least_s = EASED_AFTER_S * max(1.0, len(self._refused) / FREELY_EASED)
+            waits_us = []
+            for scope in scopes:
+                try:
+                    left_us = await self._store.ease(scope, least_s)
+                except RedisUnavailableError:
+                    left_us = int(least_s * 1e6)
+                if left_us < 0:
+                    self._firm.add(scope)
+                elif left_us == 0:
+                    self._pauses.resume(scope)
+                else:
+                    waits_us.append(left_us)
+            if waits_us:
+                await asyncio.sleep(min(waits_us) / 1e6)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        tell_if_died(task)

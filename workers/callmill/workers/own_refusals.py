@@ -1,0 +1,100 @@
+"""OwnRefusals: tells refusals that are a kind of calls' own matter from those that are the whole API's.
+
+A limit of the API refuses whatever call comes when it is used up. A path that always answers 429, or a tenant whose
+calls are refused whenever they come, is refused while other calls are taken. From the third refusal in a row of such a
+kind on, if others were taken meanwhile, its calls wait by themselves, and the API is not paused for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from callmill.workers.backoff import full_jitter_s
+from callmill.workers.call import Call
+from callmill.workers.kinship import path_of
+
+_OWN_FROM = 3
+"""Refusals in a row: of calls that a limit of the API meets at random, few are refused so often and none taken."""
+
+_MOST_ROWS = 256
+_FORGOTTEN_S = 600.0
+_WAVE_S = 0.05
+"""Refusals of calls that started together are one."""
+
+_FIRST_WAIT_S, _LONGEST_WAIT_S, _LONGEST_ASKED_S = 0.5, 60.0, 3600.0
+
+
+class _Row(Struct):
+    """Refusals of one kind of calls, of which none was taken in between; times are those of the event loop.
+
+    Attributes:
+        began_s: When the first was refused, and ``last_s``, the latest.
+        count: Waves of refusals.
+        others_taken: Whether calls of other kinds were taken since the first.
+        is_own: Whether that was enough to tell that they are its own matter.
+    """
+
+    began_s: float
+    last_s: float
+    count: int = 1
+    others_taken: bool = False
+    is_own: bool = False
+
+
+class OwnMatter(NamedTuple):
+    """Refusals are the matter of a kind of calls; ``since_s``: for how long already, the first time that shows."""
+
+    since_s: float | None
+
+
+class OwnRefusals:
+    """The refusals of one API's calls in this process; ``now``: the event loop's time in seconds.
+
+    Attributes:
+        rows: Those of kinds of which no call was taken since; empty nearly always.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self.rows: dict[object, _Row] = {}
+
+    def refused(self, call: Call, began_s: float) -> OwnMatter | None:
+        """Count the refusal of a call that began then; None: it may be the matter of the whole API."""
+        now_s, found = self._now(), None
+        for kind in _kinds_of(call):
+            row = self.rows.get(kind)
+            if row is None or now_s - row.last_s > _FORGOTTEN_S:
+                self._bound()
+                self.rows[kind] = _Row(now_s, now_s)
+                continue
+            if began_s >= row.last_s - _WAVE_S:
+                row.count, row.last_s = row.count + 1, now_s
+            if row.others_taken and row.count >= _OWN_FROM:
+                known_since_s = found.since_s if found else None
+                found = OwnMatter(known_since_s if row.is_own else now_s - row.began_s)
+                row.is_own = True
+        return found
+
+    def taken(self, call: Call, began_s: float) -> None:
+        """The API took a call that began then."""
+        for kind in _kinds_of(call):
+            self.rows.pop(kind, None)
+        for row in self.rows.values():
+            row.others_taken |= began_s > row.began_s
+
+    def _bound(self) -> None:
+        if len(self.rows) >= _MOST_ROWS:
+            del self.rows[min(self.rows, key=lambda kind: self.rows[kind].last_s)]
+
+
+def wait_s(call: Call, asked_s: float | None) -> float:
+    """Return how long a call waits by itself before it is made again."""
+    return max(min(asked_s or 0.0, _LONGEST_ASKED_S), full_jitter_s(call.throttles, _FIRST_WAIT_S, _LONGEST_WAIT_S))
+
+
+def _kinds_of(call: Call) -> tuple[object, ...]:
+    traffic = call.owner.traffic
+    return traffic, (traffic, path_of(call), call.model)
