@@ -114,10 +114,10 @@ class Execution:
             return await self._give_back(claim, _ISOLATED_LATER_MS, "it must run alone, as another chunk does now")
         # What may kill its worker when it is read is read when nothing runs beside it.
         read = None if stage.needs_process else await self._read(claim, place)
-        caller: Lane | OneByOne = self._lanes[line.api]
+        caller: Lane | OneByOne = (lane := self._lanes[line.api])
         if stage is Stage.ONE_BY_ONE:
             first = claim.suspect.offset if claim.suspect else None
-            caller = OneByOne(caller, line.traffic, partial(self._chunks.note_alone, claim), first=first)
+            caller = OneByOne(lane, line.traffic, partial(self._chunks.note_alone, claim), first=first)
         ends_s = asked_s + self._lease_s
         run = ChunkRun(claim, None, caller, self._recorder, traffic=line.traffic, lease_ends_s=ends_s)
         with self._held(run):

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from callmill.config.redaction import without_secrets
 from callmill.errors import OutsideError
+from callmill.workers.transports.answer_room import AnswersOfApi
 
 
 class FaultKind(StrEnum):
@@ -89,6 +90,8 @@ class TransportOptions(Struct, frozen=True, kw_only=True):
     ca_file: str | None = None
     session_factory: str | None = None
     """``module:callable`` that returns a requests.Session; only for the requests transport."""
+    answers: AnswersOfApi | None = None
+    """Where large answers get the room that they are read into; None: there is no bound but that of each."""
     reuse_connections: bool = True
     """False: each exchange has a connection of its own."""
 
