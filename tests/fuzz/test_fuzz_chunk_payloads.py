@@ -1,4 +1,4 @@
-"""Chunk payloads and bundles of outcomes: what stands in Redis is read as something bounded, or is corrupt."""
+"""Chunk payloads and bundles of outcomes: whatever stands in Redis is read as something bounded, or refused."""
 
 from __future__ import annotations
 
@@ -168,4 +168,4 @@ def test_a_bundle_is_outcomes_or_corrupt(data: bytes) -> None:
     """A bundle of outcomes is refused as corrupt or of a newer format, or its outcomes have their public form."""
     with suppress(CorruptChunkError, UnknownFormatError):
         for outcome in decode_outcomes(data):
-            assert outcome.to_outcome("b", "1-1/1").id
+            assert isinstance(outcome.to_outcome("b", "1-1/1").id, str)

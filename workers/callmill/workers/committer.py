@@ -31,7 +31,7 @@ _MOST_WAITING_BYTES = 64 * 2**20
 """Bodies that wait to be recorded; with more of them no further call starts, whyever they wait."""
 
 _MOST_AT_ONCE_BYTES = 32 * 2**20
-"""Bodies that go out in one round trip, or a little more."""
+_LARGE_BYTES = 64 * 2**10
 
 _MOST_IN_BUNDLE_BYTES = 16 * 2**20
 """Redis takes half a GiB in one piece; readers take a bundle as a whole, too."""
@@ -51,6 +51,8 @@ class Committer:
         publish: Takes the chunks that are queued again and need a hint.
         on_flow: Called with False when outcomes pile up, with True when they are recorded again.
         recorded: Called with the API and the bundle once it is recorded.
+        waiting: Called with the bytes of bodies that wait to be recorded.
+        most_at_once_bytes: Bodies that go out in one round trip, or a little more.
     """
 
     def __init__(
@@ -59,11 +61,15 @@ class Committer:
         publish: Callable[[list[ChunkRef]], None],
         on_flow: Callable[[bool], None],
         recorded: Callable[[str, Bundle], None],
+        *,
+        waiting: Callable[[int], None] = lambda _: None,
+        most_at_once_bytes: int = _MOST_AT_ONCE_BYTES,
     ) -> None:
         self._chunks = chunks
         self._publish = publish
         self._on_flow = on_flow
         self._recorded = recorded
+        self._waiting, self._most_at_once_bytes = waiting, most_at_once_bytes
         self._changed: dict[ChunkRun, None] = {}
         self._finished: dict[ChunkRun, Finish] = {}
         self._unsettled: list[_Entry] = []
@@ -77,6 +83,8 @@ class Committer:
         """Note that the chunk has something to record, or so many bytes more of it."""
         self._changed[run] = None
         self._waiting_bytes += size_bytes
+        if size_bytes > _LARGE_BYTES:
+            self._waiting(self._waiting_bytes)
         if self._waiting_bytes > _MOST_WAITING_BYTES and self._flows:
             self._tell()
         self._idle.clear()
@@ -131,13 +139,13 @@ class Committer:
 
     def _take(self, *, full: bool) -> list[_Entry]:
         entries: list[_Entry] = []
-        room_bytes = _MOST_AT_ONCE_BYTES
+        room_bytes = self._most_at_once_bytes
         runs = {**self._changed, **self._finished} if full else dict(self._finished)
         waiting = {entry.run for entry in self._unsettled}  # what is newer must not overtake
         for run in runs:
             if run in waiting or room_bytes <= 0:
                 continue
-            bundle = run.take_bundle(_MOST_IN_BUNDLE_BYTES)
+            bundle = run.take_bundle(min(_MOST_IN_BUNDLE_BYTES, self._most_at_once_bytes))
             room_bytes -= bundle.size_bytes
             finish = None
             if not run.bundle:  # else the rest, and the end, are for the next round
@@ -162,6 +170,7 @@ class Committer:
             log.warning("outcomes wait for Redis: %s", why, extra={"action": "commit_retry"})
         self._waiting_bytes = sum(run.bundle.size_bytes for run in self._changed)
         self._waiting_bytes += sum(entry.bundle.size_bytes for entry in self._unsettled)
+        self._waiting(self._waiting_bytes)
         self._tell()
 
     def _tell(self) -> None:

@@ -28,6 +28,7 @@ from callmill.workers.alert_watch import AlertWatch
 from callmill.workers.chunk_run import ChunkRun
 from callmill.workers.committer import Committer
 from callmill.workers.execution import Execution
+from callmill.workers.held_chunks import LargeChunks
 from callmill.workers.hint_sender import HintSender
 from callmill.workers.lane_host import LaneHost
 from callmill.workers.lane_switch import LaneSwitch
@@ -99,7 +100,14 @@ class Engine:
         self._room = Room(self._lanes, self._switch, self._served, threads=options.chunks_at_once)
         self._reporter, self._vitals = Reporter(self._fleet, self._lanes), Vitals()
         self._sender = HintSender(self._hints)
-        self._committer = Committer(self._chunks, self._sender.send, self._set_recording, self._reporter.recorded)
+        self._committer = Committer(
+            self._chunks,
+            self._sender.send,
+            self._set_recording,
+            self._reporter.recorded,
+            waiting=host.answers.unrecorded,
+            most_at_once_bytes=options.memory.recorded_at_once_bytes,
+        )
         self._execution = Execution(
             self._chunks,
             self._lanes,
@@ -108,6 +116,7 @@ class Engine:
             self._runs,
             lease_s=options.lease_ms / 1000,
             newer=self._newer,
+            large=LargeChunks(options.memory.large_chunks_bytes),
         )
         self._leases = LeaseKeeper(
             connect_blocking(options.redis_url, socket_timeout_s=options.lease_ms / 3000),

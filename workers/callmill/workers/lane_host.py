@@ -22,6 +22,7 @@ from callmill.workers.lane import Lane
 from callmill.workers.lanes import open_lanes
 from callmill.workers.loop_thread import LoopThread
 from callmill.workers.single_call import SingleCall
+from callmill.workers.transports.answer_room import AnswerRoom
 from callmill.workers.worker_options import WorkerOptions
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class LaneHost:
         profiles: The profiles, by name.
         apis: Their public facts, by name.
         lanes: The lanes, by name.
+        answers: The room that they have for large answers.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class LaneHost:
         while_waiting: Callable[[], None],
     ) -> None:
         self.profiles = profiles
+        self.answers = AnswerRoom(options.memory.answers_bytes)
         self.thread = LoopThread()
         try:
             self.thread.run(self._connect(options))
@@ -109,7 +112,12 @@ class LaneHost:
 
     async def _open(self, worker: str, options: WorkerOptions) -> dict[str, Lane]:
         return await open_lanes(
-            self.profiles, self.apis, self._limiter_redis, worker=worker, calls_in_flight=options.calls_in_flight
+            self.profiles,
+            self.apis,
+            self._limiter_redis,
+            worker=worker,
+            calls_in_flight=options.calls_in_flight,
+            answers=self.answers,
         )
 
     async def _call(self, make: Callable[[], SingleCall], key: str, deadline_ms: int | None) -> Outcome:

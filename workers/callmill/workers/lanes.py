@@ -15,6 +15,7 @@ from callmill.workers.call_cost import CallCosts
 from callmill.workers.hold_subjects import open_hold_stores
 from callmill.workers.lane import Lane
 from callmill.workers.request_builder import RequestBuilder
+from callmill.workers.transports.answer_room import AnswerRoom, AnswersOfApi
 from callmill.workers.transports.factory import make_transport
 from callmill.workers.transports.port import TransportOptions
 
@@ -29,15 +30,21 @@ async def open_lanes(
     *,
     worker: str,
     calls_in_flight: int,
+    answers: AnswerRoom,
 ) -> dict[str, Lane]:
-    """Return a lane for each profile, its limiter started; ``apis`` are their public facts.
+    """Return a lane for each profile, its limiter started; ``apis`` are their public facts, ``answers`` their room.
 
     Raises:
         ConfigurationError: A credential is missing, or a session factory or hook cannot be loaded.
     """
     lanes = {
         name: await _open_lane(
-            profile, apis[name].limiter, limiter_redis, worker, min(profile.max_connections, calls_in_flight)
+            profile,
+            apis[name].limiter,
+            limiter_redis,
+            worker,
+            max_in_flight=min(profile.max_connections, calls_in_flight),
+            answers=answers,
         )
         for name, profile in profiles.items()
     }
@@ -48,7 +55,7 @@ async def open_lanes(
 
 
 async def _open_lane(
-    profile: ApiProfile, limited_as: str, limiter_redis: Redis, worker: str, max_in_flight: int
+    profile: ApiProfile, limited_as: str, limiter_redis: Redis, worker: str, *, max_in_flight: int, answers: AnswerRoom
 ) -> Lane:
     options = TransportOptions(
         max_connections=max_in_flight,
@@ -59,6 +66,7 @@ async def _open_lane(
         ca_file=profile.ca_file,
         session_factory=profile.session_factory,
         exact_headers=tuple(profile.exact_headers),
+        answers=AnswersOfApi(answers),
         reuse_connections=profile.reuse_connections,
     )
     rules = LimitRules(

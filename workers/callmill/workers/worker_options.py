@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from callmill.config.embedded_server import broker_url, limiter_url, redis_url
 from callmill.config.settings import Settings
+from callmill.workers.memory_limits import MemoryLimits
 
 
 class WorkerOptions(Struct, frozen=True, kw_only=True):
@@ -21,6 +22,7 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
         allow_unsafe_redis: Work on a Redis that would lose jobs.
         open_batch_s: How long a batch that is not sealed is kept without a word from its producer.
         only_batch: The only batch that it executes; empty: every batch.
+        memory: What its memory is for.
     """
 
     redis_url: str
@@ -35,6 +37,7 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
     allow_unsafe_redis: bool
     open_batch_s: float
     only_batch: str = ""
+    memory: MemoryLimits = MemoryLimits()
 
     @classmethod
     def of(cls, settings: Settings, *, calls_in_flight: int | None = None) -> WorkerOptions:
@@ -60,4 +63,5 @@ class WorkerOptions(Struct, frozen=True, kw_only=True):
             allow_unsafe_redis=settings.allow_unsafe_redis,
             open_batch_s=settings.open_batch_hours * 3600,
             only_batch=settings.only_batch or "",
+            memory=MemoryLimits.of_this_process(),
         )

@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from callmill.config.redaction import without_secrets
 from callmill.errors import OutsideError
+from callmill.workers.transports.answer_room import AnswersOfApi
 
 BODILESS_METHODS = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE"})
 """Methods of which servers expect no body: a request without one has no length, while others say that it is 0."""
@@ -101,6 +102,8 @@ class TransportOptions(Struct, frozen=True, kw_only=True):
     """``module:callable`` that returns a requests.Session; only for the requests transport."""
     exact_headers: tuple[str, ...] = ()
     """Header names whose case must be kept; calls without any of them may have the names written in another case."""
+    answers: AnswersOfApi | None = None
+    """Where large answers get the room that they are read into; None: there is no bound but that of each."""
     reuse_connections: bool = True
     """False: each exchange has a connection of its own."""
 

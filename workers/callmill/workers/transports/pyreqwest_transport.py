@@ -18,6 +18,7 @@ from pyreqwest.response import BaseResponse, ResponseBodyReader
 from callmill.workers.transports import exit_guard
 from callmill.workers.transports.abandoned_calls import AbandonedCalls, Cancelled, unhurt
 from callmill.workers.transports.answer_gathering import AnswerGathering
+from callmill.workers.transports.answer_room import AnswerRoom, AnswersOfApi
 from callmill.workers.transports.authorities import no_system_authorities, read_authorities
 from callmill.workers.transports.connection_slots import ConnectionSlots
 from callmill.workers.transports.content_codings import ACCEPT_ENCODING, decoded
@@ -72,6 +73,7 @@ class PyreqwestTransport:
         self._gathering = AnswerGathering()
         self._timeouts: dict[float, timedelta] = {}
         self._read_limit = options.max_response_bytes + 1
+        self._answers = options.answers or AnswersOfApi(AnswerRoom())
         self._closed = False
         exit_guard.guard(self)
 
@@ -172,7 +174,7 @@ class PyreqwestTransport:
             if call.method == "HEAD" or status in _BODILESS_STATUSES:
                 return _bodiless(status, raw)
             reader = raw.body_reader
-            # All up to the cap was read together with the head, so this takes what is there.
+            # So much was read together with the head, so this takes what is there; the rest is read if there is room.
             first = await unhurt(reader.read(_PIECE_BYTES))
             if first is None:
                 return Response(status, LazyHeaders(raw), b"")
@@ -199,14 +201,19 @@ class PyreqwestTransport:
             builder = _with_body(builder, call.body)
         elif call.method not in BODILESS_METHODS:
             builder = builder.header("content-length", "0")
-        return builder.streamed_read_buffer_limit(self._read_limit).build_streamed()
+        return builder.streamed_read_buffer_limit(min(self._read_limit, _PIECE_BYTES)).build_streamed()
 
     async def _read_rest(self, request: StreamRequest, reader: ResponseBodyReader, first: Bytes) -> bytes:
         pieces = [first]
         total = len(first)
-        while total < self._read_limit and (piece := await unhurt(reader.read_chunk())) is not None:
-            pieces.append(piece)
-            total += len(piece)
+        reading = self._answers.reading()
+        try:
+            while total < self._read_limit and (piece := await unhurt(reader.read_chunk())) is not None:
+                pieces.append(piece)
+                total += len(piece)
+                await reading.grow(len(piece))
+        finally:
+            reading.end()
         if total < self._read_limit:
             return b"".join(piece.to_bytes() for piece in pieces)
         await request.__aexit__(None, None, None)

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import requests
 from urllib3.response import BaseHTTPResponse
 
+from callmill.workers.transports.answer_room import AnswerRoom, AnswersOfApi, ReadingInThread
 from callmill.workers.transports.checked_connections import OBEDIENT, CallInThread
 from callmill.workers.transports.content_codings import decoded
 from callmill.workers.transports.port import (
@@ -48,6 +49,8 @@ class RequestsTransport:
         self._local = threading.local()
         self._sessions: list[requests.Session] = []
         self._calls: set[CallInThread] = set()
+        self._answers = options.answers or AnswersOfApi(AnswerRoom())
+        self._loop = asyncio.get_running_loop()
         self._closed = False
 
     async def send(
@@ -128,7 +131,7 @@ class RequestsTransport:
         )
         connection = getattr(answer.raw, "connection", None)
         try:
-            content = self._read(answer)
+            content = self._read(answer, call)
         except BaseException:
             answer.close()
             raise
@@ -140,7 +143,14 @@ class RequestsTransport:
         whole = Response(answer.status_code, _joined(answer.raw), content)
         return decoded(whole, self._options.max_response_bytes)
 
-    def _read(self, answer: requests.Response) -> bytes:
+    def _read(self, answer: requests.Response, call: CallInThread) -> bytes:
+        reading = ReadingInThread(self._answers, self._loop, lambda: call.broken_off or call.remaining_s() <= 0)
+        try:
+            return self._pieces(answer, reading)
+        finally:
+            reading.end()
+
+    def _pieces(self, answer: requests.Response, reading: ReadingInThread) -> bytes:
         if answer.status_code < 200:
             message = f"only an interim answer, {answer.status_code}"
             raise TransportFault(FaultKind.PROTOCOL, message, sent=True)
@@ -153,6 +163,8 @@ class RequestsTransport:
             if total > self._options.max_response_bytes:
                 raise too_large(self._options.max_response_bytes)
             chunks.append(chunk)
+            if total > _CHUNK_BYTES:
+                reading.grow(len(chunk))
         return b"".join(chunks)
 
     def _session(self) -> requests.Session:
