@@ -16,7 +16,7 @@ _BUFFER_BYTES = 1024 * 1024
 _LONGEST_MAGIC = 6
 _ZSTANDARD_PART_BYTES = 1024
 """So much may unpack to 32 MiB."""
-_UTF_16 = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"{\0", "utf-16-le"), (b"\0{", "utf-16-be"))
+_UTF_16 = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b'{\0"\0', "utf-16-le"), (b'\0{\0"', "utf-16-be"))
 
 DamagedError = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, UnicodeDecodeError)
 """What reading raises where the data are not what their beginning says."""
