@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import re
@@ -277,3 +278,27 @@ def test_no_server_names_both_remedies():
     assert done.exit_code == 1
     assert "CALLMILL_REDIS_URL" in done.stderr
     assert "callmill up" in done.stderr
+
+
+@pytest.mark.chaos
+def test_streams_survive_a_kill(api):
+    """From standard input, compressed, to standard output: killed half way, the same command gives every line once."""
+    ids = write_input(800)
+    packed = gzip.compress(Path("in.jsonl").read_bytes())
+    Path("in.jsonl").unlink()
+    arguments = ("run", "-", "-o", "-", "--workers", "1")
+    first = start(*arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    first.stdin.buffer.write(packed)
+    first.stdin.close()
+    with first.stdout:
+        assert json.loads(first.stdout.readline())["custom_id"] in ids
+        first.kill()
+    first.wait()
+    again = subprocess.run(
+        [sys.executable, "-m", "callmill.cli", *arguments], input=packed, capture_output=True, timeout=60, check=False
+    )
+    assert again.returncode == 0, again.stderr
+    written = [json.loads(line) for line in again.stdout.splitlines()]
+    assert Counter(line["custom_id"] for line in written) == Counter(ids)
+    assert api.stats()["idempotency"]["keys"] == 800
+    assert list(Path("state/callmill/runs").iterdir()) == []

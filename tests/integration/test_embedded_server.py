@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import json
 import os
 import select
+import shutil
 import signal
 import socket
 import stat
 import subprocess
 import sys
 import time
+from collections import deque
 from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
-from redis.exceptions import AuthenticationError
+from redis.exceptions import AuthenticationError, ResponseError
 
+from callmill.cli.embedded_session import EmbeddedSession
 from callmill.config import server_home
 from callmill.config.embedded_server import broker_url, limiter_url, redis_url, running_url, start
 from callmill.config.file_lock import is_locked
@@ -278,3 +282,40 @@ def test_no_rush_to_find_nothing(settings):
     started = time.monotonic()
     assert running_url(settings) is None
     assert time.monotonic() - started < 0.5
+
+
+def test_a_removed_directory_leaves_no_server(settings, caplog):
+    """Where the directory is removed under a session, its server goes on until the session ends, and is not left."""
+    with EmbeddedSession(settings) as session:
+        with closing(connect_blocking(running_url(settings))) as client:
+            descriptor = os.pidfd_open(client.info("server")["process_id"])
+        shutil.rmtree(settings.state_dir)
+        assert (session.ensure(), session.ensure()) == (False, False)
+        assert caplog.text.count("was removed while the embedded server worked on it") == 1
+    assert select.select([descriptor], [], [], 10)[0], "the server is left"
+    os.close(descriptor)
+    assert not settings.state_dir.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_server_on_a_full_disk_is_found(settings):
+    """A server that cannot write its file any more is still found, is not started twice, and ends when it should."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    settings.state_dir.mkdir()
+    place = os.fsencode(settings.state_dir)
+    if libc.mount(b"tmpfs", place, b"tmpfs", 0, b"size=256k"):
+        pytest.skip(f"no disk can be mounted: {os.strerror(ctypes.get_errno())}")
+    try:
+        server = start(settings)
+        with closing(connect_blocking(server.url)) as client:
+            with pytest.raises(ResponseError, match="MISCONF"):
+                deque(client.set(str(number), "x" * 1000) for number in range(10_000))
+            assert running_url(settings) == server.url
+            assert start(settings).pid == server.pid
+        start(settings)
+        os.kill(server.pid, signal.SIGKILL)
+        descriptor = os.pidfd_open(server.pid)
+        select.select([descriptor], [], [], 10)
+        os.close(descriptor)
+    finally:
+        libc.umount2(place, 2)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from callmill.config.server_home import ServerHome
+from callmill.config.server_home import ServerFile, ServerHome
 from callmill.config.settings import Settings
 from callmill.errors import ServerNotFoundError
 
@@ -35,7 +35,16 @@ class EmbeddedServer:
             RedisUnavailableError: It did not end in time.
         """
         if self.owned:
-            ServerHome(self._state_dir).stop(self.pid)
+            ServerHome(self._state_dir).stop(self._as_file)
+
+    @property
+    def is_homeless(self) -> bool:
+        """Whether it lives, but the directory that it works on was removed, so that nobody else finds it."""
+        return ServerHome(self._state_dir).has_lost(self._as_file)
+
+    @property
+    def _as_file(self) -> ServerFile:
+        return ServerFile(self.url, self.pid, 0.0)
 
 
 def start(settings: Settings) -> EmbeddedServer:

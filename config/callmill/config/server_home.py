@@ -35,6 +35,8 @@ START_TIMEOUT_S = 60.0
 """How long a server may take to read its append-only file."""
 STOP_TIMEOUT_S = 20.0
 ANSWER_TIMEOUT_S = 2.0
+_DISK_REFUSED = "MISCONF"
+"""How an error begins of a server that cannot write to its disk."""
 _POLL_S = 0.01
 _PORT_ATTEMPTS = 5
 _PORT_PATIENCE_S = 0.5
@@ -151,12 +153,27 @@ class ServerHome:
                 return self._publish(endpoint, pid), False
             return self._launch(endpoint), True
 
-    def stop(self, pid: int) -> None:
-        """End the server if it still is the process ``pid``; everything acknowledged is on disk then.
+    def has_lost(self, server: ServerFile) -> bool:
+        """Say whether the server lives, but the directory that it works on was removed."""
+        if self._configuration.exists() and is_locked(self._alive):
+            return False
+        with suppress(redis.RedisError):
+            return _pid_of(server.url) == server.pid
+        return False
+
+    def stop(self, server: ServerFile) -> None:
+        """End the server if it is still the same; everything acknowledged is on disk then.
 
         Raises:
             RedisUnavailableError: It did not end in time.
         """
+        if self.has_lost(server):
+            with closing(connect_blocking(server.url)) as client, suppress(redis.RedisError):
+                client.shutdown(nosave=True)
+        if self._state_dir.is_dir():
+            self._stop(server.pid)
+
+    def _stop(self, pid: int) -> None:
         with self._turn(STOP_TIMEOUT_S):
             server = self._server_file()
             if server is None or server.pid != pid:
@@ -291,7 +308,11 @@ def _pid_of(url: str) -> int:
     """
     with closing(connect_blocking(url, socket_timeout_s=ANSWER_TIMEOUT_S)) as client:
         # INFO is answered while the data is still being read, PING is not.
-        client.ping()
+        try:
+            client.ping()
+        except redis.ResponseError as error:
+            if not str(error).startswith(_DISK_REFUSED):  # it lives and serves readers, but its disk is full
+                raise
         return int(client.info("server")["process_id"])
 
 

@@ -159,6 +159,10 @@ def refused(error: RedisError) -> OutsideError:
     # Redis 6 tells of a script that met it under another code.
     if isinstance(error, OutOfMemoryError) or "command not allowed when used memory" in str(error):
         return RedisFullError(f"Redis refused, its memory is full: {error}")
+    if str(error).startswith("MISCONF"):
+        return RedisUnavailableError(
+            f"Redis cannot write to its disk, and takes nothing: free space there, and it goes on: {error}"
+        )
     return RedisUnavailableError(f"Redis refused: {_with_remedy(error)}")
 
 

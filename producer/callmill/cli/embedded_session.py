@@ -7,6 +7,7 @@ whose starter was killed is still stopped by whoever comes after.
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -19,6 +20,8 @@ from callmill.config.file_lock import is_locked
 from callmill.config.server_home import make_state_dir, usable
 from callmill.config.settings import Settings
 from callmill.errors import UsageError
+
+log = logging.getLogger(__name__)
 
 _USERS = "users.lock"
 _UP = "up.lock"
@@ -51,6 +54,7 @@ class EmbeddedSession:
         self._exclusively = exclusively
         self._descriptors: list[int] = []
         self._server: EmbeddedServer | None = None
+        self._told = False
 
     def __enter__(self) -> Self:
         make_state_dir(self._settings.state_dir)
@@ -76,6 +80,15 @@ class EmbeddedSession:
     def ensure(self) -> bool:
         """Start the server again if it is gone; True when that was needed."""
         if running_url(self._settings) is not None:
+            return False
+        if self._server is not None and self._server.is_homeless:
+            if not self._told:
+                log.warning(
+                    "%s was removed while the embedded server worked on it: what runs can finish, but not be continued",
+                    self._settings.state_dir,
+                    extra={"action": "server_homeless"},
+                )
+            self._told = True
             return False
         self._server = start(self._settings)
         return True

@@ -17,7 +17,9 @@ _GO_ON = "nothing is lost: run the same command again to go on"
 
 def is_output_stream(path: Path) -> bool:
     """Say whether an output is no regular file, which can be read back."""
-    return names_a_stream(path) or (path.exists() and not path.is_file() and not path.is_dir())
+    with suppress(OSError):  # who opens it finds out
+        return names_a_stream(path) or (path.exists() and not path.is_file() and not path.is_dir())
+    return False
 
 
 class OutputStream:

@@ -7,13 +7,16 @@ import gzip
 import io
 import lzma
 import zlib
+from collections.abc import Callable
 from typing import BinaryIO, Protocol, cast
 
 from callmill.errors import InputFileError
 
 _BUFFER_BYTES = 1024 * 1024
 _LONGEST_MAGIC = 6
-_UTF_16 = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"{\0", "utf-16-le"), (b"\0{", "utf-16-be"))
+_ZSTANDARD_PART_BYTES = 1024
+"""So much may unpack to 32 MiB."""
+_UTF_16 = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b'{\0"\0', "utf-16-le"), (b'\0{\0"', "utf-16-be"))
 
 DamagedError = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, UnicodeDecodeError)
 """What reading raises where the data are not what their beginning says."""
@@ -24,9 +27,19 @@ class LineSource(Protocol):
 
     def read(self, size: int, /) -> bytes:
         """Return so many bytes (of UTF-16: characters), fewer at the end."""
+        ...
 
     def readline(self, limit: int, /) -> bytes:
         """Return the next line, or so much of it; empty at the end."""
+        ...
+
+
+class _Peekable(LineSource, Protocol):
+    """A source whose beginning can be looked at."""
+
+    def peek(self, size: int, /) -> bytes:
+        """Return at least so many bytes without taking them, fewer at the end."""
+        ...
 
 
 def unpacked(file: BinaryIO) -> LineSource:
@@ -42,36 +55,54 @@ def unpacked(file: BinaryIO) -> LineSource:
     return plain
 
 
-def _decompressed(file: BinaryIO) -> io.BufferedReader:
-    buffered = file if isinstance(file, io.BufferedReader) else io.BufferedReader(cast("io.RawIOBase", file))
-    magic = buffered.peek(_LONGEST_MAGIC)
+def _decompressed(file: BinaryIO) -> _Peekable:
+    magic = cast("_Peekable", file).peek(_LONGEST_MAGIC)
     if magic.startswith(b"\x1f\x8b"):
-        return io.BufferedReader(gzip.GzipFile(fileobj=buffered), _BUFFER_BYTES)
+        return io.BufferedReader(gzip.GzipFile(fileobj=file), _BUFFER_BYTES)
     if magic.startswith(b"BZh"):
-        return io.BufferedReader(bz2.BZ2File(buffered), _BUFFER_BYTES)
+        return io.BufferedReader(bz2.BZ2File(file), _BUFFER_BYTES)
     if magic.startswith(b"\xfd7zXZ\0"):
-        return io.BufferedReader(lzma.LZMAFile(buffered), _BUFFER_BYTES)
+        return io.BufferedReader(lzma.LZMAFile(file), _BUFFER_BYTES)
     if magic.startswith(b"\x28\xb5\x2f\xfd"):
-        return io.BufferedReader(_zstandard(buffered), _BUFFER_BYTES)
-    return buffered
+        return io.BufferedReader(_zstandard(file), _BUFFER_BYTES)
+    return cast("_Peekable", file)
 
 
-def _zstandard(file: io.BufferedReader) -> io.RawIOBase:
+def _zstandard(file: BinaryIO) -> io.RawIOBase:
     try:
         import zstandard  # noqa: PLC0415 - an optional extra
     except ImportError as error:
         raise InputFileError(
             "is compressed with Zstandard: install callmill[zstd], or decompress it before (zstd -dc FILE | ...)"
         ) from error
-    reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-    return cast("io.RawIOBase", _ZstandardFile(reader))
+    return _ZstandardFile(file, zstandard.ZstdDecompressor().decompressobj, zstandard.ZstdError)
+
+
+class _Frame(Protocol):
+    """What unpacks one frame of Zstandard."""
+
+    @property
+    def eof(self) -> bool:
+        """Whether its end has come."""
+        ...
+
+    @property
+    def unused_data(self) -> bytes:
+        """What came behind its end."""
+        ...
+
+    def decompress(self, data: bytes, /) -> bytes:
+        """Return what a part unpacks to."""
+        ...
 
 
 class _ZstandardFile(io.RawIOBase):
-    """A reader of Zstandard whose errors are those of damaged data."""
+    """Frames of Zstandard, one behind the other; the library's reader takes a file that is cut off for a whole one."""
 
-    def __init__(self, reader: BinaryIO) -> None:
-        self._reader = reader
+    def __init__(self, file: BinaryIO, new_frame: Callable[[], _Frame], damaged: type[BaseException]) -> None:
+        self._file, self._new_frame, self._damaged = file, new_frame, damaged
+        self._frame: _Frame | None = None
+        self._packed, self._plain = b"", memoryview(b"")
 
     def readable(self) -> bool:
         """Say that it can be read."""
@@ -79,21 +110,28 @@ class _ZstandardFile(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override] # any buffer, of which this is one
         """Fill the buffer as far as there is something."""
-        import zstandard  # noqa: PLC0415 - as above
-
-        try:
-            content = self._reader.read(len(buffer))
-        except zstandard.ZstdError as error:
-            raise EOFError(str(error)) from error
-        buffer[: len(content)] = content
-        return len(content)
+        while not self._plain:
+            if not (packed := self._packed or self._file.read(_ZSTANDARD_PART_BYTES)):
+                if self._frame is not None:
+                    raise EOFError("compressed file ended before the end of a frame was reached")
+                return 0
+            self._frame = self._frame or self._new_frame()
+            try:
+                self._plain = memoryview(self._frame.decompress(packed))
+            except self._damaged as error:
+                raise EOFError(str(error)) from error
+            self._packed = self._frame.unused_data if self._frame.eof else b""
+            self._frame = None if self._frame.eof else self._frame
+        size = min(len(buffer), len(self._plain))
+        buffer[:size], self._plain = self._plain[:size], self._plain[size:]
+        return size
 
 
 class _Recoded:
     """Lines of UTF-16 in UTF-8; half a character stays one, and makes its line a bad one."""
 
-    def __init__(self, file: io.BufferedReader, encoding: str) -> None:
-        self._text = io.TextIOWrapper(file, encoding, errors="surrogatepass", newline="\n")
+    def __init__(self, file: _Peekable, encoding: str) -> None:
+        self._text = io.TextIOWrapper(cast("BinaryIO", file), encoding, errors="surrogatepass", newline="\n")
 
     def read(self, size: int, /) -> bytes:
         """Return so many characters."""
