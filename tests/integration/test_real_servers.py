@@ -1,23 +1,22 @@
-"""nginx and lighttpd behind a worker, over both transports: the right bytes at the server, the right bytes back."""
+"""Real servers behind a worker, over both transports: the right bytes at the server, the right bytes back."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import os
-import shutil
 import sys
 import zlib
 from base64 import b64decode
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from local_nodes import LocalWorker, WorkerProcess, write_profiles
 from real_limiters.nginx import NginxProcess
-from real_limiters.served import MissingProgramError, ServerProcess, running
+from real_limiters.served import MissingProgramError, ProgramProcess, ServerProcess, program, running
 from transport_cases import NAMES
 
 from callmill.config.celery import app
@@ -84,12 +83,15 @@ sys.stdout.buffer.write(head.encode() + b"\\r\\n" + answer)
 """
 
 
+HTTPBIN = "import sys; from httpbin import app; app.run(host='127.0.0.1', port=int(sys.argv[1]), threaded=True)"
+
+
 class LighttpdProcess(ServerProcess):
     """lighttpd, with a script that tells what arrived."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self._program = lighttpd()
+        self._program = program("lighttpd", package="lighttpd")
         places = {"folder": self.folder, "port": self.port, "python": sys.executable}
         (self.folder / "lighttpd.conf").write_text(LIGHTTPD.format(**places))
 
@@ -98,12 +100,11 @@ class LighttpdProcess(ServerProcess):
         return [self._program, "-D", "-f", str(self.folder / "lighttpd.conf")]
 
 
-def lighttpd() -> str:
-    """Return where it is; Debian has it where only root's PATH leads."""
-    found = shutil.which("lighttpd", path=os.pathsep.join([os.environ["PATH"], "/usr/sbin", "/usr/local/sbin"]))
-    if found is None:
-        raise MissingProgramError("no lighttpd: Debian's package lighttpd has it")
-    return found
+def httpbin(folder: Path) -> ServerProcess:
+    """Return httpbin, where somebody installed it: it brings more packages than all other tests together."""
+    if find_spec("httpbin") is None:
+        raise MissingProgramError("no httpbin: pip install httpbin")
+    return ProgramProcess(folder, sys.executable, "-c", HTTPBIN)
 
 
 def write_files(folder: Path) -> None:
@@ -144,16 +145,20 @@ def site(redis_server, tmp_path_factory) -> Iterator[Site]:
     servers: dict[str, ServerProcess] = {}
     missing: dict[str, str] = {}
     with ExitStack() as stack:
-        for name, make in (
-            ("nginx", lambda: NginxProcess(folder, "", NGINX)),
-            ("lighttpd", lambda: LighttpdProcess(folder)),
-        ):
+        makers: dict[str, Callable[[], ServerProcess]] = {
+            "nginx": lambda: NginxProcess(folder, "", NGINX),
+            "lighttpd": lambda: LighttpdProcess(folder),
+            "httpbin": lambda: httpbin(folder),
+        }
+        for name, make in makers.items():
             try:
                 process = make()
                 write_files(process.folder)
                 servers[name] = stack.enter_context(running(process))
             except MissingProgramError as error:
                 missing[name] = str(error)
+        if not servers:
+            pytest.skip("; ".join(missing.values()))
         profiles = {
             f"{server}-{name}": [f'base_url = "{process.url}"', f'transport = "{name}"', "retry = { attempts = 1 }"]
             for server, process in servers.items()
@@ -231,6 +236,29 @@ def test_lighttpd_answers_encoded(site):
         *decoded, kept = outcomes
         assert all(one.json()["HTTP_ACCEPT_ENCODING"] == "gzip, deflate" for one in decoded)
         assert (kept.ok, kept.content_encoding, kept.is_text, kept.body[:1]) == (True, "br", False, b"{")
+
+
+def test_httpbin_mirrors(site):
+    """What httpbin says that it got is what was sent; what it sends in any coding is decoded, or kept and named."""
+    said = "/anything/a%20b?c=d+e"
+    calls = [
+        ("POST", said, {"data": PNG, "headers": {"Content-Type": "image/png"}}),
+        ("PATCH", said, {}),
+        ("DELETE", said, {"json": ROWS}),
+        ("PUT", said, {"data": {"a": "1", "b": "é"}}),
+    ]
+    kinds = ("gzip", "deflate", "brotli", "image/webp", "encoding/utf8", "stream-bytes/5000?seed=1", "status/204")
+    for outcomes in site.run("httpbin", *calls, *(("GET", f"/{kind}", {}) for kind in kinds)).values():
+        assert all(outcome.ok for outcome in outcomes)
+        posted, patched, deleted, put = (outcome.json() for outcome in outcomes[:4])
+        assert b64decode(posted["data"].partition("base64,")[2]) == PNG
+        assert (patched["method"], patched["data"], patched["headers"]["Content-Length"]) == ("PATCH", "", "0")
+        assert (deleted["json"], put["form"], put["args"]) == (ROWS, {"a": "1", "b": "é"}, {"c": "d e"})
+        gzipped, deflated, brotli, picture, text, stream, nothing = outcomes[4:]
+        assert (gzipped.json()["gzipped"], deflated.json()["deflated"]) == (True, True)
+        assert (brotli.content_encoding, brotli.is_text) == ("br", False)
+        assert (picture.content_type, picture.body[:4], picture.is_text) == ("image/webp", b"RIFF", False)
+        assert ("∮ E⋅da" in text.text(), len(stream.body), nothing.body) == (True, 5000, b"")
 
 
 def test_answers_are_small_on_the_wire():
