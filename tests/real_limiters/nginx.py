@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from real_limiters.served import MissingProgramError, ProgramProcess, Served, ServerProcess, running
+from real_limiters.served import ProgramProcess, Served, ServerProcess, program, running
 
 RAW_API = Path(__file__).parent / "programs/raw_api.py"
 _CONFIG = """\
@@ -87,10 +85,4 @@ def limit_conn(folder: Path, *, most: int, latency_s: float = 0.2, status: int =
 
 
 def _nginx() -> str:
-    folders = os.environ.get("PATH", "").split(os.pathsep)
-    # Debian has it where only root's PATH leads: in the sbin beside a bin.
-    beside = [f"{folder.removesuffix('bin')}sbin" for folder in folders if folder.endswith("/bin")]
-    found = shutil.which("nginx", path=os.pathsep.join([*folders, *beside]))
-    if found is None:
-        raise MissingProgramError("no nginx: Debian's package nginx-light has it")
-    return found
+    return program("nginx", package="nginx-light")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import socket
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -18,6 +20,21 @@ _REFUSALS = frozenset({429, 503})
 
 class MissingProgramError(Exception):
     """This machine lacks what a server is made of; the message is one line for people."""
+
+
+def program(name: str, *, package: str) -> str:
+    """Return where a program is.
+
+    Raises:
+        MissingProgramError: It is not there; ``package`` is Debian's that has it.
+    """
+    folders = os.environ.get("PATH", "").split(os.pathsep)
+    # Debian has servers where only root's PATH leads: in the sbin beside a bin.
+    beside = [f"{folder.removesuffix('bin')}sbin" for folder in folders if folder.endswith("/bin")]
+    found = shutil.which(name, path=os.pathsep.join([*folders, *beside]))
+    if found is None:
+        raise MissingProgramError(f"no {name}: Debian's package {package} has it")
+    return found
 
 
 class Call(Struct, frozen=True):

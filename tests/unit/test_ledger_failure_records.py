@@ -69,3 +69,20 @@ def test_a_failure_is_small_whatever_the_outcome_says():
     job = decode_failures("b", kept(encode_failure("crm", bare), 1.0), failed=True)
     assert (job.id, job.last.code, job.last.message, job.last.status) == (assigned_id("b", 7), "", "", None)
     assert job.last.answer == "\N{REPLACEMENT CHARACTER}"
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "text"),
+    [
+        ("Größe".encode("latin-1"), "text/plain; charset=ISO-8859-1", "Größe"),
+        ("日本".encode("shift_jis"), "text/html; charset=Shift_JIS", "日本"),
+        ("Größe".encode(), "text/plain; charset=utf-8", "Größe"),
+        ("Größe".encode(), "text/plain", "Größe"),
+        ("日".encode("shift_jis") * 600, "text/html; charset=Shift_JIS", "日" * 170 + "\ufffd"),
+    ],
+)
+def test_a_failure_tells_its_answer_in_its_charset(body, content_type, text):
+    """The beginning of an answer is told as text, whatever its charset, and its length is that of the whole."""
+    sent = encode_failure("crm", outcome(body, content_type=content_type))
+    last = decode_failures("b", kept(sent, 1.0), failed=True).last
+    assert (last.answer, last.answer_bytes) == (text, len(body))

@@ -68,6 +68,14 @@ def is_text(body: bytes, content_type: str | None) -> bool:
     return charset == "utf_8" or _BINARY.search(text) is None
 
 
+def without_mark(body: bytes) -> bytes:
+    """Return a body in UTF-8 and without a byte order mark; one that has none is returned as it is."""
+    mark, charset = _mark_of(body)
+    if not mark:
+        return body
+    return body[mark:] if charset == "utf_8" else body[mark:].decode(charset, errors="replace").encode()
+
+
 def json_of(body: bytes, content_type: str | None) -> Any:
     """Parse a body as JSON: in UTF-8, as JSON should be, or else in UTF-16, UTF-32, or the charset stated.
 
@@ -99,14 +107,21 @@ def _other_json(body: bytes, content_type: str | None) -> Any:
 
 def _charset_of(body: bytes, content_type: str | None) -> tuple[int, str]:
     """Return the length of the byte order mark, and the codec of what follows it."""
-    if body and body[0] in _MARK_STARTS:
-        for mark, charset in _MARKS:
-            if body.startswith(mark):
-                return len(mark), charset
+    mark, charset = _mark_of(body)
+    if mark:
+        return mark, charset
     charset = "utf_8" if content_type is None else _stated_charset(content_type)
     if charset in ("utf_16", "utf_32"):  # without a mark, the first character's zeros tell the order
         charset += "_be" if body[:1] == b"\0" else "_le"
     return 0, charset
+
+
+def _mark_of(body: bytes) -> tuple[int, str]:
+    if body and body[0] in _MARK_STARTS:
+        for mark, charset in _MARKS:
+            if body.startswith(mark):
+                return len(mark), charset
+    return 0, "utf_8"
 
 
 @lru_cache(maxsize=256)

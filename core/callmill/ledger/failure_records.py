@@ -12,6 +12,7 @@ import struct
 import msgspec
 from msgspec import Struct
 
+from callmill.jobs.body_text import text_of
 from callmill.jobs.failure import FailedJob, Failure
 from callmill.jobs.wire import WireOutcome, assigned_id
 
@@ -60,8 +61,16 @@ def encode_failure(api: str, outcome: WireOutcome) -> bytes:
             outcome.latency_us,
         )
     )
-    answer = outcome.body[:ANSWER_BYTES]
+    answer = _excerpt(outcome)
     return _SENT.pack(len(head), len(answer)) + head + answer
+
+
+def _excerpt(outcome: WireOutcome) -> bytes:
+    """Return the beginning of the answer in UTF-8."""
+    answer, content_type = outcome.body[:ANSWER_BYTES], outcome.headers.get("content-type")
+    if answer.isascii() or content_type is None or "charset" not in content_type.lower():
+        return answer
+    return text_of(answer, content_type).encode(errors="replace")[:ANSWER_BYTES]
 
 
 def decode_failures(batch_id: str, data: bytes, *, failed: bool) -> FailedJob:

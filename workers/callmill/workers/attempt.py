@@ -25,8 +25,9 @@ from callmill.workers.call_cost import REFUNDED, CallCosts
 from callmill.workers.cost_hooks import Stated
 from callmill.workers.header_reader import HeaderReader
 from callmill.workers.hold_gate import HoldGate, Ticket
+from callmill.workers.kept_headers import KeptHeaders
 from callmill.workers.key_refusals import KeyRefusals
-from callmill.workers.outcomes import KeptHeaders, outcome_of_answer, outcome_without_answer
+from callmill.workers.outcomes import outcome_of_answer, outcome_without_answer
 from callmill.workers.own_refusals import OwnRefusals, wait_s
 from callmill.workers.request_builder import ForbiddenUrlError, RequestBuilder
 from callmill.workers.tally import BUG, CUT_OFF, Tally
