@@ -31,7 +31,7 @@ MAX_MODEL_LENGTH = 200
 _JOB_OVERHEAD_BYTES = 32
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _PLAIN_PATH = re.compile(r"/(?!/)[\w\-~/?=&:,+@!$'()*;.]*", re.ASCII)
-_API_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_API_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _SECRET_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key"})
 _TRANSPORT_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "connection", "accept-encoding"})
@@ -120,7 +120,7 @@ class JobPacker:
     def _lane(self, name: str, position: int) -> _Lane:
         facts = self._find_api(name, position)
         if facts is None and not _API_NAME.fullmatch(name):  # no profile can have it, and it names keys and queues
-            _fail(position, "api", f"{name!r} is no name of an API: letters, digits, '-' and '_'")
+            _fail(position, "api", f"{name[:200]!r} is no name of an API: up to 100 letters, digits, '-' and '_'")
         lane = self._lanes[name] = _Lane(name, facts)
         return lane
 

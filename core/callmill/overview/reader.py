@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 
 from callmill.config.lua_script import NoArguments
 from callmill.config.public_api import ApiAddress
+from callmill.config.short_texts import MOST_OF_NAME, read_short
 from callmill.errors import BatchNotFoundError
 from callmill.holds import current_holds
 from callmill.jobs.formats import newer_batch
@@ -328,7 +329,7 @@ class Overview:
             for batch_id, label in zip(some, (Label(*parts) for parts in answers), strict=True):
                 if (
                     label.control is None
-                    or name not in f"{batch_id.decode()} {(label.name or b'').decode().casefold()}"
+                    or name not in f"{batch_id.decode()} {read_short(label.name or b'', MOST_OF_NAME).casefold()}"
                 ):
                     continue
                 if state in {None, BatchState.read(label.control, label.phase, ended=label.ended_ms is not None)}:

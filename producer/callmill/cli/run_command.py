@@ -16,6 +16,7 @@ from callmill.cli.run_report import RunReport, render_report
 from callmill.cli.run_session import RunSession
 from callmill.cli.traffic_options import traffic_options
 from callmill.config.settings import load_settings
+from callmill.config.short_texts import MOST_OF_NAME, shortened
 from callmill.errors import CallmillError
 from callmill.jobs.line import traffic_class
 from callmill.jobs.traffic import Priority
@@ -72,7 +73,14 @@ def run(
         elif (report := files.report) is not None and not (retry_failed and _can_retry(report)) and _is_over(report):
             console.say_line(f"{output}: {_over(report)}")
             _end(report, as_json=as_json)
-        session = RunSession(settings, files, name=name or input_path.name, api=api, traffic=traffic, quiet=as_json)
+        session = RunSession(
+            settings,
+            files,
+            name=name or shortened(input_path.name, MOST_OF_NAME),
+            api=api,
+            traffic=traffic,
+            quiet=as_json,
+        )
         report = session.run(identity, fresh=fresh, workers=workers, retry_failed=retry_failed)
     _end(report, as_json=as_json)
 

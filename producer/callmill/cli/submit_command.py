@@ -11,6 +11,7 @@ from callmill.cli.client_session import with_client
 from callmill.cli.default_api import default_api, reason
 from callmill.cli.input_file import BadLineError, parse_job, read_lines
 from callmill.cli.traffic_options import traffic_options
+from callmill.config.short_texts import MOST_OF_NAME, shortened
 from callmill.errors import InputFileError, JobError
 from callmill.jobs.line import traffic_class
 from callmill.jobs.traffic import Priority, TrafficClass
@@ -30,7 +31,9 @@ def submit(
     console.say_warnings(console.say_line)
     traffic = traffic_class(priority or Priority.NORMAL, tenant or "")
     batch_id, jobs = with_client(
-        lambda client: _submit(client, input_path, api=api, name=name or input_path.name, traffic=traffic)
+        lambda client: _submit(
+            client, input_path, api=api, name=name or shortened(input_path.name, MOST_OF_NAME), traffic=traffic
+        )
     )
     if as_json:
         console.print_json({"id": batch_id, "jobs": jobs})
