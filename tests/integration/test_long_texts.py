@@ -18,6 +18,12 @@ from callmill.producer import Client, Job
 LONG = "x" * 201
 
 
+@pytest.fixture(autouse=True)
+def no_profiles(monkeypatch, tmp_path):
+    """Run where no profiles file lies: any API will do."""
+    monkeypatch.chdir(tmp_path)
+
+
 def test_a_long_name_is_refused(redis_url):
     """A batch's name has at most 200 characters; one that has more is refused before anything is written."""
     with Client(redis_url) as client:
