@@ -18,6 +18,9 @@ _RATE = re.compile(
 _CONCURRENT = re.compile(r"^\s*(?P<amount>\d[\d_]*)\s+concurrent" + _SCOPE)
 
 
+_LONGEST = 100
+
+
 class Unit(StrEnum):
     """What a limit counts."""
 
@@ -95,7 +98,7 @@ def parse_limit(text: str) -> LimitSpec:
     Raises:
         ValueError: The text is no limit; the message shows the forms that are.
     """
-    lowered = text.lower()
+    lowered = text.lower() if len(text) <= _LONGEST else ""
     if (word := lowered.strip()) in {"auto", "none"}:
         return AUTO if word == "auto" else NONE
     if match := _CONCURRENT.match(lowered):

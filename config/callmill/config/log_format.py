@@ -14,7 +14,7 @@ import time
 from types import TracebackType
 from typing import Any, Literal, TextIO
 
-from callmill.config.redaction import without_secrets
+from callmill.config.redaction import short_without_secrets
 
 of_this_process: dict[str, str] = {}
 """Fields of every line of this process: the id of its worker, where it is one."""
@@ -31,6 +31,7 @@ _IDS = ("batch", "batch_name", "chunk", "api", "line")
 _OF_EVERY_RECORD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "action", "taskName"}
 _NOISY = ("celery", "kombu", "amqp", "asyncio")
 _LINES_OF_EACH_TASK = ("celery.app.trace", "celery.worker.strategy")
+_MOST_OF_MESSAGE, _MOST_OF_FIELD, _MOST_OF_TRACE = 8_000, 2_000, 64_000
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(32), 127) if chr(code) not in "\n\t"}
 _CONTROL_AND_NEWLINE = {**_CONTROL, 10: "\\n"}
 
@@ -54,9 +55,11 @@ class LogFormatter(logging.Formatter):
         """Return the line."""
         ours = record.name.partition(".")[0] == _OURS
         action = str(getattr(record, "action", LIBRARY))
-        message = without_secrets(_message(record)).translate(_CONTROL_AND_NEWLINE if ours else _CONTROL)
+        message = short_without_secrets(_message(record), _MOST_OF_MESSAGE).translate(
+            _CONTROL_AND_NEWLINE if ours else _CONTROL
+        )
         fields = _fields(record) if ours else {}
-        trace = without_secrets(self.formatException(record.exc_info)) if record.exc_info else ""
+        trace = short_without_secrets(self.formatException(record.exc_info), _MOST_OF_TRACE) if record.exc_info else ""
         if self._as_json:
             return self._json(record, action, message, fields, trace)
         text = " ".join([action, *(f"{name}={fields[name]}" for name in _IDS if fields.get(name) not in (None, ""))])
@@ -124,7 +127,9 @@ def _message(record: logging.LogRecord) -> str:
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     return {
-        name: without_secrets(value).translate(_CONTROL_AND_NEWLINE) if isinstance(value, str) else value
+        name: short_without_secrets(value, _MOST_OF_FIELD).translate(_CONTROL_AND_NEWLINE)
+        if isinstance(value, str)
+        else value
         for name, value in vars(record).items()
         if name not in _OF_EVERY_RECORD
     }

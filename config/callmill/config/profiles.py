@@ -35,7 +35,7 @@ __all__ = [
     "profiles_path",
 ]
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _SUB_TABLES: dict[str, type[BaseModel]] = {
     "auth": Credential,
     "breaker": BreakerPolicy,
@@ -154,7 +154,7 @@ def _alerts(document: dict[str, Any], path: Path) -> tuple[AlertPolicy | None, l
 
 def _profile(name: str, table: Any, path: Path) -> tuple[ApiProfile | None, list[str]]:
     if not _NAME.fullmatch(name):
-        return None, [": an API's name is letters, digits, '-' and '_', and begins with a letter or digit"]
+        return None, [": an API's name is up to 100 letters, digits, '-' and '_', and begins with a letter or digit"]
     if not isinstance(table, dict):
         return None, [": must be a table; write [apis.NAME] and its keys below"]
     if "name" in table:

@@ -14,6 +14,8 @@ from callmill.config.secret_mask import HIDDEN, SecretMask
 
 _SHORTEST = 4
 """A shorter secret would blot out words and numbers that have nothing to do with it."""
+_LONGEST = 8192
+"""No secret is longer, in whatever encoding."""
 
 _SECRET_NAME = r"[\w.-]{0,64}(?:api[_-]?key|access[_-]?key|token|secret|passw(?:or)?d|signature)[\w.-]{0,64}|key|sig"  # noqa: S105 - a pattern
 _SECRET_HEADER = r"(?:proxy-)?authorization|(?:set-)?cookie|x-api-key|api-key|x-auth-token"  # noqa: S105 - a pattern
@@ -82,6 +84,17 @@ def hide(secret: str) -> None:
         if len(secret) >= _SHORTEST and secret not in _hidden:
             _hidden.add(secret)
             _known = SecretMask(_hidden)
+
+
+def short_without_secrets(text: str, most: int) -> str:
+    """Return a text as ``without_secrets`` does, cut to about ``most`` characters before the search.
+
+    A secret that the cut divides would not be found, so as much as the longest one has is left out behind it.
+    """
+    if len(text) <= most:
+        return without_secrets(text)
+    cleaned = without_secrets(text[: most + _LONGEST])
+    return f"{cleaned[: max(0, min(most, len(cleaned) - _LONGEST))]}… ({len(text):,} characters)"
 
 
 def without_secrets(text: str) -> str:

@@ -267,7 +267,7 @@ class Chunks:
         for page in range(_DUE_PAGES):
             wanted = scripts.DueArguments(limit=limit, after=page * limit)
             members = await self._session.run(scripts.DUE.call(scripts.DueKeys(keys.DUE), wanted))
-            refs += [ChunkRef.parse(member.decode()) for member in members]
+            refs += await self._known(members, keys.DUE)
             if len(members) < limit or sum(ref.format <= FORMAT for ref in refs) >= limit:
                 break
         return refs
@@ -277,12 +277,23 @@ class Chunks:
         wanted = scripts.StrandedArguments(older_than_ms=older_than_ms, limit=limit)
         calls = [scripts.STRANDED.call(batch_scripts.InLine(keys.queued(line)), wanted) for line in lines]
         answers = await self._session.run_many(calls) if calls else []
-        return [
-            ChunkRef.parse(member.decode())
-            for answer in answers
-            if not isinstance(answer, RedisUnavailableError)
-            for member in answer
-        ]
+        refs: list[ChunkRef] = []
+        for line, answer in zip(lines, answers, strict=True):
+            if not isinstance(answer, RedisUnavailableError):
+                refs += await self._known(answer, keys.queued(line))
+        return refs
+
+    async def _known(self, members: Sequence[bytes], index: str) -> list[ChunkRef]:
+        """Return what members of a sorted set name; those that name no chunk would be found there for ever: they go."""
+        refs, strange = [], []
+        for member in members:
+            try:
+                refs.append(ChunkRef.parse(member.decode()))
+            except ValueError:
+                strange.append(member)
+        if strange:
+            await self._session.answer(self._session.redis.zrem(index, *strange))
+        return refs
 
     async def touch(self, refs: Sequence[ChunkRef]) -> None:
         """Note that the hints of these chunks are in this worker's hands: they are not lost, they wait for room."""

@@ -329,9 +329,6 @@ class Fleet:
         if not ids:
             return []
         raw = await self._session.answer(self._redis.mget([keys.worker_status(worker) for worker in ids]))
-        gone = [worker for worker, status in zip(ids, raw, strict=True) if status is None]
-        if gone:
-            await self._session.answer(self._redis.zrem(keys.WORKERS, *gone))
         return [_read(worker, status) for worker, status in zip(ids, raw, strict=True) if status is not None]
 
 

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 from callmill.config.forks import in_child
+from callmill.config.short_texts import MOST_OF_NAME
 from callmill.jobs.line import shown_line
 from callmill.ledger.keys import ChunkRef
 
 _BETWEEN = " · "
 _NAME_LENGTH = 60
+_LABEL_LENGTH = 500
 _CHUNKS_KNOWN = 10_000
 _BATCHES_KNOWN = 1_000
 
@@ -45,6 +47,8 @@ class HintLabels:
 
     def learn(self, ref: ChunkRef, label: str) -> None:
         """Take note of the label that a hint came with; a text of another form is left alone."""
+        if len(label) > _LABEL_LENGTH:
+            return
         name, *rest = label.rsplit(_BETWEEN, 2)
         if len(rest) != 2 or rest[0] != shown_line(ref.line):
             return
@@ -95,7 +99,7 @@ def _number(ref: ChunkRef) -> str:
 
 
 def _one_line(name: str) -> str:
-    line = " ".join(name.split())
+    line = " ".join(name[:MOST_OF_NAME].split())
     return line if len(line) <= _NAME_LENGTH else line[: _NAME_LENGTH - 1] + "…"
 
 

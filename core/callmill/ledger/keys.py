@@ -14,6 +14,7 @@ from callmill.jobs.formats import FORMAT
 from callmill.jobs.line import api_of, format_of
 
 PREFIX = "callmill:"
+_MOST_DIGITS = 15
 
 BATCHES = f"{PREFIX}batches"
 """ZSET: batch id -> creation time (ms)."""
@@ -195,6 +196,8 @@ class ChunkRef(Struct, frozen=True, order=True):
 
     @classmethod
     def parse(cls, member: str) -> ChunkRef:
-        """Read a member back."""
+        """Read a member back; a ValueError: it names no chunk."""
         batch_id, number, line = member.split("/")
+        if len(number) > _MOST_DIGITS:
+            raise ValueError(f"{number[:_MOST_DIGITS]}... is no number of a chunk")
         return cls(batch_id, int(number), line)

@@ -8,7 +8,6 @@ from callmill.errors import UnknownFormatError
 from callmill.jobs.formats import FORMAT, newer_batch
 from callmill.jobs.line import Line, format_of
 from callmill.ledger import keys, scripts
-from callmill.ledger.keys import ChunkRef
 from callmill.ledger.session import LedgerSession
 
 log = logging.getLogger(__name__)
@@ -41,13 +40,13 @@ class Lines:
         for text in await self._texts():
             if (written := format_of(text)) > FORMAT:
                 members = await self._session.answer(self._session.redis.zrange(keys.queued(text), 0, _AT_ONCE - 1))
-                for batch_id in {ChunkRef.parse(member.decode()).batch_id for member in members}:
+                for batch_id in {member.decode(errors="replace").partition("/")[0] for member in members}:
                     newer[batch_id] = newer_batch(batch_id, written)
         return newer
 
     async def _texts(self) -> list[str]:
         texts = await self._session.answer(self._session.redis.zrevrange(keys.LINES, 0, -1))
-        return [text.decode() for text in texts]
+        return [text.decode(errors="replace") for text in texts]
 
     async def prune(self, unused_for_s: float = FORGOTTEN_AFTER_S) -> int:
         """Forget lines that were not used for that long and that nothing waits in; return how many."""

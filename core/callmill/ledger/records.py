@@ -8,6 +8,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from callmill.config.public_api import ApiAddress
+from callmill.config.short_texts import MOST_OF_NAME, MOST_OF_REASON, read_short
 from callmill.errors import UnknownFormatError
 from callmill.jobs.formats import FORMAT
 from callmill.jobs.line import Line
@@ -139,7 +140,7 @@ class BatchRecord(Struct, frozen=True, kw_only=True):
         apis = {name[4:].decode(): ApiAddress.parse(to.decode()) for name, to in fields.items() if name[:4] == b"api:"}
         return cls(
             id=batch_id,
-            name=fields[b"name"].decode(),
+            name=read_short(fields.get(b"name", b""), MOST_OF_NAME),
             state=BatchState.read(fields[b"control"], fields[b"phase"], ended=ended),
             sealed=fields[b"phase"] == b"sealed",
             ended=ended,
@@ -152,7 +153,7 @@ class BatchRecord(Struct, frozen=True, kw_only=True):
             traffic=TrafficClass(
                 Priority(fields.get(b"priority", b"normal").decode()), fields.get(b"tenant", b"").decode()
             ),
-            reason=fields.get(b"reason", b"").decode(),
+            reason=read_short(fields.get(b"reason", b""), MOST_OF_REASON),
             format=written,
             **number,
         )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from callmill.config.lua_script import LuaScript, NoArguments
+from callmill.config.lua_script import LuaScript
 from callmill.ledger import batch_scripts
 from callmill.ledger.batch_scripts import READ_BY_ALL, InLine, InLines
 
@@ -103,30 +103,6 @@ class PruneArguments(Struct, frozen=True, kw_only=True):
 PRUNE_LINES = LuaScript(_LUA, "prune_lines", keys=LinesKeys, arguments=PruneArguments)
 
 
-class LabelsKeys(Struct, frozen=True):
-    """The batches."""
-
-    metas: Sequence[str]
-
-
-class Label(Struct, frozen=True):
-    """By what a batch is chosen; None where it is not set."""
-
-    control: bytes | None
-    phase: bytes | None
-    ended_ms: bytes | None
-    name: bytes | None
-
-
-LABELS = LuaScript(
-    *(_LUA, "labels"),
-    keys=LabelsKeys,
-    arguments=NoArguments,
-    answer=Label,
-    reads={"label": ("control", "phase", "ended_ms", "name")},
-)
-
-
 class ApiCountsKeys(Struct, frozen=True):
     """The counts of one API."""
 
@@ -202,7 +178,7 @@ class AlertNextArguments(Struct, frozen=True, kw_only=True):
 
 ALERT_NEXT = LuaScript(_LUA, "alert_next", keys=AlertNextKeys, arguments=AlertNextArguments)
 
-SCRIPTS = (*batch_scripts.SCRIPTS, RENEW, DUE, STRANDED, TOUCH, PRUNE_LINES, LABELS, REPORT, ALERT_TELL, ALERT_NEXT)
+SCRIPTS = (*batch_scripts.SCRIPTS, RENEW, DUE, STRANDED, TOUCH, PRUNE_LINES, REPORT, ALERT_TELL, ALERT_NEXT)
 _BY_NAME = {script.parts[-1]: script for script in SCRIPTS}
 
 

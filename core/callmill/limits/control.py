@@ -14,6 +14,7 @@ from redis.asyncio.client import Pipeline
 
 from callmill.config.limit_spec import AUTO, LimitSpec, check_alone, parse_limit
 from callmill.config.lua_script import Call
+from callmill.config.short_texts import MOST_OF_REASON, checked_length
 from callmill.errors import UnknownFormatError, UsageError
 from callmill.limits import scripts
 from callmill.limits.keys import Keys
@@ -132,11 +133,12 @@ class LimitControl:
         A pause in force that ends later stays as it is: to shorten one, resume first. Returns the generation.
 
         Raises:
-            UsageError: The time is not above 0, or longer than 366 days.
+            UsageError: The time is not above 0, or longer than 366 days, or the reason is too long.
             RedisUnavailableError: Redis cannot be reached or refused; whether it took the pause is unknown.
         """
         if seconds is not None and not 0 < seconds <= LONGEST_PAUSE_S:
             raise UsageError(f"a pause of {seconds:g} s: at most 366 days; leave the time out to pause until resumed")
+        checked_length(reason, MOST_OF_REASON, "the reason")
         pause_us = round((UNTIL_RESUMED_S if seconds is None else seconds) * 1e6)
         return await self._change(by, ChangeKind.PAUSE, key=key or "", pause_us=pause_us, reason=reason)
 

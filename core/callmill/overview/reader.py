@@ -9,8 +9,8 @@ from typing import Any
 from msgspec import Struct
 from redis.asyncio import Redis
 
-from callmill.config.lua_script import NoArguments
 from callmill.config.public_api import ApiAddress
+from callmill.config.short_texts import MOST_OF_NAME, read_short
 from callmill.errors import BatchNotFoundError
 from callmill.holds import current_holds
 from callmill.jobs.formats import newer_batch
@@ -22,7 +22,6 @@ from callmill.ledger.latency import quantiles_s
 from callmill.ledger.lines import Lines
 from callmill.ledger.memory import MemoryGauge, Role
 from callmill.ledger.records import BatchRecord, BatchState, recorded_per_s
-from callmill.ledger.scripts import LABELS, Label, LabelsKeys
 from callmill.ledger.session import LedgerSession
 from callmill.limits.control import current_states
 from callmill.overview.api_load import fleet_load
@@ -323,20 +322,20 @@ class Overview:
         chosen = []
         for start in range(0, len(every), _STATES_AT_ONCE):
             some = every[start : start + _STATES_AT_ONCE]
-            metas = LabelsKeys([BatchKeys(batch_id.decode()).meta for batch_id in some])
-            answers = await self._session.run(LABELS.call(metas, NoArguments()))
-            for batch_id, label in zip(some, (Label(*parts) for parts in answers), strict=True):
-                if (
-                    label.control is None
-                    or name not in f"{batch_id.decode()} {(label.name or b'').decode().casefold()}"
-                ):
+            pipeline = self._redis.pipeline(transaction=False)
+            for batch_id in some:
+                pipeline.hmget(BatchKeys(batch_id.decode()).meta, "control", "phase", "ended_ms", "name")
+            answers = await self._session.answer(pipeline.execute())
+            for batch_id, (control, phase, ended_ms, called) in zip(some, answers, strict=True):
+                label = f"{batch_id.decode()} {read_short(called or b'', MOST_OF_NAME).casefold()}"
+                if control is None or name not in label:
                     continue
-                if state in {None, BatchState.read(label.control, label.phase, ended=label.ended_ms is not None)}:
+                if state in {None, BatchState.read(control, phase, ended=ended_ms is not None)}:
                     chosen.append(batch_id)
         return chosen
 
     async def _read(self, ids: Sequence[str], *, in_detail: bool = False) -> list[_Look]:
-        """Look at batches in one round trip; those whose retention is over are forgotten."""
+        """Look at batches in one round trip; those whose retention is over are left out: workers forget them."""
         pipeline = self._redis.pipeline(transaction=False)
         pipeline.time()
         asked = 3
@@ -348,11 +347,10 @@ class Overview:
             if in_detail:
                 asked = 3 + ask_details(pipeline, batch_id)
         (seconds, micros), *answers = await self._session.answer(pipeline.execute())
-        found, gone = [], []
+        found = []
         for at, batch_id in enumerate(ids):
             meta, latencies, ring, *details = answers[asked * at : asked * (at + 1)]
             if not meta:
-                gone.append(batch_id)
                 continue
             record = BatchRecord.read(batch_id, meta)
             if record.newer:  # nobody here knows what the rest means
@@ -366,8 +364,6 @@ class Overview:
                     now_ms=seconds * 1000 + micros // 1000,
                 )
             )
-        if gone:
-            await self._session.answer(self._redis.zrem(keys.BATCHES, *gone))
         return found
 
     async def _progress(self, look: _Look, workers: Sequence[WorkerStatus]) -> Progress:

@@ -19,6 +19,7 @@ from callmill.cli.run_report import RunReport, render_report
 from callmill.cli.run_session import RunSession
 from callmill.cli.traffic_options import traffic_options
 from callmill.config.settings import load_settings
+from callmill.config.short_texts import MOST_OF_NAME, shortened
 from callmill.errors import CallmillError
 from callmill.jobs.line import traffic_class
 from callmill.jobs.traffic import Priority
@@ -97,7 +98,7 @@ def _check_stream(place: RunPlace, *, retry_failed: bool, as_json: bool) -> None
 
 
 def _name(path: Path) -> str:
-    return "standard input" if path == STANDARD_STREAM else path.name
+    return "standard input" if path == STANDARD_STREAM else shortened(path.name, MOST_OF_NAME)
 
 
 def _can_retry(report: RunReport) -> bool:

@@ -13,6 +13,7 @@ from callmill.cli.default_api import default_api, reason
 from callmill.cli.input_file import open_any, read_lines
 from callmill.cli.job_line import EXAMPLE, BadLineError, BareBodies, parse_job
 from callmill.cli.traffic_options import traffic_options
+from callmill.config.short_texts import MOST_OF_NAME, shortened
 from callmill.errors import InputFileError, JobError
 from callmill.jobs.line import traffic_class
 from callmill.jobs.traffic import Priority, TrafficClass
@@ -40,7 +41,14 @@ def submit(
     console.say_warnings(console.say_line)
     traffic = traffic_class(priority or Priority.NORMAL, tenant or "")
     batch_id, jobs = with_client(
-        lambda client: _submit(client, input_path, api=api, name=name or input_path.name, traffic=traffic, bare=bare)
+        lambda client: _submit(
+            client,
+            input_path,
+            api=api,
+            name=name or shortened(input_path.name, MOST_OF_NAME),
+            traffic=traffic,
+            bare=bare,
+        )
     )
     if as_json:
         console.print_json({"id": batch_id, "jobs": jobs})

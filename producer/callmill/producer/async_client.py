@@ -16,6 +16,7 @@ from callmill.config.embedded_server import redis_url as find_redis_url
 from callmill.config.forks import notice_fork
 from callmill.config.redis_connections import connect
 from callmill.config.settings import load_settings
+from callmill.config.short_texts import MOST_OF_NAME, checked_length
 from callmill.errors import BatchStateError, UsageError
 from callmill.jobs import Job, Outcome
 from callmill.jobs.formats import FORMAT
@@ -92,7 +93,7 @@ class AsyncClient:
 
         Args:
             jobs: Any iterable, or asynchronous iterable.
-            name: For people: shown by ``status``, ``watch`` and the dashboard.
+            name: For people: shown by ``status``, ``watch`` and the dashboard. At most 200 characters.
             max_pending: Hold back while more jobs than this wait for their outcome; jobs then start at once.
             start: ``"sealed"``: no job runs before all are accepted. ``"at once"``: each as soon as it is written.
             batch_id: Id of the new batch, to know it beforehand: letters, digits, ``_`` and ``-``.
@@ -107,7 +108,8 @@ class AsyncClient:
 
         Raises:
             BatchStateError: There is a batch with this id already.
-            UsageError: There is no such priority, the tenant's name cannot be one, or the deadline has no time zone.
+            UsageError: There is no such priority, the tenant's name cannot be one, the deadline has no time zone, or
+                the name is too long.
             ApiMismatchError: The workers serve another API under a job's name than the local profiles describe.
             JobError: A job is wrong. With ``start="sealed"``, or where no job was written yet, nothing ran and nothing
                 is kept.
@@ -158,6 +160,7 @@ class AsyncClient:
         """
         if batch_id is not None and not _BATCH_ID.fullmatch(batch_id):
             raise BatchStateError(f"{batch_id!r} is no batch id: 1 to 64 letters, digits, _ and -")
+        checked_length(name, MOST_OF_NAME, "the batch's name")
         traffic = traffic_class(priority, tenant)
         connection = self.connection()
         retention_ms = int(self._settings.outcome_retention_hours * 3_600_000)

@@ -22,6 +22,7 @@ from callmill.errors import RedisUnavailableError, UnknownFormatError
 from callmill.ledger import Batches, ChunkRef, Chunks, LedgerSession, Lines
 from callmill.ledger.api_bindings import ApiBindings
 from callmill.ledger.fleet import Fleet
+from callmill.ledger.gone import forget_gone
 from callmill.ledger.keys import RECONCILER_LOCK
 from callmill.ledger.lines import FORGOTTEN_AFTER_S
 from callmill.workers.alert_watch import AlertWatch
@@ -83,7 +84,7 @@ class Reconciler:
         open_batch_s: float,
         newer: NewerBatches,
     ) -> None:
-        self._redis = session.redis
+        self._session, self._redis = session, session.redis
         self._broker = broker
         self._batches = Batches(session)
         self._bindings = ApiBindings(session)
@@ -111,7 +112,7 @@ class Reconciler:
                     for ended in await asyncio.gather(self._round(), self._look(), return_exceptions=True):
                         if ended is not None:
                             raise ended
-            except (RedisUnavailableError, RedisError, OSError) as error:
+            except (RedisUnavailableError, RedisError, OSError, ValueError) as error:  # what stands there is anybody's
                 log.warning("not reconciled: %s", error, extra={"action": "reconcile_failed"})
 
     async def _round(self) -> None:
@@ -171,6 +172,7 @@ class Reconciler:
     async def _prune(self) -> None:
         if time.monotonic() >= self._next_prune_s:
             await self._lines.prune()
+            await forget_gone(self._session)
             self._next_prune_s = time.monotonic() + _PRUNE_EVERY_S
 
     async def _stranded(self) -> list[ChunkRef]:
