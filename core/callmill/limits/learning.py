@@ -150,6 +150,11 @@ class Learning:
         if not refusals or refusals != self._in_a_row:
             self.in_a_row(refusals)
 
+    @property
+    def refusing(self) -> bool:
+        """Whether the API took no call since it refused some."""
+        return self._in_a_row > 0
+
     def heard_pause(self) -> None:
         """The API is paused: where that is because it refused calls, one call asks whether it takes some again."""
         if self._in_a_row and not self._paused:
