@@ -330,9 +330,15 @@ class Limiter:
         """The API took a call: refusals of earlier ones are over."""
         self._learning.accepted(slot)
 
-    def set_aside(self, key: int, seconds: float, reason: str) -> None:
-        """Use a credential no more for ``seconds``, in the whole fleet."""
-        self.hold(seconds, reason, f"key:{self.key_names[key]}")
+    def set_aside(self, key: int, seconds: float, reason: str, *, traffic: TrafficClass | None = None) -> None:
+        """Use a credential no more for ``seconds``, in the whole fleet.
+
+        ``traffic``: only calls of this class were refused with it, so one of another class may try it after a second.
+        """
+        guessed_s = 0.0 if traffic is None else seconds
+        self._pauses.hold(seconds, reason, f"key:{self.key_names[key]}", guessed_s=guessed_s)
+        if traffic is not None:
+            self._learning.refused_class(traffic)
         self._learning.in_background(self._pauses.tell())
 
     def fill(self, key: int, *, full: bool) -> None:
