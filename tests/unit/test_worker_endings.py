@@ -8,6 +8,7 @@ from typing import Any, cast
 import pytest
 
 from callmill.config.api_profile import ApiProfile
+from callmill.jobs.traffic import NORMAL
 from callmill.jobs.wire import WireJob, WireOutcome
 from callmill.workers.attempt import Endings
 from callmill.workers.call import Call, Postponed
@@ -26,6 +27,7 @@ class Attempts:
 
     key_names = ("A", "B")
     usable_keys = frozenset({0, 1})
+    refusing = False
 
     def __init__(self, breaker_wait_s: float = 0.0, **profile: Any) -> None:
         self.told: list[Any] = []
@@ -38,7 +40,7 @@ class Attempts:
         """The limits took a call."""
         self.told.append("accepted")
 
-    def refused(self, _slot: Any, after_s: float | None, reason: str, *, cause: str) -> None:
+    def refused(self, _slot: Any, after_s: float | None, reason: str, *, cause: str, **_: Any) -> None:
         """The limits refused a call."""
         self.told.append((after_s, reason, cause))
 
@@ -50,7 +52,7 @@ class Attempts:
         """Say that no credential is held."""
         return False
 
-    def set_aside(self, key: int, seconds: float, reason: str) -> None:
+    def set_aside(self, key: int, seconds: float, reason: str, **_: Any) -> None:
         """A credential is used no more for a while."""
         self.told.append(("aside", key, seconds, reason))
 
@@ -75,7 +77,8 @@ class Attempts:
 
 def call_of(attempts: int = 0) -> Call:
     """Return a call that has spent so many attempts."""
-    call = Call(WireJob("GET", "/a", id="j"), cast("Any", None), 3, 43, "")
+    owner = cast("Any", SimpleNamespace(traffic=NORMAL))
+    call = Call(WireJob("GET", "/a", id="j"), owner, 3, 43, "")
     call.attempts, call.started_ms, call.latency_us = attempts, 77, 1234
     return call
 

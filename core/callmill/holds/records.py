@@ -59,6 +59,7 @@ class HoldReport(Struct, kw_only=True):
         wants: Whether a call waits that could use a grant; where none does, what was granted is given back.
         trying: Whether a trial is under way.
         tried: Whether a trial ended.
+        unlike: Whether a call waits of a class of which none was refused.
         guilty: Whether it was refused a call that another credential was allowed.
         cause: What the last refusal was.
         remedy: What to do about it.
@@ -74,6 +75,7 @@ class HoldReport(Struct, kw_only=True):
     wants: bool = False
     trying: bool = False
     tried: bool = False
+    unlike: bool = False
     guilty: bool = False
     cause: str = ""
     remedy: str = ""

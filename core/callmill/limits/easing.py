@@ -44,6 +44,15 @@ class Easing:
             self._refused |= {traffic}
         return is_new
 
+    @property
+    def any_refused(self) -> bool:
+        """Whether calls of some class were refused, and none was taken since."""
+        return bool(self._refused)
+
+    def taken(self, traffic: str) -> None:
+        """A call of a class was taken."""
+        self._refused -= {traffic}
+
     def is_refused(self, traffic: str) -> bool:
         """Say whether a call of a class was refused in the row."""
         return traffic in self._refused

@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from callmill.config.cancelling import end_tasks
 from callmill.errors import RedisUnavailableError, UnknownFormatError
+from callmill.jobs.traffic import TrafficClass
 from callmill.limits.control import current_states
 from callmill.limits.easing import Easing
 from callmill.limits.group import Group
@@ -98,9 +99,7 @@ class Learning:
         in_flight = self._in_flight = min(self._in_flight, others)
         if first:
             self.in_background(self._store.publish(f"row {self._in_a_row}"))
-        traffic = str(group.layout.traffic)
-        if self.easing.refused(traffic):
-            self.in_background(self._store.publish(f"refused {traffic}"))
+        self.refused_class(group.layout.traffic)
         if not self._telling:
             self._telling = True
             learns = first and cause != "quota" and self._rules().learns
@@ -137,10 +136,17 @@ class Learning:
             return FIRST_PAUSE_S
         return max(LEAST_PAUSE_S, min(FIRST_PAUSE_S, PAUSE_CALLS / rate_per_s))
 
+    def refused_class(self, traffic: TrafficClass) -> None:
+        """A call of a class was refused: calls of others need not wait as long."""
+        if self.easing.refused(str(traffic)):
+            self.in_background(self._store.publish(f"refused {traffic}"))
+
     def accepted(self, slot: Slot) -> None:
         """The API took a call: refusals before it are over."""
         self._taken.add(monotonic())
         self.untold.add(slot.key)
+        if self.easing.any_refused and slot.group is not None:
+            self.easing.taken(str(slot.group.layout.traffic))
         if self._in_a_row and slot.start > self._refused_at:
             self.in_a_row(0)
             self.in_background(self._store.taken("" if slot.group is None else _whom(slot.group, slot)))
@@ -149,6 +155,11 @@ class Learning:
         """A worker, perhaps this one, tells how many waves of refusals came one after the other."""
         if not refusals or refusals != self._in_a_row:
             self.in_a_row(refusals)
+
+    @property
+    def refusing(self) -> bool:
+        """Whether the API took no call since it refused some."""
+        return self._in_a_row > 0
 
     def heard_pause(self) -> None:
         """The API is paused: where that is because it refused calls, one call asks whether it takes some again."""

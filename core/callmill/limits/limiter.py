@@ -61,9 +61,13 @@ class Limiter:
 
     Made, used and closed on one event loop. While Redis cannot be reached, held slots are fired, then calls wait; they
     go on by themselves when it is back.
+
+    Attributes:
+        on_taken: Called with what a process ``tell_taken``, this one included.
     """
 
     def __init__(self, redis: Redis, name: str, rules: LimitRules, *, worker: str) -> None:
+        self.on_taken: Callable[[str], None] = _ignore
         self._configured = self._rules = rules
         self._caller: Caller = Programs()
         self._timing = Timing(validity_s(rules), fixed_guard_s(rules), window_s=shortest_window_s(rules))
@@ -292,6 +296,15 @@ class Limiter:
             rate_per_s = self._refills[group].rate() if group in self._refills else 0.0
             self._learning.refused(group, slot, after_s, reason, cause=cause, rate_per_s=rate_per_s, witness=witness)
 
+    @property
+    def refusing(self) -> bool:
+        """Whether the API took no call since it refused some."""
+        return self._learning.refusing
+
+    def tell_taken(self, what: str) -> None:
+        """Tell all processes that the API takes calls of some kind, which others will understand."""
+        self._learning.in_background(self._store.publish(f"taken {what}"))
+
     def refused_alone(self, slot: Slot, *, forgive_s: float | None = None) -> None:
         """The API refused a call for reasons of its own: pause nothing; forget what was learned in ``forgive_s``."""
         if slot.group is not None:
@@ -318,9 +331,15 @@ class Limiter:
         """The API took a call: refusals of earlier ones are over."""
         self._learning.accepted(slot)
 
-    def set_aside(self, key: int, seconds: float, reason: str) -> None:
-        """Use a credential no more for ``seconds``, in the whole fleet."""
-        self.hold(seconds, reason, f"key:{self.key_names[key]}")
+    def set_aside(self, key: int, seconds: float, reason: str, *, traffic: TrafficClass | None = None) -> None:
+        """Use a credential no more for ``seconds``, in the whole fleet.
+
+        ``traffic``: only calls of this class were refused with it, so one of another class may try it after a second.
+        """
+        guessed_s = 0.0 if traffic is None else seconds
+        self._pauses.hold(seconds, reason, f"key:{self.key_names[key]}", guessed_s=guessed_s)
+        if traffic is not None:
+            self._learning.refused_class(traffic)
         self._learning.in_background(self._pauses.tell())
 
     def fill(self, key: int, *, full: bool) -> None:
@@ -523,11 +542,11 @@ class Limiter:
             if model is None or group.layout.scopes[0] == model
         )
 
-    def _pauses_changed(self) -> None:
+    def _pauses_changed(self, *, yields: bool = False) -> None:
         now = monotonic()
         for group in list(self._groups.values()):
             until = self._pauses.until(scope := group.layout.scopes[0])
-            if self._easing.is_refused(str(group.layout.traffic)) and self._easing.others_wait(scope):
+            if self._easing.is_refused(str(group.layout.traffic)) and (yields or self._easing.others_wait(scope)):
                 until = max(until, now) + YIELD_S
             if until != group.paused_until:
                 group.pause(until)
@@ -537,7 +556,7 @@ class Limiter:
     def _resumed(self) -> None:
         for refill in self._refills.values():
             refill.sync(ask_again=True)
-        self._pauses_changed()
+        self._pauses_changed(yields=True)
 
     def _override(self, state: InForce) -> None:
         limits = self._configured.limits if state.limits is None else state.limits
@@ -561,8 +580,6 @@ class Limiter:
         kind, _, rest = message.partition(" ")
         if kind == "boot":
             self._sync()
-        elif kind == "row":
-            self._learning.heard(_natural(rest))
         elif kind == "slower":
             self._drop_held()
         elif kind in {"rules", "learned"}:
@@ -572,17 +589,29 @@ class Limiter:
             self._pauses.hold(_natural(left_us) / 1e6, reason, scope.removeprefix("-"), told=True)
             self._learning.heard_pause()
             self._easing.paused()
+        elif kind == "resume":
+            self._pauses.resume(rest.removeprefix("-"))
+        else:
+            self._on_news_of_refusals(kind, rest)
+
+    def _on_news_of_refusals(self, kind: str, rest: str) -> None:
+        if kind == "row":
+            self._learning.heard(_natural(rest))
+        elif kind == "taken":
+            self.on_taken(rest)
         elif kind == "refused":
             self._easing.refused(rest)
             self._easing.look()
-        elif kind == "resume":
-            self._pauses.resume(rest.removeprefix("-"))
 
     def _key_statuses(self, now: float) -> list[KeyStatus]:
         if len(self._ring) == 1:
             return []
         found = ((name, self._ring.aside(key, now)) for key, name in enumerate(self._ring.names))
         return [KeyStatus(name, aside.until - now, aside.reason) if aside else KeyStatus(name) for name, aside in found]
+
+
+def _ignore(_told: str) -> None:
+    pass
 
 
 def _none() -> int:

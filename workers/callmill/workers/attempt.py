@@ -28,7 +28,7 @@ from callmill.workers.hold_gate import HoldGate, Ticket
 from callmill.workers.kept_headers import KeptHeaders
 from callmill.workers.key_refusals import KeyRefusals
 from callmill.workers.outcomes import outcome_of_answer, outcome_without_answer
-from callmill.workers.own_refusals import OwnRefusals, wait_s
+from callmill.workers.own_refusals import OwnRefusals, described, wait_s
 from callmill.workers.request_builder import ForbiddenUrlError, RequestBuilder
 from callmill.workers.tally import BUG, CUT_OFF, Tally
 from callmill.workers.throttle_bounds import ThrottleBounds
@@ -208,6 +208,7 @@ class Endings:
         self._keys = KeyRefusals(profile.name, limiter, holds)
         self._throttles = ThrottleBounds(profile, now)
         self._own_refusals = OwnRefusals(now)
+        limiter.on_taken = self._own_refusals.heard
         self._now = now
 
     def of(
@@ -241,9 +242,11 @@ class Endings:
         return verdict
 
     def _taken(self, call: Call, slot: Slot) -> None:
-        self._limiter.accepted(slot)
+        if self._limiter.refusing:
+            self._limiter.tell_taken(described(call))
         if self._own_refusals.rows:
             self._own_refusals.taken(call, self._now() - call.latency_us / 1e6)
+        self._limiter.accepted(slot)
 
     def _throttle(self, call: Call, slot: Slot, verdict: Throttled) -> Postponed | Failed:
         after_s = verdict.after_s

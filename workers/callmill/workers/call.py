@@ -99,6 +99,7 @@ class Call(Struct, eq=False):
         busy: Answers 503 that counted as a limiter's.
         refusals: Attempts refused because of their credential.
         refused_keys: The credentials that these were made with.
+        unknown_keys: Those of them that the API did not know (401) though they have worked.
         throttles: Attempts refused because of the API's limits, by whichever worker they were made.
         throttled_since_s: Time on the event loop's clock of the first of them.
         started_ms: Unix time in milliseconds at which the last attempt began.
@@ -126,6 +127,7 @@ class Call(Struct, eq=False):
     redirects: int = 0
     refusals: int = 0
     refused_keys: frozenset[int] = frozenset()
+    unknown_keys: frozenset[int] = frozenset()
     throttles: int = 0
     throttled_since_s: float = 0.0
     started_ms: int = 0

@@ -203,6 +203,10 @@ class FairQueue:
         """Return the queues in which calls wait."""
         return [queue for of_class in self._classes.values() for queue in of_class.kinds.values() if queue]
 
+    def waiting_classes(self) -> Iterator[TrafficClass]:
+        """Yield the classes of which calls wait."""
+        return (traffic for traffic, of_class in self._classes.items() if len(of_class))
+
     def drop(self, traffic: TrafficClass) -> None:
         """Forget a class, if nothing of it waits."""
         found = self._classes.get(traffic)

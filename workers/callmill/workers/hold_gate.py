@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from http import HTTPStatus
 from math import inf
 from time import monotonic
@@ -20,6 +20,7 @@ from callmill.config.cancelling import end_tasks
 from callmill.errors import RedisUnavailableError
 from callmill.holds import HoldReport, HoldState, HoldStore, HoldView, held_in_words
 from callmill.holds.store import CALLS_AT_ONCE
+from callmill.jobs.traffic import TrafficClass
 from callmill.limits import Limiter
 from callmill.workers.call import Call, Postponed
 from callmill.workers.hold_texts import fault_texts, refusal_texts
@@ -47,6 +48,9 @@ _MORE_IN_TIME = 4
 Should they all be refused, a wrong key has cost six calls in each process that may call, and a few that start before
 all have heard: fewer than 50.
 """
+
+_MOST_CLASSES = 10_000
+"""Classes of refused calls that are told apart."""
 
 _AGAIN_S = 1.0
 """Earliest restart of a call that met a hold."""
@@ -78,6 +82,7 @@ class HoldGate:
         on_news: Called when calls may start, or no longer may.
         has_work: Says whether a call waits.
         in_flight: Says how many calls are under way.
+        classes: Returns the classes of the calls that wait.
     """
 
     def __init__(
@@ -89,6 +94,7 @@ class HoldGate:
         on_news: Callable[[], None],
         has_work: Callable[[], bool],
         in_flight: Callable[[], int],
+        classes: Callable[[], Iterable[TrafficClass]] = tuple,
     ) -> None:
         self.watching = False
         self.line = ""
@@ -98,6 +104,9 @@ class HoldGate:
         self._on_news = on_news
         self._has_work = has_work
         self._in_flight = in_flight
+        self._classes = classes
+        self._refused_classes: set[TrafficClass] = set()
+        self._tries_unlike = False
         self._host: Subject | None = None
         self._keys: list[Subject] = []
         self._pooled = len(limiter.key_names) > 1
@@ -120,6 +129,10 @@ class HoldGate:
         if host is None or not self.watching:
             return True
         return host.startable > 0 and any(self._keys[key].startable > 0 for key in self._limiter.usable_keys)
+
+    def may_try(self, traffic: TrafficClass) -> bool:
+        """Say whether a call of a class may try what is held: none that was refused while others wait."""
+        return not self._tries_unlike or traffic not in self._refused_classes
 
     def holds(self, key: int) -> bool:
         """Say whether a credential, from 0, is held in this process."""
@@ -244,6 +257,7 @@ class HoldGate:
         credential.refused = status
         if counts:
             report.cause, report.remedy = refusal_texts(self._profile, key, status)
+        self._note_class(call, credential)
         if credential.proven:
             if counts and hard:
                 credential.refused_once_more()
@@ -256,6 +270,12 @@ class HoldGate:
         credential.unheard += 1
         self._hurry()
         return credential.held and not self._pooled  # with several, it goes on with another one
+
+    def _note_class(self, call: Call, credential: Subject) -> None:
+        if not credential.held and (not credential.streak if credential.proven else not credential.refused):
+            self._refused_classes.clear()
+        if len(self._refused_classes) < _MOST_CLASSES:
+            self._refused_classes.add(call.owner.traffic)
 
     def _hurry(self) -> None:
         self._watch()
@@ -321,6 +341,7 @@ class HoldGate:
             else:
                 wants = has_work and key in usable and key_is_wanted(subject, host)
             report = subject.take_report(wants=wants)
+            report.unlike = wants and subject is not host and subject.held and self._has_unlike()
             told, subject.unheard = subject.unheard, 0
             if worked_s and subject.proven and not self._pooled and subject.streak < STREAK:
                 report.good, report.good_age_s = report.good + 1, monotonic() - worked_s
@@ -336,6 +357,11 @@ class HoldGate:
         self._watch()
         self._set_line(host)
         self._on_news()
+
+    def _has_unlike(self) -> bool:
+        """Say whether a call waits of a class that was never refused: it may show that others are at fault."""
+        self._tries_unlike = any(traffic not in self._refused_classes for traffic in self._classes())
+        return self._tries_unlike
 
     def _go_on_alone(self, host: Subject) -> None:
         for subject in (host, *self._keys):

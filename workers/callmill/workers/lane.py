@@ -79,6 +79,7 @@ class Lane:
             on_news=self._look,
             has_work=self._has_work,
             in_flight=lambda: self.in_flight,
+            classes=self._queue.waiting_classes,
         )
         self._attempts = Attempts(
             profile, requests, transport, limiter, costs=costs, breaker=self._breaker, holds=self._holds
@@ -233,7 +234,7 @@ class Lane:
         if self._is_free:
             return len(queue)
         if self._breaker.closed:
-            return len(queue) if self._startable else 0
+            return len(queue) if self._startable and (not self._holds.line or self._holds.may_try(queue.traffic)) else 0
         return min(len(queue), int(self._startable)) if self._startable and self._probes.queue() is queue else 0
 
     def costs(self, queue: CallQueue, skip: int, count: int) -> list[Cost]:
@@ -318,6 +319,7 @@ class Lane:
                 # From its own URL: where this API redirected it is this API's affair, and may hold a secret.
                 call.url = call.own_url = self._requests.relative(call.own_url)
                 call.redirects, call.refusals, call.refused_keys, call.said = 0, 0, frozenset(), None
+                call.unknown_keys = frozenset()
                 self._diverted_s = self._now()
                 lane.add(call.owner, [call])
 

@@ -7,10 +7,11 @@ kind on, if others were taken meanwhile, its calls wait by themselves, and the A
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import NamedTuple
 
-from msgspec import Struct
+from msgspec import DecodeError, Struct, json
 
 from callmill.workers.backoff import full_jitter_s
 from callmill.workers.call import Call
@@ -23,6 +24,9 @@ _MOST_ROWS = 256
 _FORGOTTEN_S = 600.0
 _WAVE_S = 0.05
 """Refusals of calls that started together are one."""
+
+_LONGEST_KIND = 300
+_decode = json.Decoder(list[str]).decode
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S, _LONGEST_ASKED_S = 0.5, 60.0, 3600.0
 
@@ -59,7 +63,7 @@ class OwnRefusals:
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
-        self.rows: dict[object, _Row] = {}
+        self.rows: dict[str, _Row] = {}
 
     def refused(self, call: Call, began_s: float) -> OwnMatter | None:
         """Count the refusal of a call that began then; None: it may be the matter of the whole API."""
@@ -80,7 +84,16 @@ class OwnRefusals:
 
     def taken(self, call: Call, began_s: float) -> None:
         """The API took a call that began then."""
-        for kind in _kinds_of(call):
+        self._taken(_kinds_of(call), began_s)
+
+    def heard(self, described: str) -> None:
+        """A process, perhaps this one, tells that the API took a call of these kinds just now."""
+        if self.rows:
+            with suppress(DecodeError):  # from a newer version
+                self._taken(_decode(described), self._now())
+
+    def _taken(self, kinds: Iterable[str], began_s: float) -> None:
+        for kind in kinds:
             self.rows.pop(kind, None)
         for row in self.rows.values():
             row.others_taken |= began_s > row.began_s
@@ -95,6 +108,11 @@ def wait_s(call: Call, asked_s: float | None) -> float:
     return max(min(asked_s or 0.0, _LONGEST_ASKED_S), full_jitter_s(call.throttles, _FIRST_WAIT_S, _LONGEST_WAIT_S))
 
 
-def _kinds_of(call: Call) -> tuple[object, ...]:
-    traffic = call.owner.traffic
-    return traffic, (traffic, path_of(call), call.model)
+def described(call: Call) -> str:
+    """Return the kinds of a call as other processes understand them."""
+    return json.encode(_kinds_of(call)).decode()
+
+
+def _kinds_of(call: Call) -> tuple[str, ...]:
+    traffic = str(call.owner.traffic)
+    return traffic, f"{traffic} {call.model} {path_of(call)}"[:_LONGEST_KIND]

@@ -13,6 +13,7 @@
 local me, subject, begins, report, rules, lease = ARG.worker, ARG.subject, ARG.begins, ARG.report, ARG.rules, ARG.lease_ms
 local good, hard, soft, streak = report.good, report.hard, report.soft, report.streak
 local SUSPECTED_MS, KEPT_MS, PLAIN_ENOUGH, PLAIN_AGAIN_MS, TRIAL_AT_START_MS = 2500, 2592000000, 20, 5000, 30000
+local UNLIKE_MS = 1000 -- a class of calls of which none was refused need not wait for longer
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -84,7 +85,7 @@ if held > 0 then
   state = 2
   if report.trying and prober == me then
     probing_until, grant = now + lease, 1
-  elseif report.wants and at > 0 and now >= at and (prober == '' or prober == me or now > probing_until) then
+  elseif report.wants and (at > 0 and now >= at or report.unlike and now >= tried_at + UNLIKE_MS) and (prober == '' or prober == me or now > probing_until) then
     prober, probing_until, grant = me, now + lease, 1
   elseif prober == me then
     prober = ''

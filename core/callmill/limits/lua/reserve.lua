@@ -32,6 +32,7 @@ local known_boot, lead, n, costs, allowed = request.boot, request.lead_us, reque
 local key_count, alike = #allowed, #costs == 0
 local LOOK_US = 5000000 -- what may end sooner than it seems is looked at so often
 local DRIFT = 1e-4 -- how fast what is known of the server's windows blurs
+local FAR = 4 -- and one with less than its share, in calls that cost as much as the dearest
 local NEAR_US = 60000 -- how far ahead a class may book that has more than its share
 
 local function cost(x, k)
@@ -120,6 +121,10 @@ for i, key in ipairs(LIMITS) do
     x.earliest, x.spend = function(t, units) return pace.due(x, t, units) end, pace.spend
     spacing = math.max(spacing, x.emission * (n > 0 and cost(x, 1) or 1) / (x.owner > 0 and key_count or 1))
   end
+end
+local dearest = 0 -- what a call of others took of a pace lately: they book further ahead, and would never leave room
+for _, x in ipairs(common) do
+  if not x.quota then dearest = math.max(dearest, x.charge) end
 end
 local H = math.max(horizon, 1.5 * spacing) -- shorter than one emission, it would leave the limit unused
 
@@ -269,7 +274,7 @@ if n > 0 then
   local green_at = v + rank * turn / share - 100000 -- when older waiters have had their turns and it is below its share
   local function reach() -- how far ahead it may book: alone, with less than its share, with more
     if share > 0.999 then return H end
-    return green_at <= now and 2 * H or math.max(NEAR_US, spacing)
+    return green_at <= now and math.max(2 * H, FAR * dearest) or math.max(NEAR_US, spacing)
   end
   local base = reach()
   -- Older waiters book first: keep their turns free. The floor keeps it work conserving when they do not come.
