@@ -206,6 +206,7 @@ def test_an_old_environment_is_made_anew(tmp_path):
     here.mkdir()
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, here)
+    shutil.copytree(ROOT / "requirements", here / "requirements")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", ".venv"], cwd=here, check=True, timeout=PATIENCE_S)
     (packages,) = (here / ".venv/lib").glob("python*/site-packages")
     (packages / "pip.py").touch()
