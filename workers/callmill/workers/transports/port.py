@@ -6,9 +6,9 @@ or a fault is the caller's business, because every further exchange is a call th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -108,9 +108,9 @@ class TransportOptions(Struct, frozen=True, kw_only=True):
 class Transport(Protocol):
     """One API's pooled sessions in one process. Made, used and closed on one event loop."""
 
-    async def send(
+    def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float
-    ) -> Response:
+    ) -> Coroutine[Any, Any, Response]:
         """Make one exchange within ``timeout_s`` seconds, all of it: connecting, sending, waiting, reading.
 
         Raises:
