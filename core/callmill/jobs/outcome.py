@@ -90,6 +90,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
     def json(self) -> Any:
         """Parse the body as JSON, whether it is in UTF-8, as JSON should be, or in another charset.
 
+        What only some parsers take is read as Python's ``json`` reads it: NaN, half a surrogate pair.
+
         Raises:
             ValueError: The body is not JSON, is still encoded, or is nested too deeply to parse; ``body`` has it
                 unchanged.
