@@ -82,8 +82,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
     def text(self) -> str:
         """Return the body as text.
 
-        A byte order mark tells the charset, otherwise the content type, otherwise it is UTF-8. What cannot be decoded
-        becomes U+FFFD.
+        A byte order mark tells the charset, otherwise the content type; otherwise it is UTF-8, or what XML or HTML
+        declare. What cannot be decoded becomes U+FFFD.
         """
         return text_of(self.body, self.content_type)
 
