@@ -99,10 +99,10 @@ class TransportOptions(Struct, frozen=True, kw_only=True):
     ca_file: str | None = None
     session_factory: str | None = None
     """``module:callable`` that returns a requests.Session; only for the requests transport."""
-    exact_headers: tuple[str, ...] = ()
-    """Header names whose case must be kept; calls without any of them may have the names written in another case."""
     reuse_connections: bool = True
     """False: each exchange has a connection of its own."""
+    exact_headers: tuple[str, ...] = ()
+    """Header names whose case must be kept; calls without any of them may have the names written in another case."""
 
 
 class Transport(Protocol):
