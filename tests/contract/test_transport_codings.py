@@ -237,3 +237,19 @@ def test_only_what_can_be_decoded_is_asked_for(api: Api) -> None:
     """Servers are asked for gzip and deflate."""
     api.ask("gzip")
     assert api.server.requests[-1].headers["accept-encoding"] == "gzip, deflate"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_cancelled_call_leaves_its_place(name: str, server: FaultyServer) -> None:
+    """Whenever a call is cancelled, be it while its body is decoded, the only connection is free for the next one."""
+
+    async def cancel_some(api: Api) -> bytes:
+        for number in range(12):
+            call = asyncio.ensure_future(api.transport.send("GET", server.url("/noise"), {}, None, 10))
+            await asyncio.wait([call], timeout=0.002 * number)
+            call.cancel()
+            await asyncio.wait([call])
+        return (await api.transport.send("GET", server.url("/noise"), {}, None, 10)).body
+
+    with through(name, server, max_connections=1) as api:
+        assert api.runner.run(cancel_some(api)) == NOISE

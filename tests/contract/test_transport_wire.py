@@ -70,6 +70,10 @@ TARGETS = {
 
 async def answer(exchange: Exchange) -> None:
     """Answer with the bytes of the path; only the end of the connection ends a body that has no length."""
+    if exchange.target == "/foreign-values":
+        values = (b"X-Old", "Größe".encode("latin-1"), b"X-New", "日本".encode())
+        await exchange.raw(b"HTTP/1.1 200 OK\r\n%b: %b\r\n%b: %b\r\nX-Plain: a\r\nContent-Length: 0\r\n\r\n" % values)
+        return
     if exchange.target not in ANSWERS:
         await exchange.answer()
         return
@@ -186,6 +190,13 @@ def test_requests_keeps_the_case_of_all_names(wire):
     """The transport that is chosen for it writes every name as the caller did."""
     headers = {"X-MBX-APIKEY": "1", "dpop": "2", "eTag": "3"}
     assert set(headers) <= set(wire.sent("requests", headers=headers).names)
+
+
+def test_requests_reads_foreign_header_values(wire):
+    """Values outside ASCII are UTF-8, or else Latin-1; the default transport cannot read them, and leaves them out."""
+    headers = wire.ask("requests", "/foreign-values").headers
+    assert (headers["x-old"], headers["x-new"], headers["x-plain"]) == ("Größe", "日本", "a")
+    assert set(wire.ask("pyreqwest", "/foreign-values").headers) == {"x-plain", "content-length"}
 
 
 @pytest.mark.parametrize("path", ANSWERS)

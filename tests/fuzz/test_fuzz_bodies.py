@@ -131,7 +131,15 @@ def test_any_bytes_under_any_name(body: bytes, content: list[str], transfer: lis
         assert answer.body == body or not answer.encoding
 
 
-@fuzz(st.one_of(st.binary(max_size=200), st.text(max_size=100).map(str.encode)), _CONTENT_TYPES)
+_DECLARED = st.builds(
+    lambda start, charset, rest: start + charset.encode() + rest,
+    st.sampled_from([b"<?xml version='1.0' encoding=", b"<meta charset='", b"<meta content='text/html; charset="]),
+    st.sampled_from(["latin1", "shift_jis", "utf-16", "utf-7", "hz", "idna", "zlib", "x" * 50, ""]),
+    st.binary(max_size=200),
+)
+
+
+@fuzz(st.one_of(st.binary(max_size=200), st.text(max_size=100).map(str.encode), _DECLARED), _CONTENT_TYPES)
 def test_any_bytes_are_read_as_text(body: bytes, content_type: str | None) -> None:
     """Text and JSON of any bytes under any content type are a value or a ValueError, never anything else."""
     text = text_of(body, content_type)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,6 +19,18 @@ from callmill.workers import tasks
 
 LEVELS = 100_000
 DEEP = b"[" * LEVELS + b"]" * LEVELS
+BODIES: dict[str, tuple[str, bytes, object]] = {
+    "members": ("Content-Encoding: gzip\r\n", gzip.compress(b'{"a":') + gzip.compress(b"1}"), {"a": 1}),
+    "marked": ("Content-Type: application/json\r\n", b'\xef\xbb\xbf{"a":1}', {"a": 1}),
+    "utf-16": ("", '{"a":"日"}'.encode("utf-16"), {"a": "日"}),
+    "latin": ("Content-Type: application/json; charset=ISO-8859-1\r\n", '{"a":"ü"}'.encode("latin-1"), {"a": "ü"}),
+    "japanese": ("Content-Type: text/plain; charset=Shift_JIS\r\n", "日本語".encode("shift_jis"), "日本語"),
+    "half": ("", b'{"a":"\\ud83d"}', {"a": "\ud83d"}),
+    "huge": ("", b"9" * 100_000, "9" * 100_000),
+    "picture": ("Content-Type: image/png\r\n", b"\x89PNG\r\n\x1a\n\x00\xff", None),
+    "br": ("Content-Type: text/plain\r\nContent-Encoding: br\r\n", b"\x0b\x02\x80hello\x03", None),
+}
+"""Headers, body, and what is read of it: a value of JSON, else text; None: neither."""
 
 
 @dataclass
@@ -43,6 +56,11 @@ async def answer(exchange: Exchange) -> None:
             await exchange.answer(headers="Content-Type: application/json\r\n", body=body)
         case ["deep-refusal"]:
             await exchange.answer("400 Bad Request", "Content-Type: application/problem+json\r\n", DEEP[:60_000])
+        case ["soap"]:
+            await exchange.answer()
+        case ["body", name]:
+            headers, body, _ = BODIES[name]
+            await exchange.answer(headers=headers, body=body)
         case _:
             await misbehave(exchange)
 
@@ -59,6 +77,7 @@ def site(redis_server, tmp_path_factory) -> Iterator[Site]:
             'usage = "/usage/total_tokens"',
             'throttle = { statuses = [400], rate = { "/error/code" = ["slow_down"] } }',
             "timeout = 5",
+            "keep_headers = []",
             "breaker = false",
         ]
         profiles = {name: [*profile, f'transport = "{name}"'] for name in NAMES}
@@ -116,6 +135,37 @@ def test_deep_answer_is_kept(site, name):
         answered.json()
     assert refused.error is not None
     assert (refused.error.code, refused.body) == ("http_400", DEEP[:60_000])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_outcomes_say_what_their_bytes_are(site, name):
+    """Each body arrives with what a reader needs to know of it, though the profile keeps no headers."""
+    outcomes = site.run(*(Job("GET", f"/body/{kind}", api=name, id=kind) for kind in BODIES))
+    for kind, (_, sent, read) in BODIES.items():
+        outcome = outcomes[kind]
+        assert outcome.ok, kind
+        assert outcome.body == (gzip.decompress(sent) if kind == "members" else sent)
+        assert outcome.is_text == (read is not None), kind
+        if isinstance(read, dict):
+            assert outcome.json() == read
+        else:
+            assert read is None or outcome.text() == read
+            with pytest.raises(ValueError, match="the body is"):
+                outcome.json()
+    assert outcomes["br"].headers == {"content-type": "text/plain", "content-encoding": "br"}
+    assert outcomes["picture"].headers == {"content-type": "image/png"}
+    assert outcomes["marked"].headers == {}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_soap_action_goes_out_as_written(site, name):
+    """A profile need not say anything for SOAPAction to keep its case, and the key of the call goes with it."""
+    outcome = site.run(Job("POST", "/body/members", api=name, id="a", data=b"<x/>", headers={"SOAPAction": "urn:x"}))[
+        "a"
+    ]
+    arrived = site.server.requests[-1]
+    assert (outcome.ok, "SOAPAction" in arrived.names, arrived.body) == (True, True, b"<x/>")
+    assert "idempotency-key" in arrived.headers
 
 
 @pytest.mark.filterwarnings("ignore:Call to deprecated setex")  # celery 5.7 with redis-py 8

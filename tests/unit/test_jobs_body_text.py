@@ -32,6 +32,12 @@ TEXTS = [
     (None, "with a mark: ä", "utf-8-sig"),
     (None, "ä", "utf-8"),
     ("text/plain", "", "utf-8"),
+    ("text/xml", '<?xml version="1.0" encoding="ISO-8859-1"?><a>Größe</a>', "latin-1"),
+    (None, "\n<?xml version='1.0' encoding = 'windows-1252' ?><a>“€”</a>", "cp1252"),
+    ("text/html", "<html><head><META charset=Shift_JIS></head>日本", "shift_jis"),
+    ("text/html", '<meta http-equiv="Content-Type" content="text/html; charset=euc-jp"><p>日本', "euc_jp"),
+    ("text/html", "<meta charset=iso-8859-1>UTF-8 all the same: Größe", "utf-8"),
+    ("text/html; charset=koi8-r", "<meta charset=utf-8>Привет", "koi8_r"),
 ]
 
 
@@ -78,6 +84,8 @@ def test_what_is_no_charset_is_read_as_utf_8(charset):
         (b"\xff\xfe\x00", None),
         (b"\xe9", "text/plain; charset=unknown"),
         (b"\x81", "text/plain; charset=shift_jis"),
+        (b"<meta charset=rot13>\xe9", "text/html"),
+        (b"<meta charset=shift_jis>" + PNG, "text/html"),
     ],
 )
 def test_what_would_lose_bytes_as_text_is_no_text(body, content_type):

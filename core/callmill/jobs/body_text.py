@@ -1,6 +1,7 @@
 """Bodies as text: which characters the bytes of an answer stand for.
 
-A byte order mark says it first, as in browsers; then the charset that the API stated; otherwise it is UTF-8.
+A byte order mark says it first, as in browsers; then the charset that the API stated; otherwise it is UTF-8, or what
+XML or HTML themselves declare.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import encodings
 import json
 import pkgutil
 import re
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache, lru_cache
 from typing import Any
@@ -18,6 +20,13 @@ import msgspec
 
 _CHARSET = re.compile(r";\s*charset\s*=\s*\"?\s*([A-Za-z0-9_.:+-]{1,40})\s*\"?\s*(?:;|$)", re.ASCII | re.IGNORECASE)
 _LONGEST_CONTENT_TYPE = 1000
+_DECLARED = re.compile(
+    rb"(?:^\s{0,9}<\?xml[^>]{0,99}?\sencoding\s{0,9}=|<meta\s[^>]{0,199}?charset\s{0,9}=)\s{0,9}[\"']?([A-Za-z0-9_.:+-]{1,40})",
+    re.IGNORECASE,
+)
+"""How XML and HTML say their charset themselves: asked only of what is not UTF-8."""
+
+_DECLARED_WITHIN_BYTES = 1024
 _NO_TEXT = ("image/", "audio/", "video/", "font/")
 _MARKS = (
     (codecs.BOM_UTF8, "utf_8"),
@@ -40,6 +49,8 @@ _SUPERSETS = {
 _OTHER_NAMES = {"x_sjis": "shift_jis", "windows_874": "cp874"}
 """Names in use that Python does not know."""
 
+_UNMISTAKABLE = frozenset({"utf_8", "ascii"})
+
 _NO_CHARSETS = frozenset({"idna", "punycode", "unicode_escape", "raw_unicode_escape", "undefined", "mbcs", "oem"})
 """Python's codecs for text that are no charsets."""
 
@@ -49,23 +60,23 @@ _BINARY = re.compile("[\x00-\x08\x0b\x0e-\x1a\x1c-\x1f]")
 
 def text_of(body: bytes, content_type: str | None) -> str:
     """Return a body as text; what is no character becomes U+FFFD."""
-    mark, charset = _charset_of(body, content_type)
-    try:
-        return body[mark:].decode(charset)
-    except UnicodeError:
-        return body[mark:].decode(_SUPERSETS.get(charset, charset), errors="replace")
+    mark, stated = _charset_of(body, content_type)
+    charset = stated
+    for charset in _possible(body, mark, stated):
+        with suppress(UnicodeError):
+            return body[mark:].decode(charset)
+    return body[mark:].decode(charset, errors="replace")
 
 
 def is_text(body: bytes, content_type: str | None) -> bool:
     """Say whether a body is text, of which ``text_of`` loses nothing."""
     mark, stated = _charset_of(body, content_type)
-    charset = _SUPERSETS.get(stated, stated)
-    try:
-        text = body[mark:].decode(charset)
-    except UnicodeError:
-        return False
-    # UTF-8 is unmistakable. In other charsets, nearly all bytes are characters, even those of a picture.
-    return charset == "utf_8" or _BINARY.search(text) is None
+    for charset in _possible(body, mark, stated):
+        with suppress(UnicodeError):
+            text = body[mark:].decode(charset)
+            # UTF-8 is unmistakable. In other charsets, nearly all bytes are characters, even those of a picture.
+            return charset in _UNMISTAKABLE or _BINARY.search(text) is None
+    return False
 
 
 def without_mark(body: bytes) -> bytes:
@@ -116,6 +127,15 @@ def _charset_of(body: bytes, content_type: str | None) -> tuple[int, str]:
     return 0, charset
 
 
+def _possible(body: bytes, mark: int, stated: str) -> Iterator[str]:
+    """Yield the codecs that a body may be in, the likeliest first."""
+    yield stated
+    if stated in _SUPERSETS:
+        yield _SUPERSETS[stated]
+    elif stated == "utf_8" and not mark and (found := _DECLARED.search(body[:_DECLARED_WITHIN_BYTES])):
+        yield _codec(found[1].decode())
+
+
 def _mark_of(body: bytes) -> tuple[int, str]:
     if body and body[0] in _MARK_STARTS:
         for mark, charset in _MARKS:
@@ -130,7 +150,12 @@ def _stated_charset(content_type: str) -> str:
     found = _CHARSET.search(content_type[:_LONGEST_CONTENT_TYPE])
     if found is None or content_type.lstrip().lower().startswith(_NO_TEXT):
         return "utf_8"
-    name = encodings.normalize_encoding(found[1]).lower()
+    return _codec(found[1])
+
+
+def _codec(charset: str) -> str:
+    """Return Python's codec of a charset; UTF-8 if it knows none."""
+    name = encodings.normalize_encoding(charset).lower()
     name = _OTHER_NAMES.get(name) or encodings.aliases.aliases.get(name, name)
     if name not in _codecs():  # Python's lookup() remembers every name that it is ever asked for
         return "utf_8"

@@ -82,13 +82,15 @@ class Outcome(Struct, frozen=True, kw_only=True):
     def text(self) -> str:
         """Return the body as text.
 
-        A byte order mark tells the charset, otherwise the content type, otherwise it is UTF-8. What cannot be decoded
-        becomes U+FFFD.
+        A byte order mark tells the charset, otherwise the content type; otherwise it is UTF-8, or what XML or HTML
+        declare. What cannot be decoded becomes U+FFFD.
         """
         return text_of(self.body, self.content_type)
 
     def json(self) -> Any:
         """Parse the body as JSON, whether it is in UTF-8, as JSON should be, or in another charset.
+
+        What only some parsers take is read as Python's ``json`` reads it: NaN, half a surrogate pair.
 
         Raises:
             ValueError: The body is not JSON, is still encoded, or is nested too deeply to parse; ``body`` has it

@@ -11,16 +11,13 @@ BODY_IN_BASE64 = "base64"
 
 
 def text_or_base64(outcome: Outcome) -> str | dict[str, str | None]:
-    """Return a body as text; what is no text as ``{"base64": ..., "content_type": ...}``."""
-    text = text_of(outcome)
-    if text is not None:
-        return text
-    return {BODY_IN_BASE64: b64encode(outcome.body).decode(), "content_type": outcome.headers.get("content-type")}
+    """Return a body as text; what is no text as ``{"base64": ..., "content_type": ...}``.
 
-
-def text_of(outcome: Outcome) -> str | None:
-    """Return the body as text; None if it is none, so that bytes would be lost."""
-    try:
-        return outcome.body.decode()
-    except UnicodeDecodeError:
-        return None
+    A body that is still encoded, say in Brotli, has ``"content_encoding"``, too.
+    """
+    if outcome.is_text:
+        return outcome.text()
+    readable = {BODY_IN_BASE64: b64encode(outcome.body).decode(), "content_type": outcome.content_type}
+    if outcome.content_encoding is not None:
+        readable["content_encoding"] = outcome.content_encoding
+    return readable

@@ -13,14 +13,13 @@ import msgspec
 from msgspec import Raw, Struct
 
 from callmill.jobs import Outcome
-from callmill.jobs.readable_body import text_of, text_or_base64
+from callmill.jobs.readable_body import text_or_base64
 
 BAD_LINE = "bad_line"
 _ID = re.compile(rb'\{"id":"[^"]*?-(line-)?(-?\d+)"')
 _LONGEST_ID = 128
 _NO_ERROR = b'"error":null}\n'
-_BOM = "\ufeff"
-_JSON_STARTS = ("{", "[", _BOM)
+_JSON_STARTS = ("{", "[")
 
 _encode = msgspec.json.Encoder().encode
 
@@ -75,11 +74,11 @@ def _written(outcome: Outcome) -> Raw | str | dict[str, str | None]:
     """Return a body as it stands when it is JSON, so that no number loses a digit, else as text, else in Base64."""
     if (raw := _as_json(outcome.body)) is not None:
         return raw
-    if (text := text_of(outcome)) is None:
-        return text_or_base64(outcome)
-    # JSON in another charset, or behind a byte order mark.
-    raw = _as_json(text.removeprefix(_BOM).encode(errors="replace")) if text[:1] in _JSON_STARTS else None
-    return text if raw is None else raw
+    readable = text_or_base64(outcome)
+    if not isinstance(readable, str) or not readable.startswith(_JSON_STARTS):
+        return readable
+    raw = _as_json(readable.encode(errors="replace"))  # in another charset, or behind a byte order mark
+    return readable if raw is None else raw
 
 
 def _as_json(body: bytes) -> Raw | None:

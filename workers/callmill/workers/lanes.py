@@ -65,9 +65,9 @@ async def _open_lane(
         connect_timeout_s=min(profile.connect_timeout, _CONNECTING * profile.timeout),
         ca_file=profile.ca_file,
         session_factory=profile.session_factory,
-        exact_headers=tuple(profile.exact_headers),
         answers=AnswersOfApi(answers),
         reuse_connections=profile.reuse_connections,
+        exact_headers=tuple(profile.exact_headers),
     )
     rules = LimitRules(
         limits=profile.limit_specs,

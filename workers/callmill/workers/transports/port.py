@@ -6,9 +6,9 @@ or a fault is the caller's business, because every further exchange is a call th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct
 
@@ -100,20 +100,20 @@ class TransportOptions(Struct, frozen=True, kw_only=True):
     ca_file: str | None = None
     session_factory: str | None = None
     """``module:callable`` that returns a requests.Session; only for the requests transport."""
-    exact_headers: tuple[str, ...] = ()
-    """Header names whose case must be kept; calls without any of them may have the names written in another case."""
     answers: AnswersOfApi | None = None
     """Where large answers get the room that they are read into; None: there is no bound but that of each."""
     reuse_connections: bool = True
     """False: each exchange has a connection of its own."""
+    exact_headers: tuple[str, ...] = ()
+    """Header names whose case must be kept; calls without any of them may have the names written in another case."""
 
 
 class Transport(Protocol):
     """One API's pooled sessions in one process. Made, used and closed on one event loop."""
 
-    async def send(
+    def send(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float
-    ) -> Response:
+    ) -> Coroutine[Any, Any, Response]:
         """Make one exchange within ``timeout_s`` seconds, all of it: connecting, sending, waiting, reading.
 
         Raises:

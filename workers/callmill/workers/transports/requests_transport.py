@@ -189,4 +189,14 @@ def _exact_target(url: str) -> str | None:
 
 
 def _joined(raw: BaseHTTPResponse) -> dict[str, str]:
-    return {name.lower(): ", ".join(raw.headers.getlist(name)) for name in raw.headers}
+    return {name.lower(): _text(", ".join(raw.headers.getlist(name))) for name in raw.headers}
+
+
+def _text(value: str) -> str:
+    """Return a header's value as its server meant it: http.client reads all as Latin-1, which today is rarely meant."""
+    if value.isascii():
+        return value
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeError:
+        return value
