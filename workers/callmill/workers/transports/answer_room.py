@@ -15,10 +15,18 @@ _LOOK_EVERY_S = 0.1
 
 
 class AnswerRoom:
-    """The room for large answers in one process. Belongs to one event loop."""
+    """The room for large answers in one process. Belongs to one event loop.
+
+    Attributes:
+        most_bytes: How large it is.
+        tight: Memory is short: only the oldest answer of each API is read on.
+        reading_bytes: What is taken by answers that are being read.
+        unrecorded_bytes: What is taken by those that wait to be recorded.
+    """
 
     def __init__(self, most_bytes: int = _DEFAULT_BYTES) -> None:
         self.most_bytes = most_bytes
+        self.tight = False
         self.reading_bytes = 0
         self.unrecorded_bytes = 0
         self._waiters: list[asyncio.Future[None]] = []
@@ -88,6 +96,8 @@ class Reading:
         api, room = self._api, self._api.room
         if next(iter(api.readings)) is self:
             return room.unrecorded_bytes < room.most_bytes
+        if room.tight:
+            return False
         in_all = room.unrecorded_bytes + room.reading_bytes + size_bytes
         return in_all <= room.most_bytes and api.bytes + size_bytes <= room.most_bytes // 2
 
