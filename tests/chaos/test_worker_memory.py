@@ -9,8 +9,9 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -146,56 +147,74 @@ def drain(batch: Batch, codes: Counter[str]) -> None:
         codes["ok" if outcome.error is None else outcome.error.code] += 1
 
 
+@dataclass
+class Kept:
+    """A worker that is started again whenever it ends, as Compose does."""
+
+    make: Callable[[], BoundWorker]
+    workers: list[BoundWorker] = field(default_factory=list)
+    over: threading.Event = field(default_factory=threading.Event)
+
+    def run(self) -> None:
+        """Keep one running until it is over."""
+        while not self.over.is_set():
+            worker = self.make().start()
+            self.workers.append(worker)
+            while worker.status == "running" and not self.over.wait(0.1):
+                pass
+        for worker in self.workers:
+            worker.teardown()
+
+
+@contextmanager
+def kept_running(make: Callable[[], BoundWorker]) -> Iterator[Kept]:
+    """Keep a worker running meanwhile."""
+    kept = Kept(make)
+    thread = threading.Thread(target=kept.run)
+    thread.start()
+    try:
+        yield kept
+    finally:
+        kept.over.set()
+        thread.join()
+
+
 def test_nothing_too_large_kills_a_worker_twice(redis_url, client: Client, tmp_path, group, capsys):
     """Of 500 payloads and answers beyond all bounds none kills its worker twice, and all good jobs are done."""
     chance = random.Random(14)
-    workers: list[BoundWorker] = []
-    over = threading.Event()
+    hostile = hostile_chunks(chance)
+    codes: Counter[str] = Counter()
+    BoundWorker.group = group
     with faulty_server(answer) as server:
         profile = [f'base_url = "{server.url("").rstrip("/")}"', "timeout = 30", "retry = { attempts = 2 }"]
-        apis = write_profiles(tmp_path / "apis.toml", {"api": [*profile], "big": [*profile]})
-        BoundWorker.group = group
-
-        def keep_running() -> None:
-            while not over.is_set():
-                worker = BoundWorker(tmp_path, redis_url, apis, {}).start()
-                workers.append(worker)
-                while not over.wait(0.1) and worker.status == "running":
-                    server.requests.clear()
-
-        supervisor = threading.Thread(target=keep_running)
-        supervisor.start()
-        codes: Counter[str] = Counter()
-        began_s = time.monotonic()
-        try:
-            raw = client.batch(submit_raw(redis_url, hostile_chunks(chance)))
+        apis = write_profiles(tmp_path / "apis.toml", {"api": profile, "big": profile})
+        with kept_running(lambda: BoundWorker(tmp_path, redis_url, apis, {})) as kept:
+            began_s = time.monotonic()
+            raw = client.batch(submit_raw(redis_url, hostile))
             answers = client.submit(
                 Job("GET", f"/{chance.choice(list(BODIES))}/{n}", api="big", id=str(n)) for n in range(ANSWERS)
             )
             readers = [threading.Thread(target=drain, args=(batch, codes)) for batch in (raw, answers)]
             for reader in readers:
                 reader.start()
-            good = []
-            for n in range(GOOD_BATCHES):
-                jobs = (Job("POST", f"/good/{n}/{k}", api="api", json=k) for k in range(GOOD_JOBS))
-                good.append(client.submit(jobs, tenant=f"good-{n}"))
+            good = [
+                client.submit(
+                    (Job("POST", f"/good/{n}/{k}", api="api", json=k) for k in range(GOOD_JOBS)), tenant=f"t{n}"
+                )
+                for n in range(GOOD_BATCHES)
+            ]
             waits = [batch.wait(300).succeeded for batch in good]
             good_s = time.monotonic() - began_s
             for reader in readers:
                 reader.join(300)
-            assert raw.progress().ended
-            assert answers.progress().ended
-        finally:
-            over.set()
-            supervisor.join()
-            for worker in workers:
-                worker.teardown()
+            ended = raw.progress().ended and answers.progress().ended
     with capsys.disabled():
         print(  # noqa: T201 - figures that are asked for
             f"\n{CHUNKS} chunks and {ANSWERS} answers in {time.monotonic() - began_s:.0f} s, "
-            f"good jobs after {good_s:.0f} s; killed {group.kills} times of {len(workers)} starts, "
+            f"good jobs after {good_s:.0f} s; killed {group.kills} times of {len(kept.workers)} starts, "
             f"peak {group.peak_bytes / MiB:.0f} MiB; {dict(codes)}"
         )
+    assert ended
     assert waits == [GOOD_JOBS] * GOOD_BATCHES
     assert codes["internal"] == codes["poison"] == 0
     assert group.kills <= 1

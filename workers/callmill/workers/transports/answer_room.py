@@ -52,9 +52,17 @@ class AnswerRoom:
 
 
 class AnswersOfApi:
-    """The large answers of one API that are being read."""
+    """The large answers of one API that are being read.
+
+    Attributes:
+        room: What it shares with the other APIs.
+        bytes: What its answers have taken.
+        readings: The answers, the oldest first.
+        waiting: How many of them wait for room; meanwhile no further call of the API should start.
+    """
 
     def __init__(self, room: AnswerRoom) -> None:
+        self.waiting = 0
         self.room = room
         self.bytes = 0
         self.readings: dict[Reading, None] = {}
@@ -74,11 +82,21 @@ class Reading:
         self._bytes = 0
         api.readings[self] = None
 
-    async def grow(self, size_bytes: int) -> None:
+    async def room_for(self, size_bytes: int) -> None:
         """Wait until there is room for so many bytes more."""
         api = self._api
-        while not self._fits(size_bytes):
-            await api.room.changed()
+        if self._fits(size_bytes):
+            return
+        api.waiting += 1
+        try:
+            while not self._fits(size_bytes):
+                await api.room.changed()
+        finally:
+            api.waiting -= 1
+
+    def grow(self, size_bytes: int) -> None:
+        """Take note that so many bytes more were read."""
+        api = self._api
         self._bytes += size_bytes
         api.bytes += size_bytes
         api.room.reading_bytes += size_bytes
@@ -136,4 +154,5 @@ class ReadingInThread:
     async def _grow(self, size_bytes: int) -> None:
         if self._reading is None:
             self._reading = self._api.reading()
-        await self._reading.grow(size_bytes)
+        self._reading.grow(size_bytes)
+        await self._reading.room_for(size_bytes)
