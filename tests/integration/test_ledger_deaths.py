@@ -217,7 +217,7 @@ def test_a_corrupt_remainder_costs_attempts_and_not_the_chunk(run):
 
 @pytest.mark.parametrize("payload", [struct.pack(">BI", 1, 50_000_000) + b"1234567", b"", b"\x01\x00\x00"])
 def test_a_payload_that_is_no_chunk_is_not_added(run, payload):
-    """A payload that claims millions of jobs, or says nothing, is refused with all that came along; nothing is added."""
+    """A payload that claims millions of jobs, or says nothing, is refused with what came along; nothing is added."""
 
     async def scenario(ledger: Ledger) -> None:
         batch_id = await ledger.batches.create("", retention_ms=60_000)

@@ -36,10 +36,14 @@ async def watch_memory(limits: MemoryLimits, rhythm: Rhythm, *parts: Bounded) ->
             held_bytes = rss_bytes()
         if tight != (held_bytes > limits.tight_from_bytes):
             tight = not tight
-            words = "takes in nothing large" if tight else "has room again"
-            log.log(
-                logging.WARNING if tight else logging.INFO,
-                "%d MiB of memory used: the worker %s", held_bytes >> 20, words, extra={"action": "memory_tight"},
-            )  # fmt: skip
+            _log(held_bytes, tight=tight)
             for part in parts:
                 part.tight = tight
+
+
+def _log(held_bytes: int, *, tight: bool) -> None:
+    mib = held_bytes >> 20
+    if tight:
+        log.warning("%d MiB of memory used: nothing large is taken in", mib, extra={"action": "memory_tight"})
+    else:
+        log.info("%d MiB of memory used: there is room again", mib, extra={"action": "memory_room"})
