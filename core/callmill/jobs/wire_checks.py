@@ -85,7 +85,9 @@ def _problem_of(job: WireJob) -> Problem | None:
 
 def invalid_jobs(jobs: list[WireJob]) -> dict[int, Problem]:
     """Return what is wrong with jobs, by their place in the list; most often nothing."""
-    return {at: problem for at, job in enumerate(jobs) if (problem := problem_of(job)) is not None}
+    return {
+        at: problem for at, job in enumerate(jobs) if not _is_plain(job) and (problem := _problem_of(job)) is not None
+    }
 
 
 def _body_problem(job: WireJob) -> Problem | None:
