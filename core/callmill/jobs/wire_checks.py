@@ -199,7 +199,9 @@ def _cost_problem(cost: WireCost, tokens: int | None) -> Problem | None:
 
 def is_line(value: object) -> bool:
     """Say whether a value is one line of text, as a header may carry it."""
-    return isinstance(value, str) and not _CONTROL.search(value) and is_text(value)
+    if not isinstance(value, str):
+        return False
+    return (value.isascii() and value.isprintable()) or (not _CONTROL.search(value) and is_text(value))
 
 
 def is_text(value: str) -> bool:
