@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import struct
 import time
 
 import pytest
 
 from callmill.config.redis_connections import connect
-from callmill.errors import StaleLeaseError
+from callmill.errors import CorruptChunkError, StaleLeaseError
+from callmill.jobs.bounds import MAX_CHUNK_BYTES, SMALL_CHUNK_BYTES
 from callmill.jobs.line import Line
 from callmill.jobs.wire import Chunk, WireJob, decode_outcomes, encode_chunk
 from callmill.ledger import Batches, Bundle, ChunkRef, Chunks, Claim, Finish, LedgerSession, Requeued, Suspect, keys
@@ -209,5 +211,64 @@ def test_a_corrupt_remainder_costs_attempts_and_not_the_chunk(run):
     async def scenario(ledger: Ledger) -> None:
         await ledger.redis.hset(ledger.names.rest, "0", b"\xc1")
         assert (await ledger.claim()).attempts == {}
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("payload", [struct.pack(">BI", 1, 50_000_000) + b"1234567", b"", b"\x01\x00\x00"])
+def test_a_payload_that_is_no_chunk_is_not_added(run, payload):
+    """A payload that claims millions of jobs, or says nothing, is refused with what came along; nothing is added."""
+
+    async def scenario(ledger: Ledger) -> None:
+        batch_id = await ledger.batches.create("", retention_ms=60_000)
+        good = encode_chunk(Chunk("api", 0, [WireJob("GET", "/")]))
+        with pytest.raises(CorruptChunkError, match="no chunk of at most 4,096 jobs"):
+            await ledger.batches.add(batch_id, 0, [("api", good), ("api", payload)], park=False)
+        assert (await ledger.batches.record(batch_id)).total == 0
+        assert await ledger.redis.hlen(BatchKeys(batch_id).chunks) == 0
+        assert await ledger.batches.add(batch_id, 0, [("api", good)], park=False) == 1
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("with_state", [True, False])
+def test_a_claim_of_millions_of_jobs_fails_as_one(run, with_state):
+    """What was written past all checks and claims 50 million jobs ends its batch with one failed job, at once."""
+
+    async def scenario(ledger: Ledger) -> None:
+        claims = 50_000_000
+        await ledger.redis.hset(ledger.names.chunks, "0", struct.pack(">BI", 1, claims) + b"1234567")
+        if with_state:
+            await ledger.redis.hset(ledger.names.state, "0", f"0|Q||{claims}|0|0|0")
+            await ledger.redis.hset(ledger.names.meta, "total", claims)
+        else:
+            await ledger.redis.hdel(ledger.names.state, "0")
+            await ledger.redis.hset(ledger.names.meta, "total", 1)
+        claim = await ledger.claim()
+        assert claim.count == 1
+        assert "1 failed" in await ledger.execution.execute(claim, LINE, time.monotonic())
+        record = await ledger.batches.record(ledger.ref.batch_id)
+        assert (record.ended, record.total, record.failed) == (True, 1, 1)
+
+    run(scenario)
+
+
+def test_a_large_payload_comes_when_it_is_asked_for(run):
+    """A claim brings a small payload along; a large one is read by itself, and one beyond all bounds never."""
+
+    async def scenario(ledger: Ledger) -> None:
+        large = encode_chunk(Chunk("api", 0, [WireJob("POST", "/", body=os.urandom(2**20))] * JOBS))
+        assert len(large) > SMALL_CHUNK_BYTES
+        await ledger.redis.hset(ledger.names.chunks, "0", large)
+        claim = await ledger.claim()
+        assert (claim.payload, claim.size_bytes) == (b"", len(large))
+        assert await ledger.chunks.payload(claim) == large
+        await ledger.chunks.release(claim, 0)
+        await ledger.redis.hset(ledger.names.chunks, "0", large + bytes(MAX_CHUNK_BYTES))
+        claim = await ledger.claim()
+        read = ledger.chunks.payload
+        ledger.chunks.payload = None  # type: ignore[assignment, method-assign] # to call it would fail
+        assert "at most 20,971,520 are read" in await ledger.execution.execute(claim, LINE, time.monotonic())
+        ledger.chunks.payload = read  # type: ignore[method-assign]
 
     run(scenario)

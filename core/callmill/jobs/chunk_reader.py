@@ -69,7 +69,7 @@ def read_chunk(data: bytes, jobs: int) -> ReadChunk:
     trace = chunk.trace
     if trace is not None and TraceContext.read(trace.headers()) != trace:
         chunk = Chunk(chunk.api, chunk.indexes, chunk.jobs)  # a trace is no reason not to call
-    headers = sum([len(job.headers) for job in chunk.jobs if job.headers])
+    headers = sum([len(job.headers) for job in chunk.jobs if job.headers is not None])
     held_bytes = len(data) + len(packed) + _JOB_BYTES * count + _HEADER_BYTES * headers
     return ReadChunk(chunk, {**invalid_jobs(chunk.jobs), **unreadable}, held_bytes)
 

@@ -31,7 +31,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
     Attributes:
         id: Id of the job.
-        index: 0-based position of the job in its batch; -1 where it is lost: the error is ``corrupt`` then.
+        index: 0-based position of the job in its batch; -1 where it is lost, with ``corrupt`` or ``poison``.
         ok: Whether the call succeeded.
         status: HTTP status of the last answer; None when no answer came.
         body: Body of the last answer, byte for byte, decompressed unless ``content_encoding`` says otherwise.

@@ -51,6 +51,27 @@ _MOST_REMEMBERED, _REMEMBERED_LENGTH = 1024, 128
 
 def problem_of(job: WireJob) -> Problem | None:
     """Return what is wrong with a job, whatever types its fields have; None: it may be sent."""
+    return None if _is_plain(job) else _problem_of(job)
+
+
+def _is_plain(job: WireJob) -> bool:
+    """Say at one look whether a job is right, if it says what most do and no more."""
+    job_id, body, content_type, tokens = job.id, job.body, job.content_type, job.tokens
+    if job.headers is not None or job.timeout_s is not None or job.idempotency_key is not None:
+        return False
+    return (
+        job.method in _COMMON_METHODS
+        and len(job.url) <= MAX_URL_LENGTH
+        and (job_id is None or (type(job_id) is str and 0 < len(job_id) <= MAX_ID_LENGTH and job_id.isascii()))
+        and (body is None or len(body) <= MAX_BODY_BYTES)
+        and (content_type is None or content_type in _good_types)
+        and (tokens is None or (type(tokens) is int and 0 <= tokens <= MAX_AMOUNT))
+        and job.deadline_ms is None
+        and job.cost is None
+    )
+
+
+def _problem_of(job: WireJob) -> Problem | None:
     if job.method not in _COMMON_METHODS and (problem := _method_problem(job.method)):
         return "method", problem
     if len(job.url) > MAX_URL_LENGTH:
@@ -64,7 +85,9 @@ def problem_of(job: WireJob) -> Problem | None:
 
 def invalid_jobs(jobs: list[WireJob]) -> dict[int, Problem]:
     """Return what is wrong with jobs, by their place in the list; most often nothing."""
-    return {at: problem for at, job in enumerate(jobs) if (problem := problem_of(job)) is not None}
+    return {
+        at: problem for at, job in enumerate(jobs) if not _is_plain(job) and (problem := _problem_of(job)) is not None
+    }
 
 
 def _body_problem(job: WireJob) -> Problem | None:
@@ -176,7 +199,9 @@ def _cost_problem(cost: WireCost, tokens: int | None) -> Problem | None:
 
 def is_line(value: object) -> bool:
     """Say whether a value is one line of text, as a header may carry it."""
-    return isinstance(value, str) and not _CONTROL.search(value) and is_text(value)
+    if not isinstance(value, str):
+        return False
+    return (value.isascii() and value.isprintable()) or (not _CONTROL.search(value) and is_text(value))
 
 
 def is_text(value: str) -> bool:

@@ -63,13 +63,13 @@ class Committer:
         recorded: Callable[[str, Bundle], None],
         *,
         waiting: Callable[[int], None] = lambda _: None,
-        most_at_once_bytes: int = _MOST_AT_ONCE_BYTES,
+        most_at_once_bytes: int | None = None,
     ) -> None:
         self._chunks = chunks
         self._publish = publish
         self._on_flow = on_flow
         self._recorded = recorded
-        self._waiting, self._most_at_once_bytes = waiting, most_at_once_bytes
+        self._waiting, self._most_at_once_bytes = waiting, most_at_once_bytes or _MOST_AT_ONCE_BYTES
         self._changed: dict[ChunkRun, None] = {}
         self._finished: dict[ChunkRun, Finish] = {}
         self._unsettled: list[_Entry] = []

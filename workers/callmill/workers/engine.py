@@ -34,6 +34,7 @@ from callmill.workers.lane_host import LaneHost
 from callmill.workers.lane_switch import LaneSwitch
 from callmill.workers.lease_keeper import LOST, RENEWED, LeaseKeeper
 from callmill.workers.log_fields import of_ref
+from callmill.workers.memory_watch import watch_memory
 from callmill.workers.newer_batches import NewerBatches
 from callmill.workers.reconciler import Reconciler
 from callmill.workers.redis_watch import RedisWatch
@@ -100,6 +101,7 @@ class Engine:
         self._room = Room(self._lanes, self._switch, self._served, threads=options.chunks_at_once)
         self._reporter, self._vitals = Reporter(self._fleet, self._lanes), Vitals()
         self._sender = HintSender(self._hints)
+        large = LargeChunks(options.memory.large_chunks_bytes)
         self._committer = Committer(
             self._chunks,
             self._sender.send,
@@ -116,7 +118,7 @@ class Engine:
             self._runs,
             lease_s=options.lease_ms / 1000,
             newer=self._newer,
-            large=LargeChunks(options.memory.large_chunks_bytes),
+            large=large,
         )
         self._leases = LeaseKeeper(
             connect_blocking(options.redis_url, socket_timeout_s=options.lease_ms / 3000),
@@ -140,7 +142,8 @@ class Engine:
             newer=self._newer,
         )
         watch = RedisWatch(session, options, self._hold, gauge=gauge, rhythm=self._rhythm)
-        self._thread.run(self._start(session, alerts, reconciler.run(), watch.run()))
+        memory = watch_memory(options.memory, self._rhythm, host.answers, large)
+        self._thread.run(self._start(session, alerts, reconciler.run(), watch.run(), memory))
 
     def run_chunk(self, ref: ChunkRef, *, first: bool = False) -> str:
         """Execute a chunk, or find out that there is nothing to do; return what came of it, for people.

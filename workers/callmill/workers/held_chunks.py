@@ -16,9 +16,14 @@ _DEFAULT_BYTES = 256 * 1024 * 1024
 
 
 class LargeChunks:
-    """The room for large chunks in one process."""
+    """The room for large chunks in one process.
+
+    Attributes:
+        tight: Memory is short: only one large chunk at a time.
+    """
 
     def __init__(self, most_bytes: int = _DEFAULT_BYTES) -> None:
+        self.tight = False
         self._most_bytes = most_bytes
         self._taken_bytes = 0
 
@@ -36,7 +41,8 @@ class LargeChunks:
         if size_bytes <= _SMALL_BYTES:
             size_bytes = 0
         others_bytes = self._taken_bytes - place.bytes
-        if size_bytes and others_bytes and others_bytes + size_bytes > self._most_bytes:
+        most_bytes = 0 if self.tight else self._most_bytes
+        if size_bytes and others_bytes and others_bytes + size_bytes > most_bytes:
             return False
         self._taken_bytes, place.bytes = others_bytes + size_bytes, size_bytes
         return True

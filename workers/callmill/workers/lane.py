@@ -32,6 +32,7 @@ from callmill.workers.parking import is_parked
 from callmill.workers.probe_choice import ProbeChoice
 from callmill.workers.request_builder import RequestBuilder
 from callmill.workers.tally import Tally
+from callmill.workers.transports.answer_room import AnswerRoom, AnswersOfApi
 from callmill.workers.transports.port import Transport
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Lane:
         costs: CallCosts,
         max_in_flight: int,
         open_holds: Callable[[], Awaitable[Sequence[HoldStore]]],
+        answers: AnswersOfApi | None = None,
     ) -> None:
         self.api = profile.name
         self._requests = requests
@@ -61,6 +63,7 @@ class Lane:
         self._limiter = limiter
         self._costs = costs
         self._max_in_flight = max_in_flight
+        self._answers = answers or AnswersOfApi(AnswerRoom())
         self._now = asyncio.get_running_loop().time
         self._queue = FairQueue(limiter.weight_of)
         self._probes = ProbeChoice(self._queue)
@@ -214,7 +217,7 @@ class Lane:
 
     def room(self) -> int:
         """How many more calls may start now."""
-        room = self._max_in_flight - self._attempts.in_flight
+        room = 0 if self._answers.waiting else self._max_in_flight - self._attempts.in_flight
         if room <= 0:
             self._full_s = self._now()
         return room if self._is_free else int(min(room, self._startable))

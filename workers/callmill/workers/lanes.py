@@ -57,6 +57,7 @@ async def open_lanes(
 async def _open_lane(
     profile: ApiProfile, limited_as: str, limiter_redis: Redis, worker: str, *, max_in_flight: int, answers: AnswerRoom
 ) -> Lane:
+    own_answers = AnswersOfApi(answers)
     options = TransportOptions(
         max_connections=max_in_flight,
         max_response_bytes=profile.max_response_bytes,
@@ -65,7 +66,7 @@ async def _open_lane(
         connect_timeout_s=min(profile.connect_timeout, _CONNECTING * profile.timeout),
         ca_file=profile.ca_file,
         session_factory=profile.session_factory,
-        answers=AnswersOfApi(answers),
+        answers=own_answers,
         reuse_connections=profile.reuse_connections,
         exact_headers=tuple(profile.exact_headers),
     )
@@ -95,6 +96,7 @@ async def _open_lane(
         store,
         costs=costs,
         max_in_flight=max_in_flight,
+        answers=own_answers,
         open_holds=lambda: open_hold_stores(
             limiter_redis, profile, limiter.key_names, credentials, name=limited_as, worker=worker
         ),

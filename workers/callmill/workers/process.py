@@ -25,6 +25,7 @@ from callmill.workers.alert_sender import AlertTargets
 from callmill.workers.engine import Engine
 from callmill.workers.lane_host import LaneHost
 from callmill.workers.lane_switch import switch
+from callmill.workers.memory_limits import return_large_pieces
 from callmill.workers.worker_options import WorkerOptions
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ def engine() -> Engine:
     """Return this process's engine, started if there is none yet; it raises what ``host`` raises."""
     with _this.lock:
         if _this.engine is None:
+            return_large_pieces()
             settings = load_settings()
             alerts = AlertTargets.of(find_alerts(settings))
             options = WorkerOptions.of(settings)

@@ -15,10 +15,18 @@ _LOOK_EVERY_S = 0.1
 
 
 class AnswerRoom:
-    """The room for large answers in one process. Belongs to one event loop."""
+    """The room for large answers in one process. Belongs to one event loop.
+
+    Attributes:
+        most_bytes: How large it is.
+        tight: Memory is short: only the oldest answer of each API is read on.
+        reading_bytes: What is taken by answers that are being read.
+        unrecorded_bytes: What is taken by those that wait to be recorded.
+    """
 
     def __init__(self, most_bytes: int = _DEFAULT_BYTES) -> None:
         self.most_bytes = most_bytes
+        self.tight = False
         self.reading_bytes = 0
         self.unrecorded_bytes = 0
         self._waiters: list[asyncio.Future[None]] = []
@@ -44,9 +52,17 @@ class AnswerRoom:
 
 
 class AnswersOfApi:
-    """The large answers of one API that are being read."""
+    """The large answers of one API that are being read.
+
+    Attributes:
+        room: What it shares with the other APIs.
+        bytes: What its answers have taken.
+        readings: The answers, the oldest first.
+        waiting: How many of them wait for room; meanwhile no further call of the API should start.
+    """
 
     def __init__(self, room: AnswerRoom) -> None:
+        self.waiting = 0
         self.room = room
         self.bytes = 0
         self.readings: dict[Reading, None] = {}
@@ -66,11 +82,21 @@ class Reading:
         self._bytes = 0
         api.readings[self] = None
 
-    async def grow(self, size_bytes: int) -> None:
+    async def room_for(self, size_bytes: int) -> None:
         """Wait until there is room for so many bytes more."""
         api = self._api
-        while not self._fits(size_bytes):
-            await api.room.changed()
+        if self._fits(size_bytes):
+            return
+        api.waiting += 1
+        try:
+            while not self._fits(size_bytes):
+                await api.room.changed()
+        finally:
+            api.waiting -= 1
+
+    def grow(self, size_bytes: int) -> None:
+        """Take note that so many bytes more were read."""
+        api = self._api
         self._bytes += size_bytes
         api.bytes += size_bytes
         api.room.reading_bytes += size_bytes
@@ -88,6 +114,8 @@ class Reading:
         api, room = self._api, self._api.room
         if next(iter(api.readings)) is self:
             return room.unrecorded_bytes < room.most_bytes
+        if room.tight:
+            return False
         in_all = room.unrecorded_bytes + room.reading_bytes + size_bytes
         return in_all <= room.most_bytes and api.bytes + size_bytes <= room.most_bytes // 2
 
@@ -126,4 +154,5 @@ class ReadingInThread:
     async def _grow(self, size_bytes: int) -> None:
         if self._reading is None:
             self._reading = self._api.reading()
-        await self._reading.grow(size_bytes)
+        self._reading.grow(size_bytes)
+        await self._reading.room_for(size_bytes)

@@ -208,10 +208,13 @@ class PyreqwestTransport:
         total = len(first)
         reading = self._answers.reading()
         try:
-            while total < self._read_limit and (piece := await unhurt(reader.read_chunk())) is not None:
+            while total < self._read_limit:
+                await reading.room_for(_PIECE_BYTES)
+                if (piece := await unhurt(reader.read_chunk())) is None:
+                    break
                 pieces.append(piece)
                 total += len(piece)
-                await reading.grow(len(piece))
+                reading.grow(len(piece))
         finally:
             reading.end()
         if total < self._read_limit:
