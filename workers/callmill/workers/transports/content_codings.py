@@ -27,6 +27,9 @@ class _NotDecodableError(Exception):
     """Decoding would lose a part of the body."""
 
 
+_SMALL_BYTES = 1 << 18
+
+
 class _MalformedError(Exception):
     """The body is not what its coding says."""
 
@@ -41,10 +44,9 @@ def decoded(answer: Response, max_bytes: int) -> Response:
     Raises:
         TransportFault: PROTOCOL: it is malformed or ends early. TOO_LARGE.
     """
-    content, transfer = answer.headers.get("content-encoding"), answer.headers.get("transfer-encoding")
-    if not answer.body or (content is None and (transfer is None or transfer == "chunked")):
+    if not is_encoded(answer):
         return answer
-    names = _names(content) + _names(transfer)
+    names = _names(answer.headers.get("content-encoding")) + _names(answer.headers.get("transfer-encoding"))
     try:
         body = _decode(answer, names, max_bytes)
     except _NotDecodableError:
@@ -53,6 +55,28 @@ def decoded(answer: Response, max_bytes: int) -> Response:
         message = f"the answer's body cannot be decoded as {', '.join(names)}: {error}"
         raise TransportFault(FaultKind.PROTOCOL, message, sent=True) from error
     return Response(answer.status, _without_coding(answer.headers), body)
+
+
+def decoded_if_small(answer: Response, max_bytes: int) -> Response | None:
+    """Return what ``decoded`` does; None if that may take much memory, which the caller first asks for.
+
+    Raises:
+        TransportFault: PROTOCOL: it is malformed or ends early. TOO_LARGE.
+    """
+    if len(answer.body) >= _SMALL_BYTES:
+        return None
+    try:
+        return decoded(answer, min(max_bytes, _SMALL_BYTES))
+    except TransportFault as fault:
+        if fault.kind is FaultKind.TOO_LARGE and max_bytes > _SMALL_BYTES:
+            return None
+        raise
+
+
+def is_encoded(answer: Response) -> bool:
+    """Say whether a body may have to be decoded."""
+    content, transfer = answer.headers.get("content-encoding"), answer.headers.get("transfer-encoding")
+    return bool(answer.body) and not (content is None and (transfer is None or transfer == "chunked"))
 
 
 def _names(header: str | None) -> list[str]:

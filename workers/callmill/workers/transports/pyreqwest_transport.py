@@ -21,7 +21,7 @@ from callmill.workers.transports.answer_gathering import AnswerGathering
 from callmill.workers.transports.answer_room import AnswerRoom, AnswersOfApi
 from callmill.workers.transports.authorities import no_system_authorities, read_authorities
 from callmill.workers.transports.connection_slots import ConnectionSlots
-from callmill.workers.transports.content_codings import ACCEPT_ENCODING, decoded
+from callmill.workers.transports.content_codings import ACCEPT_ENCODING, decoded, decoded_if_small
 from callmill.workers.transports.lazy_headers import LazyHeaders
 from callmill.workers.transports.pinned_clients import Pinned, PinnedClients, Route, close_now
 from callmill.workers.transports.port import (
@@ -42,7 +42,6 @@ _IDLE_S = 60
 _WARM_UP_S = 5.0
 _PIECE_BYTES = 65536
 _COPIED_BYTES = 65536
-_DECODED_AT_ONCE_BYTES = 1 << 18
 
 
 class _Call(Struct, gc=False):
@@ -223,15 +222,17 @@ class PyreqwestTransport:
         raise too_large(self._options.max_response_bytes)
 
     async def _decode(self, answer: Response) -> Response:
-        """Decode a body; in another thread, if it is not small when decoded."""
+        """Decode a body; when there is room and in another thread, if it is not small when decoded."""
         most_bytes = self._options.max_response_bytes
-        if len(answer.body) < _DECODED_AT_ONCE_BYTES:
-            try:
-                return decoded(answer, min(most_bytes, _DECODED_AT_ONCE_BYTES))
-            except TransportFault as fault:
-                if fault.kind is not FaultKind.TOO_LARGE or most_bytes <= _DECODED_AT_ONCE_BYTES:
-                    raise
-        return await asyncio.to_thread(decoded, answer, most_bytes)
+        if (small := decoded_if_small(answer, most_bytes)) is not None:
+            return small
+        reading = self._answers.reading()
+        try:
+            await reading.room_for(most_bytes)
+            reading.grow(most_bytes)
+            return await asyncio.to_thread(decoded, answer, most_bytes)
+        finally:
+            reading.end()
 
     def _make_client(self, host: str | None, address: str | None) -> Client:
         options = self._options

@@ -15,7 +15,7 @@ from urllib3.response import BaseHTTPResponse
 
 from callmill.workers.transports.answer_room import AnswerRoom, AnswersOfApi, ReadingInThread
 from callmill.workers.transports.checked_connections import OBEDIENT, CallInThread
-from callmill.workers.transports.content_codings import decoded
+from callmill.workers.transports.content_codings import decoded, decoded_if_small, is_encoded
 from callmill.workers.transports.port import (
     BODILESS_METHODS,
     FaultKind,
@@ -140,8 +140,21 @@ class RequestsTransport:
         keep = self._options.reuse_connections and isinstance(connection, OBEDIENT)
         if connection is not None and not keep:
             connection.close()
-        whole = Response(answer.status_code, _joined(answer.raw), content)
-        return decoded(whole, self._options.max_response_bytes)
+        return self._decode(Response(answer.status_code, _joined(answer.raw), content), call)
+
+    def _decode(self, answer: Response, call: CallInThread) -> Response:
+        """Decode a body; when there is room, if it is not small when decoded."""
+        most_bytes = self._options.max_response_bytes
+        if not is_encoded(answer):
+            return answer
+        if (small := decoded_if_small(answer, most_bytes)) is not None:
+            return small
+        reading = ReadingInThread(self._answers, self._loop, lambda: call.broken_off)
+        try:
+            reading.grow(most_bytes)
+            return decoded(answer, most_bytes)
+        finally:
+            reading.end()
 
     def _read(self, answer: requests.Response, call: CallInThread) -> bytes:
         reading = ReadingInThread(self._answers, self._loop, lambda: call.broken_off or call.remaining_s() <= 0)
