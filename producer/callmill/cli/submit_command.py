@@ -10,7 +10,7 @@ from callmill.cli import console
 from callmill.cli.bare_options import bare_options
 from callmill.cli.client_session import with_client
 from callmill.cli.default_api import default_api, reason
-from callmill.cli.input_file import open_any, read_lines
+from callmill.cli.input_file import open_any, path_text, read_lines
 from callmill.cli.job_line import EXAMPLE, BadLineError, BareBodies, parse_job
 from callmill.cli.traffic_options import traffic_options
 from callmill.errors import InputFileError, JobError
@@ -40,7 +40,9 @@ def submit(
     console.say_warnings(console.say_line)
     traffic = traffic_class(priority or Priority.NORMAL, tenant or "")
     batch_id, jobs = with_client(
-        lambda client: _submit(client, input_path, api=api, name=name or input_path.name, traffic=traffic, bare=bare)
+        lambda client: _submit(
+            client, input_path, api=api, name=name or path_text(Path(input_path.name)), traffic=traffic, bare=bare
+        )
     )
     if as_json:
         console.print_json({"id": batch_id, "jobs": jobs})
