@@ -11,7 +11,7 @@ from typing import Any
 from unittest.mock import patch
 
 import redis
-from fuzzing import fuzz
+from fuzzing import IN_MEMORY, fuzz
 from hypothesis import strategies as st
 
 from callmill.cli.file_run import FileRun
@@ -47,7 +47,7 @@ def changed(content: bytes, changes: Any) -> bytes:
 @contextmanager
 def a_run() -> Iterator[tuple[Path, Path, RunState]]:
     """Make a folder with the input, the output and the state of a run that was cut off."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
         source, output = Path(folder) / "in", Path(folder) / "out"
         source.write_bytes(b"{}\n" * 4)
         lines = [_line(0), _line(2), bad_line("b", 4, "x", "why"), _line(1)]
@@ -142,7 +142,7 @@ def test_a_changed_home_finds_no_stranger(server: Any, configuration: Any, junk:
         asked.append(url)
         raise redis.ConnectionError
 
-    with tempfile.TemporaryDirectory() as folder, patch.object(server_home, "_pid_of", ask):
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder, patch.object(server_home, "_pid_of", ask):
         home, data = ServerHome(Path(folder)), Path(folder) / "redis"
         data.mkdir()
         with (data / "alive.lock").open("w") as alive:
@@ -165,7 +165,7 @@ def test_a_changed_home_finds_no_stranger(server: Any, configuration: Any, junk:
 @fuzz(st.lists(st.binary(max_size=50), max_size=4), st.integers(-5, 400))
 def test_a_result_file_is_cut_to_lines_only(lines: list[bytes], length: int) -> None:
     """Cutting a file to any length takes nothing from it when it has less, and says so."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
         path = Path(folder) / "out"
         file = ResultFile(path)
         for line in lines:
