@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from fuzzing import fuzz
+from fuzzing import IN_MEMORY, fuzz
 from hypothesis import strategies as st
 
 from callmill.cli.bad_line_notes import BadLineNotes
@@ -118,7 +118,7 @@ def test_no_line_spoils_another(lines: list[bytes]) -> None:
     """Between two lines of a file, whatever they are, a good one is taken, and each bad line is told by its number."""
     good = b'{"custom_id":"good-%d","method":"GET","url":"/x"}\n'
     content = good % -1 + b"".join(line.replace(b"\n", b" ") + b"\n" + good % n for n, line in enumerate(lines))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
         path = Path(folder) / "in"
         path.write_bytes(content)
         said: list[str] = []
@@ -136,7 +136,7 @@ def test_no_line_spoils_another(lines: list[bytes]) -> None:
 @fuzz(st.binary(max_size=400), st.sampled_from(MAGICS))
 def test_no_file_raises_anything_else(content: bytes, magic: bytes) -> None:
     """A file of any bytes, behind the first bytes of any packing, has lines or is one error that names it."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
         path = Path(folder) / "in"
         path.write_bytes(magic + content)
         told = str(path)

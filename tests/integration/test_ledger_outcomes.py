@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from callmill.config.redis_connections import connect
-from callmill.errors import BatchNotFoundError
+from callmill.errors import BatchNotFoundError, UsageError
 from callmill.jobs.wire import Chunk, WireJob, WireOutcome, encode_chunk
 from callmill.ledger import FIRST, Batches, Bundle, ChunkRef, Chunks, Claim, Finish, LedgerSession
 from callmill.ledger.failure_filter import FailureFilter
@@ -259,3 +259,17 @@ def test_rate_and_quantiles(redis_url):
             assert await ledger.batches.latency_quantiles_s(claim.ref.batch_id[::-1], [0.5]) == [None]
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "1-1/x", "1-", "-1", "99999999999999999999999-1", "1-1/1\n", "\u0661-1"])
+def test_what_is_no_cursor(redis_url, cursor):
+    """A cursor that no outcome ever had is refused by name, wherever it is given."""
+
+    async def use():
+        async with opened(redis_url) as ledger:
+            with pytest.raises(UsageError, match="is no cursor: give one"):
+                await anext(ledger.batches.outcomes("b", cursor))
+            with pytest.raises(UsageError, match="is no cursor: give one"):
+                await ledger.batches.release("b", cursor)
+
+    asyncio.run(use())

@@ -43,6 +43,7 @@ def jobs() -> Iterator[Job]:
         deadline=datetime.now(UTC) + timedelta(hours=1),
     )
     yield Job("POST", "/form", api="crm", data={"a": "b"})
+    yield Job("POST", "/files", api="crm", data={"a": True}, files={"f": b"", "g": ("g", b""), "h": ("h", b"", "a/b")})
     yield Job("PUT", "/raw", api="crm", data=b"bytes", json=None)
 
 

@@ -199,3 +199,17 @@ def test_a_closed_stream(monkeypatch, redis_url, stream, command):
         stderr=subprocess.PIPE, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert "Traceback" not in done.stderr
+
+
+def test_a_name_whose_bytes_are_no_text(source):
+    """A run's files may have names that are no text: they are written into its state, and told apart."""
+    odd, other = (source.with_name(os.fsdecode(name)) for name in (b"in\xff", b"in\xfe"))
+    odd.write_text(CALL, encoding="utf-8")
+    other.write_text(CALL, encoding="utf-8")
+    errors = source.with_name(os.fsdecode(b"errors\xff"))
+    with RunFiles(odd, source.with_name("out"), errors) as files:
+        files.begin(RunState(batch_id="b", api=None, input=InputIdentity.of(odd), errors=files.errors_path))
+    with RunFiles(odd, source.with_name("out"), errors) as files:
+        files.check(InputIdentity.of(odd), None, fresh=False)
+        with pytest.raises(InputFileError, match=r"in\\xfe: is not the input"):
+            files.check(InputIdentity.of(other), None, fresh=False)

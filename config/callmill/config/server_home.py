@@ -55,7 +55,9 @@ appendfsync everysec
 save ""
 maxmemory-policy noeviction
 """
-_ENDPOINT = re.compile(r"^port (?P<port>\d+)\nrequirepass (?P<password>[0-9a-f]+)$", re.MULTILINE)
+_PORTS = 65536
+_OWN_URL = re.compile(r"redis://:[0-9a-f]+@127\.0\.0\.1:\d{1,5}/0", re.ASCII)
+_ENDPOINT = re.compile(r"^port (?P<port>\d{1,5})\nrequirepass (?P<password>[0-9a-f]+)$", re.MULTILINE)
 
 
 @contextmanager
@@ -198,16 +200,19 @@ class ServerHome:
 
     def _server_file(self) -> ServerFile | None:
         try:
-            return msgspec.json.decode(self._published.read_bytes(), type=ServerFile)
-        except (OSError, msgspec.DecodeError):
+            server = msgspec.json.decode(self._published.read_bytes(), type=ServerFile)
+        except (OSError, ValueError, RecursionError):
             return None
+        return server if _OWN_URL.fullmatch(server.url) else None
 
     def _endpoint(self) -> _Endpoint | None:
         try:
             match = _ENDPOINT.search(self._configuration.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError):
             return None
-        return None if match is None else _Endpoint(int(match["port"]), match["password"])
+        if match is None or not 0 < (port := int(match["port"])) < _PORTS:
+            return None
+        return _Endpoint(port, match["password"])
 
     def _launch(self, previous: _Endpoint | None) -> ServerFile:
         endpoint = previous or _Endpoint(_free_port(), secrets.token_hex(32))

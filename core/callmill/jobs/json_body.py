@@ -19,7 +19,7 @@ from msgspec import Raw
 
 _LONGEST_PATH, _LONGEST_KEY = 200, 60
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_FLOAT, _FLOAT_BYTES = b"\xcb", 8
+_FLOAT, _FLOAT_BYTES = 0xCB, 8
 _NOT_FINITE = re.compile(rb"\xcb[\x7f\xff]")
 """How MessagePack begins NaN and infinity. In JSON both are null, and a look at each value would take long."""
 _FLOATS_ONE_BY_ONE = 4
@@ -52,8 +52,7 @@ def encode_json(value: Any) -> bytes:
         return _encode(value)
     try:
         body, packed = _encode(value), _pack(value)
-        at = packed.find(_FLOAT, 0, -_FLOAT_BYTES)
-        if at < 0 or not (_is_not_finite(packed, at) and (found := _first_problem(value, ""))):
+        if _FLOAT not in packed or not (_is_not_finite(packed) and (found := _first_problem(value, ""))):
             return body
     except RecursionError as error:
         raise NotJsonError("", _TOO_DEEP) from error
@@ -100,13 +99,14 @@ _encode_known = msgspec.json.Encoder().encode
 _pack = msgspec.msgpack.Encoder(enc_hook=_plain).encode
 
 
-def _is_not_finite(packed: bytes, at: int) -> bool:
-    """Say whether NaN or infinity may stand behind the place of the first float: too often rather than too rarely."""
+def _is_not_finite(packed: bytes) -> bool:
+    """Say whether NaN or infinity may be among the floats: too often rather than too rarely."""
+    at = -1
     for _ in range(_FLOATS_ONE_BY_ONE):
-        if packed[at + 1] & 0x7F == 0x7F:
-            return True
         if (at := packed.find(_FLOAT, at + 1, -_FLOAT_BYTES)) < 0:
             return False
+        if packed[at + 1] & 0x7F == 0x7F:
+            return True
     return _NOT_FINITE.search(packed, at) is not None
 
 

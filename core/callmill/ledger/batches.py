@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 
 from callmill.config.lua_script import Arguments, Call, LuaScript
 from callmill.config.public_api import ApiAddress
-from callmill.errors import BatchNotFoundError, BatchStateError, CorruptChunkError, UnknownFormatError
+from callmill.errors import BatchNotFoundError, BatchStateError, CorruptChunkError, UnknownFormatError, UsageError
 from callmill.jobs.bounds import MAX_CHUNK_BYTES, MAX_CHUNK_JOBS
 from callmill.jobs.formats import FORMAT, newer_batch
 from callmill.jobs.outcome import Outcome
@@ -26,6 +27,7 @@ from callmill.ledger.records import BatchRecord, BatchState, recorded_per_s
 from callmill.ledger.session import LedgerSession
 from callmill.ledger.superseded import Superseded, blocks_of
 
+_CURSOR = re.compile(r"\d{1,19}-\d{1,19}(/\d{1,9})?", re.ASCII)
 FIRST = "0-0/0"
 """The cursor before the first outcome."""
 
@@ -320,9 +322,10 @@ class Batches:
 
         Raises:
             BatchNotFoundError: There is no such batch.
+            UsageError: ``after`` is no cursor.
         """
         stream = BatchKeys(batch_id).outcomes
-        entry_id, skip = _parse_cursor(after)
+        entry_id, skip = _checked_cursor(after)
         # The entry that the cursor points into is read again: its first ``skip`` outcomes are known.
         last = released = _before(entry_id) if skip else entry_id
         count, released_s = _FEW_BUNDLES, time.monotonic()
@@ -374,7 +377,7 @@ class Batches:
 
         Returns whether a batch that was held because of them goes on: then it has chunks to unpark.
         """
-        entry_id, _ = _parse_cursor(cursor)
+        entry_id, _ = _checked_cursor(cursor)
         told = scripts.ReleaseArguments(batch_id=batch_id, read=entry_id)
         return bool(await self._session.run(_about(batch_id, scripts.RELEASE, told)))
 
@@ -456,6 +459,12 @@ def _raise_if_lost(batch_id: str, chunks: int, written: int) -> None:
             f"batch {batch_id}: Redis has {chunks} of the {written} chunks that it took, as after a failover that lost "
             "the last writes; submit the batch again, and see CALLMILL_WAIT_REPLICAS"
         )
+
+
+def _checked_cursor(cursor: str) -> tuple[str, int]:
+    if _CURSOR.fullmatch(cursor) is None:
+        raise UsageError(f"{cursor!r:.100} is no cursor: give one that an outcome had, or that `outcomes` printed")
+    return _parse_cursor(cursor)
 
 
 def _parse_cursor(cursor: str) -> tuple[str, int]:

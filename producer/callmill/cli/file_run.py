@@ -67,6 +67,7 @@ class FileRun:
     Args:
         client: The connection to the ledger.
         state: Where the run is; its batch exists.
+        source: The input.
         state_file: Where the state is kept.
         output: Takes every line, or, beside ``errors``, the successes.
         errors: Takes the failures and bad lines, if there is one.
@@ -80,6 +81,7 @@ class FileRun:
         client: AsyncClient,
         state: RunState,
         *,
+        source: Path | None = None,
         state_file: Path,
         output: ResultFile,
         errors: ResultFile | None,
@@ -89,6 +91,7 @@ class FileRun:
     ) -> None:
         self.state = state
         self._client = client
+        self._source = source or Path(state.input.path)
         self._state_file = state_file
         self._output = output
         self._errors = errors
@@ -103,7 +106,7 @@ class FileRun:
         self._of_unknown_jobs = 0
         self._cursor = state.cursor
         self._reports: list[bytes] = []
-        self._notes = BadLineNotes(Path(state.input.path), self._with_failures.path, say)
+        self._notes = BadLineNotes(self._source, self._with_failures.path, say)
         self._writing = asyncio.Lock()
         self._last_contact_s = 0.0
         self._last_trouble = ""
@@ -270,7 +273,7 @@ class FileRun:
         submission = await self._open_submission()
         if submission is None:
             return
-        path = Path(self.state.input.path)
+        path = self._source
         jobs_to_pass = (await self._client.connection().batches.record(self.state.batch_id)).total
         for count, line in enumerate(read_lines(path), 1):
             if count % _LINES_AT_ONCE == 0:
@@ -295,7 +298,7 @@ class FileRun:
         if record.sealed or record.ended or record.state is BatchState.CANCELLED:
             return None
         return await self._client.resume_submission(
-            self.state.batch_id, start="at once", max_pending=_max_pending(Path(self.state.input.path))
+            self.state.batch_id, start="at once", max_pending=_max_pending(self._source)
         )
 
     def _add(self, submission: Submission, line: Line) -> bool:

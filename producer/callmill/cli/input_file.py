@@ -27,7 +27,7 @@ class InputIdentity(Struct, frozen=True, kw_only=True):
     """What tells an input file from another, or from itself after a change.
 
     Attributes:
-        path: Absolute path.
+        path: Absolute path, as ``path_text`` has it.
         size: In bytes.
         mtime_ns: When it was last written.
         head_sha256: Of its first MiB.
@@ -53,7 +53,7 @@ class InputIdentity(Struct, frozen=True, kw_only=True):
             file.seek(max(0, status.st_size - _EDGE_BYTES))
             tail = file.read(_EDGE_BYTES)
         return cls(
-            path=str(path.absolute()),
+            path=path_text(path.absolute()),
             size=status.st_size,
             mtime_ns=status.st_mtime_ns,
             head_sha256=hashlib.sha256(head).hexdigest(),
@@ -69,6 +69,11 @@ class InputIdentity(Struct, frozen=True, kw_only=True):
         if (self.head_sha256, self.tail_sha256) != (now.head_sha256, now.tail_sha256):
             return "its content is different now"
         return None if self.mtime_ns == now.mtime_ns else "it was written to since then"
+
+
+def path_text(path: Path) -> str:
+    """Return a path as text, also one whose bytes are no text: it can be written and compared, but not opened."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 class Line(Struct, frozen=True):

@@ -12,6 +12,7 @@ from typing import BinaryIO, Self
 from callmill.cli.input_file import STANDARD_STREAM, names_a_stream
 from callmill.errors import OutsideError, UsageError
 
+_STANDARD_OUTPUT = {"-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"}
 _GO_ON = "nothing is lost: run the same command again to go on"
 
 
@@ -49,7 +50,7 @@ class OutputStream:
     @property
     def is_standard_output(self) -> bool:
         """Whether it is where commands print."""
-        return self._path == STANDARD_STREAM
+        return str(self._path) in _STANDARD_OUTPUT
 
     def is_same_file(self, path: Path) -> bool:
         """Say whether it leads into this file."""

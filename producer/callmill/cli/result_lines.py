@@ -13,11 +13,14 @@ import msgspec
 from msgspec import Raw, Struct
 
 from callmill.jobs import Outcome
+from callmill.jobs.outcome import UNKNOWN_INDEX
 from callmill.jobs.readable_body import text_or_base64
 
 BAD_LINE = "bad_line"
-_ID = re.compile(rb'\{"id":"[^"]*?-(line-)?(-?\d+)"')
+_ID = re.compile(rb'\{"id":"[^"]*?-(line-)?(-?\d{1,10})"')
 _LONGEST_ID = 128
+_MOST_LINES = 2**31
+"""A number beyond stands in a line that was damaged."""
 _NO_ERROR = b'"error":null}\n'
 _JSON_STARTS = ("{", "[")
 
@@ -62,7 +65,9 @@ def bad_line(batch_id: str, number: int, custom_id: str | None, reason: str) -> 
 def read_id(line: bytes) -> tuple[bool, int] | None:
     """Tell whose line this is: whether a bad line's, and its index or number; None when it is no line of ours."""
     match = _ID.match(line, 0, _LONGEST_ID)
-    return None if match is None else (match[1] is not None, int(match[2]))
+    if match is None or not UNKNOWN_INDEX <= (number := int(match[2])) < _MOST_LINES:
+        return None
+    return match[1] is not None, number
 
 
 def is_failure(line: bytes) -> bool:

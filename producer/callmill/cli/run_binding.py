@@ -16,14 +16,14 @@ _LINES_CHECKED = 1_000
 """Of an input: a run that stops at a later line has lost nothing, it can continue from there."""
 
 
-async def check_apis(client: AsyncClient, path: str, api: str | None, bare: BareBodies | None) -> None:
+async def check_apis(client: AsyncClient, path: Path, api: str | None, bare: BareBodies | None) -> None:
     """Check the first lines of an input before anything starts.
 
     Raises:
         ApiMismatchError: Workers serve another API of a name than the local profiles describe.
     """
     known = await client.known_apis()
-    for line in islice(read_lines(Path(path)), _LINES_CHECKED):
+    for line in islice(read_lines(path), _LINES_CHECKED):
         try:
             known.find(parse_job(line, api, bare).api, 0)
         except (BadLineError, JobError):

@@ -11,7 +11,7 @@ from callmill.cli.asking import confirm, yes_option
 from callmill.cli.bare_options import bare_options
 from callmill.cli.client_session import with_batches
 from callmill.cli.figures import counted
-from callmill.cli.input_file import STANDARD_STREAM
+from callmill.cli.input_file import STANDARD_STREAM, path_text
 from callmill.cli.job_line import BareBodies
 from callmill.cli.run_files import RunFiles
 from callmill.cli.run_place import RunPlace
@@ -98,7 +98,7 @@ def _check_stream(place: RunPlace, *, retry_failed: bool, as_json: bool) -> None
 
 
 def _name(path: Path) -> str:
-    return "standard input" if path == STANDARD_STREAM else shortened(path.name, MOST_OF_NAME)
+    return "standard input" if path == STANDARD_STREAM else shortened(path_text(Path(path.name)), MOST_OF_NAME)
 
 
 def _can_retry(report: RunReport) -> bool:

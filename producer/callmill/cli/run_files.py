@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from callmill.cli.input_file import InputIdentity, names_a_stream
+from callmill.cli.input_file import InputIdentity, names_a_stream, path_text
 from callmill.cli.job_line import BareBodies
 from callmill.cli.result_file import ResultFile, draft_path
 from callmill.cli.run_report import RunReport
@@ -31,6 +31,7 @@ class RunFiles:
         errors: Where the failures go.
 
     Attributes:
+        source: The input.
         state: What an earlier run left; None when this one begins.
 
     Raises:
@@ -43,6 +44,7 @@ class RunFiles:
             _refuse_streams(output, errors)
         except OSError as error:  # the current directory is gone
             raise UsageError(f"{output}: cannot be written: {error.strerror}") from error
+        self.source = input_path
         self.state: RunState | None = None
         self.state_file = state_path(output)
         self._paths = [output] if errors is None else [output, errors]
@@ -85,7 +87,7 @@ class RunFiles:
     @property
     def errors_path(self) -> str | None:
         """Absolute path of the errors file."""
-        return None if self.errors is None else str(self.errors.path.absolute())
+        return None if self.errors is None else path_text(self.errors.path.absolute())
 
     def check(
         self,

@@ -171,6 +171,7 @@ class RunSession:
         run = FileRun(
             client,
             self._files.state,
+            source=self._files.source,
             state_file=self._files.state_file,
             output=self._files.output,
             errors=self._files.errors,
@@ -246,7 +247,7 @@ class RunSession:
                 await continue_bound(client, state.batch_id, own_workers=self._own_workers, calls_again=again)
                 return
         api = await default_api(client, self._api)
-        await check_apis(client, identity.path, api, self._bare)
+        await check_apis(client, self._files.source, api, self._bare)
         submission = await client.open_submission(
             name=self._name,
             start="at once",

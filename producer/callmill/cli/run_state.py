@@ -7,6 +7,8 @@ goes back to it: the output is cut to the lengths here, and read on from the cur
 from __future__ import annotations
 
 import os
+import re
+import zlib
 from pathlib import Path
 
 import msgspec
@@ -20,6 +22,9 @@ from callmill.errors import InputFileError
 from callmill.jobs.traffic import NORMAL, TrafficClass
 
 _VERSION = 1
+_CHECKSUM = re.compile(rb',"crc32":\d{1,10}\}$')
+_CURSOR = re.compile(r"(\d{1,20}-\d{1,20}(/\d{1,9})?)?", re.ASCII)
+_BATCH_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class RunState(Struct, frozen=True, kw_only=True):
@@ -56,6 +61,12 @@ class RunState(Struct, frozen=True, kw_only=True):
     draft_bytes: int | None = None
 
 
+class _SavedState(RunState, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A state as the file has it, with the checksum of everything before."""
+
+    crc32: int | None = None
+
+
 def state_path(output: Path) -> Path:
     """Return where the state of the run with this output is kept."""
     return output.with_name(f"{output.name}.callmill")
@@ -68,11 +79,15 @@ def load_state(path: Path) -> RunState | None:
         InputFileError: It cannot be read.
     """
     try:
-        state = msgspec.json.decode(path.read_bytes(), type=RunState)
+        content = path.read_bytes()
+        saved = msgspec.json.decode(content, type=_SavedState)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputFileError(f"{path}: cannot be read ({error}); start over with --fresh") from error
+    state = RunState(**{name: getattr(saved, name) for name in RunState.__struct_fields__})
+    if not _is_whole(content, saved.crc32) or not _is_plausible(state):
+        raise InputFileError(f"{path}: was changed or is damaged; restore it, or start over with --fresh")
     if state.version != _VERSION:
         raise InputFileError(f"{path}: was written by another version of Callmill; use that one, or --fresh")
     return state
@@ -82,8 +97,26 @@ def save_state(path: Path, state: RunState) -> None:
     """Replace the state, on the disk when this returns."""
     draft = path.with_name(f"{path.name}.new")
     with draft.open("wb") as file:
-        file.write(msgspec.json.encode(state))
+        file.write(_with_checksum(msgspec.json.encode(state)))
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
     sync_folder(path.parent)
+
+
+def _with_checksum(state: bytes) -> bytes:
+    return state[:-1] + b',"crc32":%d}' % zlib.crc32(state)
+
+
+def _is_whole(content: bytes, crc32: int | None) -> bool:
+    """Say whether a state is as it was written; Callmill 0.1 wrote no checksum."""
+    return crc32 is None or _with_checksum(_CHECKSUM.sub(b"}", content)) == content
+
+
+def _is_plausible(state: RunState) -> bool:
+    lengths = (state.output_bytes, state.errors_bytes, state.draft_bytes or 0, state.retry_up_to_ms)
+    return (
+        all(0 <= length < 2**63 for length in lengths)
+        and _CURSOR.fullmatch(state.cursor) is not None
+        and _BATCH_ID.fullmatch(state.batch_id) is not None
+    )

@@ -10,7 +10,7 @@ from callmill.cli import console
 from callmill.cli.bare_options import bare_options
 from callmill.cli.client_session import with_client
 from callmill.cli.default_api import default_api, reason
-from callmill.cli.input_file import open_any, read_lines
+from callmill.cli.input_file import open_any, path_text, read_lines
 from callmill.cli.job_line import EXAMPLE, BadLineError, BareBodies, parse_job
 from callmill.cli.traffic_options import traffic_options
 from callmill.config.short_texts import MOST_OF_NAME, shortened
@@ -45,7 +45,7 @@ def submit(
             client,
             input_path,
             api=api,
-            name=name or shortened(input_path.name, MOST_OF_NAME),
+            name=name or shortened(path_text(Path(input_path.name)), MOST_OF_NAME),
             traffic=traffic,
             bare=bare,
         )
