@@ -73,8 +73,8 @@ class _Headers(Struct):
 
 class _Signature(Struct):
     task: _Word
-    args: list[Any] | tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = {}
+    args: list[Any] | None = None
+    kwargs: dict[str, Any] | None = None
     options: dict[str, Any] = {}
 
 
