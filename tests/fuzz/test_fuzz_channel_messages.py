@@ -116,9 +116,7 @@ def test_no_command_ends_a_worker(item: bytes) -> None:
         assert set(queue.partition(".")[0]) <= set("0123456789abcdef-")
 
 
-LIMITER_WORDS = st.sampled_from(
-    ["boot", "row", "slower", "rules", "learned", "pause", "resume", "-", "key:a", "model:m"]
-)
+_WORDS = ("boot", "row", "slower", "rules", "learned", "pause", "resume", "-", "key:a", "model:m")
 TEXTS = st.lists(st.sampled_from(_WORDS) | st.integers().map(str) | st.text(max_size=12), max_size=5).map(" ".join)
 
 
