@@ -186,7 +186,9 @@ def test_no_message_ends_a_worker(item: bytes) -> None:
             assert isinstance(number, int)
             assert "/" not in batch + line
             assert not request.kwargs
-            assert not any((request._request_dict.get("callbacks"), request.eta))
+            assert request.eta is None
+        following = [request.request_dict.get(name) for name in ("callbacks", "errbacks", "chain", "chord")]
+        assert not any(following), "from the headers"
 
 
 @pytest.mark.parametrize("good", GOOD, ids=["hint", "call", "call with what follows"])
