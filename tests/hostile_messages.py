@@ -169,6 +169,9 @@ QUEUE_MESSAGES: list[bytes] = [
             ("ignore_result", "maybe"),
         )
     ),
+    task_message([["nobatch", 0, "near"], {}, {}], callbacks=[{"task": "callmill.call"}]),
+    task_message([["nobatch", 0, "near"], {}, {}], chord={"task": "x", "options": {"queue": "due"}}),
+    task_message(_CALL, task="callmill.call", chain=[{"task": "x", "options": {"queue": "apis"}}]),
     task_message(_CALL, task="callmill.call", eta="9999-12-31T23:59:59"),
     task_message(_CALL, task="callmill.call", eta="2099-01-01T00:00:00+00:00"),
     task_message(_CALL, task="callmill.call", expires="0001-01-01T00:00:00"),

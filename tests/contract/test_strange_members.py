@@ -1,4 +1,4 @@
-"""Sorted sets that all batches share, with members that name no chunk, as any program with the right to write may leave."""
+"""Sorted sets that all batches share, with members that name no chunk."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from hostile_messages import (
     LIMITER_MESSAGES,
     QUEUE_MESSAGES,
     command,
+    task_message,
 )
 from local_nodes import RedisProcess, WorkerProcess, until, write_profiles
 from scripted_api import ScriptedApi, scripted_api
@@ -128,3 +129,19 @@ def test_workers_answer_what_the_dashboard_asks(site):
     assert site.asked("conf", {"with_defaults": False})
     for name in ("active", "reserved", "scheduled", "revoked"):
         assert site.asked(name, {"safe": True}) == [], name
+
+
+def test_a_plain_call_may_have_a_follower(site):
+    """A plain call that names another as what follows is made, and so is the other."""
+    first, second = ({"method": "GET", "url": f"/{path}", "api": "near"} for path in ("leads", "follows"))
+    follower = {
+        "task": "callmill.call",
+        "args": [second],
+        "kwargs": {},
+        "options": {"task_id": "x2"},
+        "immutable": True,
+    }
+    message = task_message([[first], {}, {"chain": [follower]}], task="callmill.call", id="x1")
+    site.redis.lpush(KEY_PREFIX + CALLS_QUEUE, message)
+    until(lambda: site.api.seen("/follows"), 20, "both calls were made")
+    assert len(site.api.seen("/leads")) == 1

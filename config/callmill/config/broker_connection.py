@@ -18,7 +18,7 @@ and so is this one.
 from __future__ import annotations
 
 from queue import Empty
-from typing import Any
+from typing import Any, Literal
 
 from kombu.connection import Connection
 from kombu.transport import redis as kombu_redis
@@ -73,7 +73,7 @@ class _Channel(kombu_redis.Channel):
             return
         super()._put(queue, message, **kwargs)  # type: ignore[no-untyped-call] # as above
 
-    def _brpop_read(self, **options: Any) -> bool:
+    def _brpop_read(self, **options: Any) -> Literal[True]:
         """Take what a queue gave, as kombu does it, if it is a message."""
         client = self.client
         try:
@@ -96,7 +96,7 @@ class _Channel(kombu_redis.Channel):
             self._flush_brpop_reauth()  # type: ignore[no-untyped-call] # as above
         return True
 
-    def _receive_one(self, c: Any) -> bool | None:
+    def _receive_one(self, c: Any) -> Literal[True] | None:
         """Take what a channel of Redis told, as kombu does it, if it is a message."""
         try:
             response = c.parse_response()
@@ -114,10 +114,10 @@ class _Channel(kombu_redis.Channel):
             return None
         try:
             raw = read_message(told["data"], exchange, "", most_bytes=MOST_BYTES)
-            return bool(self._deliver_fanout_message(raw, exchange))  # type: ignore[no-untyped-call] # as above
+            self._deliver_fanout_message(raw, exchange)  # type: ignore[no-untyped-call] # as above
         except MalformedMessageError as error:
             dropped_messages.note(f"channel {exchange}", error)
-            return None
+        return True
 
 
 class _SentinelChannel(_Channel, kombu_redis.SentinelChannel):

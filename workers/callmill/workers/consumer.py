@@ -7,7 +7,6 @@ remote control. Workers do not talk to each other through Celery: the ledger doe
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from typing import Any
 
 from celery.worker.consumer import Consumer
@@ -34,7 +33,7 @@ class CallmillConsumer(Consumer):  # type: ignore[misc] # celery ships no types
     def __init__(self, *args: Any, worker_options: dict[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, worker_options={**(worker_options or {}), **_ALONE}, **(kwargs | _ALONE))
 
-    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Any:
         """Return what takes a message from a queue."""
         take = super().create_task_handler(*args, **kwargs)
 

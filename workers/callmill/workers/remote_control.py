@@ -136,13 +136,22 @@ class RemoteControlStep(bootsteps.StartStopStep):  # type: ignore[misc] # celery
     label = "Remote control"
     requires = (Tasks,)
 
-    def __init__(self, c: Any, **kwargs: Any) -> None:
-        self._box = RemoteControl(c)
-        self.start = self._box.start
-        self.stop = self._box.stop
-        self.shutdown = self._box.shutdown
-        super().__init__(c, **kwargs)
+    def __init__(self, parent: Any, **kwargs: Any) -> None:
+        super().__init__(parent, **kwargs)
+        self._box = RemoteControl(parent)
 
-    def include_if(self, c: Any) -> bool:
+    def start(self, parent: Any) -> None:
+        """Listen."""
+        self._box.start(parent)
+
+    def stop(self, parent: Any) -> None:
+        """Listen no more."""
+        self._box.stop(parent)
+
+    def shutdown(self, parent: Any) -> None:
+        """Listen no more, and close the channel."""
+        self._box.shutdown(parent)
+
+    def include_if(self, parent: Any) -> bool:
         """Say whether it is wanted."""
-        return bool(c.app.conf.worker_enable_remote_control)
+        return bool(parent.app.conf.worker_enable_remote_control)

@@ -42,6 +42,11 @@ _OPTIONS = {
     *("ignore_result", "shadow", "replaced_task_nesting", "stamped_headers"),
 }
 """Of what follows a call: when and as what it runs, and in which queue it waits."""
+_OF_THE_BODY = frozenset(
+    {"callbacks", "errbacks", "chain", "chord", "called_directly", "is_eager", "_protected", "_children"}
+    | {"loglevel", "logfile", "taskset", "args", "kwargs"}
+)
+"""What Celery would take from the headers as well, where the body does not say it."""
 
 _Word = Annotated[str, Meta(max_length=255)]
 _Text = Annotated[str, Meta(max_length=8192)]
@@ -69,12 +74,13 @@ class _Headers(Struct):
     replaced_task_nesting: _Count | None = 0
     stamped_headers: list[_Word] | None = None
     stamps: dict[str, Any] | None = None
+    headers: dict[str, Any] | None = None
 
 
 class _Signature(Struct):
     task: _Word
-    args: list[Any] | tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = {}
+    args: list[Any] | None = None
+    kwargs: dict[str, Any] | None = None
     options: dict[str, Any] = {}
 
 
@@ -93,6 +99,8 @@ def why_refused(message: Any) -> str | None:
     """
     try:
         headers = msgspec.convert(message.headers, _Headers)
+        if not _OF_THE_BODY.isdisjoint(message.headers):
+            return "its headers say what belongs into its body"
         if headers.task == RUN_CHUNK:
             _check_hint(headers, _payload(message))
         elif headers.task == CALL:

@@ -14,7 +14,20 @@ from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_netw
 from callmill.workers.transports.port import FaultKind, TransportFault
 
 _IPV4_NUMBERS = re.compile(r"[0-9a-fx]+(\.[0-9a-fx]+){0,3}", re.IGNORECASE)
-_FORBIDDEN_V4 = ip_network("100.64.0.0/10")
+_FORBIDDEN = [
+    ip_network(network)
+    for network in (
+        "100.64.0.0/10",
+        "192.0.0.0/24",  # of protocols; clouds answer there, too
+        "192.88.99.0/24",
+        "168.63.129.16/32",  # Azure's own services, at a public address
+        "64:ff9b:1::/48",  # NAT64 of the network's own choice: what it leads to, nobody else knows
+        "100:0:0:1::/64",
+        "3fff::/20",
+        "5f00::/16",
+    )
+]
+"""What Python counts as public, and is not."""
 _NAT64 = IPv6Network("64:ff9b::/96")
 _IPV4_COMPATIBLE = IPv6Network("::/96")
 _IPV4_TRANSLATED = IPv6Network("::ffff:0:0:0/96")
@@ -31,8 +44,10 @@ def _judge(parsed: IPv4Address | IPv6Address) -> bool:
         inner = _embedded_ipv4(parsed)
         if inner is not None:
             return _judge(inner)
-        return not parsed.is_global or parsed.is_multicast or parsed in _SITE_LOCAL
-    return not parsed.is_global or parsed.is_multicast or parsed.is_reserved or parsed in _FORBIDDEN_V4
+        forbidden = parsed in _SITE_LOCAL
+    else:
+        forbidden = parsed.is_reserved
+    return forbidden or not parsed.is_global or parsed.is_multicast or any(parsed in network for network in _FORBIDDEN)
 
 
 def _embedded_ipv4(parsed: IPv6Address) -> IPv4Address | None:

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 from urllib3.util.wait import wait_for_read, wait_for_write
 
 from callmill.workers.transports.addresses import refuse_forbidden
@@ -121,12 +122,7 @@ class _Obedient(HTTPConnection):
     def _new_conn(self) -> socket.socket:
         call = _call()
         check = call is not None and not call.allow_private_addresses and self.proxy is None
-        if check:
-            # First without connecting at all; then what was really connected to, since a name can change in between.
-            with contextlib.suppress(OSError, UnicodeError):
-                found = socket.getaddrinfo(self._dns_host, self.port, type=socket.SOCK_STREAM)
-                refuse_forbidden(self.host, (str(info[4][0]) for info in found))
-        sock = super()._new_conn()
+        sock = self._to_a_checked_address() if check else super()._new_conn()
         if check:
             try:
                 refuse_forbidden(self.host, [sock.getpeername()[0]])
@@ -136,6 +132,27 @@ class _Obedient(HTTPConnection):
         if call is not None:
             call.uses(sock)
         return sock
+
+    def _to_a_checked_address(self) -> socket.socket:
+        """Connect to an address that was looked at: a moment later the name may lead elsewhere."""
+        name, last = self._dns_host, None
+        try:
+            found = socket.getaddrinfo(name, self.port, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise NameResolutionError(self.host, self, error) from error
+        except UnicodeError:
+            return super()._new_conn()  # which asks nobody for such a name, and says so
+        addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
+        refuse_forbidden(self.host, addresses)
+        for address in addresses:
+            self._dns_host = address
+            try:
+                return super()._new_conn()
+            except (ConnectTimeoutError, NewConnectionError) as error:
+                last = error
+            finally:
+                self._dns_host = name
+        raise last or OSError(f"{name} has no address")
 
     def putrequest(self, method: str, url: str, skip_host: bool = False, skip_accept_encoding: bool = False) -> None:  # noqa: FBT001, FBT002 - urllib3's signature
         call = _call()
