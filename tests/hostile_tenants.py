@@ -216,7 +216,10 @@ HOSTILE = {
     ),
     "large answers": _failing("large", *_SECOND, count=100, calls=2),
     "3,000 models": Hostile(
-        _models, ('limits = ["100/second", "50/second per model"]', 'enforcer = "bucket"', "burst = 20"), 30, "models"
+        _models,
+        ('limits = ["100/second", "50/second per model"]', 'model = "/model"', 'enforcer = "bucket"', "burst = 20"),
+        30,
+        "models",
     ),
     "heavy calls": Hostile(_weights, ('limits = ["100/second"]',), 5, "w"),
     "dear calls": Hostile(_tokens, ('limits = ["100/second", "6000000 tokens/minute"]',), 5, "t"),

@@ -41,6 +41,7 @@ if until_us <= current then return math.ceil(current - now) end
 -- The clock is kept with the pause: were TIME set back before it is next looked at, the pause would last longer by as much.
 -- The skew is not: reserve has to see that TIME was set back.
 redis.call('HSET', META, pause_field, text(until_us), reason_field, ARG.reason, 'now', text(now))
+redis.call('PERSIST', META) -- whoever asks for starts next says how long it is kept
 if ARG.guessed_us > 0 and until_us == now + ARG.pause_us then
   local guess = { tonumber(text(until_us)), text(now - ARG.said_us), text(until_us - ARG.guessed_us) }
   redis.call('HSET', META, 'guess' .. suffix, string.format('%.2f %s %s', guess[1], guess[2], guess[3]))
