@@ -341,7 +341,7 @@ class HoldGate:
                 wants = has_work and key in usable and key_is_wanted(subject, host)
             report = subject.take_report(wants=wants)
             subject.unlike = subject is not host and has_work and subject.blocked and self._has_unlike()
-            report.unlike = wants and subject.unlike
+            report.unlike, report.seen = wants and subject.unlike, bool(self._refused_classes)
             told, subject.unheard = subject.unheard, 0
             if worked_s and subject.proven and not self._pooled and subject.streak < STREAK:
                 report.good, report.good_age_s = report.good + 1, monotonic() - worked_s
