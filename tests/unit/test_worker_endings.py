@@ -232,8 +232,8 @@ def refused_with(api: Attempts, call: Call, key: int) -> WireOutcome | Postponed
 def test_a_call_that_two_credentials_are_refused_is_at_fault_itself():
     """It is tried with a second credential, fails with its answer, and neither of the two is set aside."""
     api, call = Attempts(), call_of()
-    assert refused_with(api, call, 0) == Postponed("http_401", "401 Unauthorized", spends_attempt=False)
-    outcome = refused_with(api, call, 1)
+    assert refused_with(api, call, 1) == Postponed("http_401", "401 Unauthorized", spends_attempt=False)
+    outcome = refused_with(api, call, 0)
     assert isinstance(outcome, WireOutcome)
     assert (outcome.error_code, outcome.attempts) == ("http_401", 1)
     assert api.told == []
@@ -252,8 +252,8 @@ def test_credentials_that_are_accepted_for_no_job_are_set_aside():
     api = Attempts()
     for _ in range(19):
         call = call_of()
-        refused_with(api, call, 0)
-        assert isinstance(refused_with(api, call, 1), WireOutcome)
-    refused_with(api, call := call_of(), 0)
-    assert isinstance(refused_with(api, call, 1), Postponed)
+        refused_with(api, call, 1)
+        assert isinstance(refused_with(api, call, 0), WireOutcome)
+    refused_with(api, call := call_of(), 1)
+    assert isinstance(refused_with(api, call, 0), Postponed)
     assert [what[:2] for what in api.told] == [("aside", 0), ("aside", 1)]
