@@ -166,9 +166,9 @@ def test_structures_are_read_or_refused(document: dict[str, Any]) -> None:
         st.binary(max_size=300),
         st.text(max_size=300).map(lambda text: text.encode("utf-8", "surrogatepass")),
         st.tuples(_DOCUMENT, st.integers(0, 400), st.binary(max_size=4)).map(lambda of: _mutated(*of)),
-        st.tuples(st.sampled_from((b"[", b"{a=", b"a.", b"[[", b"'''")), st.integers(1, 3000)).map(
-            lambda of: of[0] * of[1]
-        ),
+        st.tuples(
+            st.sampled_from((b"[", b"{a=", b"a.", b"[[", b"'''", b"a=[[[", b"apis={a={a=")), st.integers(1, 3000)
+        ).map(lambda of: _repeated(*of)),
     )
 )
 def test_bytes_are_read_or_refused(content: bytes) -> None:
@@ -180,3 +180,8 @@ def _mutated(document: dict[str, Any], at: int, instead: bytes) -> bytes:
     whole = "".join(f"{_toml(key)} = {_toml(value)}\n" for key, value in document.items())
     content = whole.encode("utf-8", "surrogatepass")
     return content[:at] + instead + content[at + len(instead) :]
+
+
+def _repeated(text: bytes, times: int) -> bytes:
+    """Repeat a text, or where it has a key, the last character of it."""
+    return text[:-1] + text[-1:] * times if text[1:2] == b"=" else text * times
