@@ -179,10 +179,11 @@ def _pausing(client: Client, api: str) -> Sequence[Batch]:
     batch = client.submit([Job("GET", "/pausing", api=api) for _ in range(20_000)], tenant="hostile")
 
     def run() -> None:
-        for _ in range(100):
-            batch.pause()
-            batch.resume()
-            time.sleep(0.02)
+        with suppress(BatchStateError):  # it is over
+            for _ in range(100):
+                batch.pause()
+                batch.resume()
+                time.sleep(0.02)
 
     threading.Thread(target=run, daemon=True).start()
     return [batch]
