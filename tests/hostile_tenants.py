@@ -179,10 +179,11 @@ def _pausing(client: Client, api: str) -> Sequence[Batch]:
     batch = client.submit([Job("GET", "/pausing", api=api) for _ in range(20_000)], tenant="hostile")
 
     def run() -> None:
-        for _ in range(100):
-            batch.pause()
-            batch.resume()
-            time.sleep(0.02)
+        with suppress(BatchStateError):  # it is over
+            for _ in range(100):
+                batch.pause()
+                batch.resume()
+                time.sleep(0.02)
 
     threading.Thread(target=run, daemon=True).start()
     return [batch]
@@ -216,7 +217,10 @@ HOSTILE = {
     ),
     "large answers": _failing("large", *_SECOND, count=100, calls=2),
     "3,000 models": Hostile(
-        _models, ('limits = ["100/second", "50/second per model"]', 'enforcer = "bucket"', "burst = 20"), 30, "models"
+        _models,
+        ('limits = ["100/second", "50/second per model"]', 'model = "/model"', 'enforcer = "bucket"', "burst = 20"),
+        30,
+        "models",
     ),
     "heavy calls": Hostile(_weights, ('limits = ["100/second"]',), 5, "w"),
     "dear calls": Hostile(_tokens, ('limits = ["100/second", "6000000 tokens/minute"]',), 5, "t"),

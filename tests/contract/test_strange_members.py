@@ -1,4 +1,4 @@
-"""Sorted sets that all batches share, with members that name no chunk."""
+"""Sorted sets that all batches share, with members that name no chunk, as whoever may write can leave them."""
 
 from __future__ import annotations
 

@@ -401,3 +401,8 @@ def test_weights_of_tenants(load, problems):
     for wrong in ('{ "a b" = 1 }', "{ acme = 0 }", '{ acme = "3" }'):
         (problem,) = problems(table + wrong)
         assert problem.startswith("[apis.a] tenants")
+
+
+def test_a_file_that_is_nested_too_deeply_is_refused(problems):
+    """Brackets without end are the file's problem, and no traceback."""
+    assert problems("a = " + "[" * 5000) == ["is nested too deeply; profiles need three levels"]

@@ -238,3 +238,39 @@ def test_a_credential_that_others_do_without_is_set_aside():
         assert not any(what[0] == "aside" for what in api.told)
         assert isinstance(api.end(call, SUCCEEDED), WireOutcome)
     assert api.told == ["accepted"] * 3 + [("aside", 1, 600.0, "403 Forbidden, but not with A")]
+
+
+def refused_with(api: Attempts, call: Call, key: int) -> WireOutcome | Postponed:
+    """End an attempt for which a credential that has worked was not accepted."""
+    slot = cast("Any", SimpleNamespace(key=key))
+    return api.endings.of(call, slot, KeyRefused(401, "401 Unauthorized"), ANSWER, spared=False)
+
+
+def test_a_call_that_two_credentials_are_refused_is_at_fault_itself():
+    """It is tried with a second credential, fails with its answer, and neither of the two is set aside."""
+    api, call = Attempts(), call_of()
+    assert refused_with(api, call, 1) == Postponed("http_401", "401 Unauthorized", spends_attempt=False)
+    outcome = refused_with(api, call, 0)
+    assert isinstance(outcome, WireOutcome)
+    assert (outcome.error_code, outcome.attempts) == ("http_401", 1)
+    assert api.told == []
+
+
+def test_a_credential_is_set_aside_when_another_one_makes_its_call():
+    """One call that another credential was accepted for shows that the API knows the first one no more."""
+    api, call = Attempts(), call_of()
+    refused_with(api, call, 1)
+    assert isinstance(api.end(call, SUCCEEDED), WireOutcome)
+    assert api.told == ["accepted", ("aside", 1, 600.0, "401 Unauthorized")]
+
+
+def test_credentials_that_are_accepted_for_no_job_are_set_aside():
+    """Twenty jobs in a row that no credential was accepted for set the credentials aside; the last job waits."""
+    api = Attempts()
+    for _ in range(19):
+        call = call_of()
+        refused_with(api, call, 1)
+        assert isinstance(refused_with(api, call, 0), WireOutcome)
+    refused_with(api, call := call_of(), 1)
+    assert isinstance(refused_with(api, call, 0), Postponed)
+    assert [what[:2] for what in api.told] == [("aside", 0), ("aside", 1)]

@@ -37,7 +37,9 @@ class Play:
         )
         credentials = [SimpleNamespace(headers={}, query={}, secrets=()) for _ in auth]
         requests = RequestBuilder(profile, cast("Any", credentials))
-        limiter = SimpleNamespace(refused=lambda *_, **__: None, accepted=lambda _: None, key_names=["default"])
+        limiter = SimpleNamespace(
+            refused=lambda *_, **__: None, accepted=lambda _: None, refusing=False, key_names=["default"]
+        )
         self.now_s = 0.0
         self.endings = Endings(
             profile, requests, cast("Any", limiter), cast("Any", None), cast("Any", None), now=lambda: self.now_s
@@ -51,7 +53,7 @@ class Play:
 
 def call_of() -> Call:
     """Return a new call."""
-    return Call(JOB, cast("Any", None), 0, 0, "")
+    return Call(JOB, cast("Any", SimpleNamespace(traffic=NORMAL)), 0, 0, "")
 
 
 def failed(ending: WireOutcome | Postponed) -> WireOutcome:

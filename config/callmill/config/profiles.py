@@ -135,6 +135,8 @@ def _document(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path}: is not TOML: {error}") from error
+    except RecursionError:
+        raise ConfigurationError(f"{path}: is nested too deeply; profiles need three levels") from None
 
 
 def _alerts(document: dict[str, Any], path: Path) -> tuple[AlertPolicy | None, list[str]]:

@@ -60,6 +60,7 @@ class HoldReport(Struct, kw_only=True):
         trying: Whether a trial is under way.
         tried: Whether a trial ended.
         unlike: Whether a call waits of a class of which none was refused.
+        seen: Whether this process saw calls refused; else it cannot know of which classes none was.
         guilty: Whether it was refused a call that another credential was allowed.
         cause: What the last refusal was.
         remedy: What to do about it.
@@ -76,6 +77,7 @@ class HoldReport(Struct, kw_only=True):
     trying: bool = False
     tried: bool = False
     unlike: bool = False
+    seen: bool = False
     guilty: bool = False
     cause: str = ""
     remedy: str = ""

@@ -103,6 +103,26 @@ class PruneArguments(Struct, frozen=True, kw_only=True):
 PRUNE_LINES = LuaScript(_LUA, "prune_lines", keys=LinesKeys, arguments=PruneArguments)
 
 
+class TurnArguments(Struct, frozen=True, kw_only=True):
+    """How many lines are of use, and where their turns begin."""
+
+    queued: str
+    most: int
+    newest: int
+    begin: int
+    scan: int
+
+
+class LinesTurn(Struct, frozen=True):
+    """The lines whose turn it is."""
+
+    lines: Sequence[bytes]
+    next: int
+
+
+LINES_TURN = LuaScript(_LUA, "lines_turn", keys=LinesKeys, arguments=TurnArguments, answer=LinesTurn)
+
+
 class ApiCountsKeys(Struct, frozen=True):
     """The counts of one API."""
 
@@ -178,7 +198,18 @@ class AlertNextArguments(Struct, frozen=True, kw_only=True):
 
 ALERT_NEXT = LuaScript(_LUA, "alert_next", keys=AlertNextKeys, arguments=AlertNextArguments)
 
-SCRIPTS = (*batch_scripts.SCRIPTS, RENEW, DUE, STRANDED, TOUCH, PRUNE_LINES, REPORT, ALERT_TELL, ALERT_NEXT)
+SCRIPTS = (
+    *batch_scripts.SCRIPTS,
+    RENEW,
+    DUE,
+    STRANDED,
+    TOUCH,
+    PRUNE_LINES,
+    LINES_TURN,
+    REPORT,
+    ALERT_TELL,
+    ALERT_NEXT,
+)
 _BY_NAME = {script.parts[-1]: script for script in SCRIPTS}
 
 

@@ -52,8 +52,9 @@ def read_amount(text: str | None) -> int | None:
 def read_delay(text: str, date: str | None) -> Delay | None:
     """Return the time until a reset.
 
-    Seconds, a Go duration, a Unix time in s or ms, an ISO 8601 time. Moments are held against ``date``, the ``Date``
-    of the same answer, never against a clock of ours; without one they say nothing. A moment that is past is 0.
+    Seconds, a Go duration, a Unix time in s or ms, an ISO 8601 time, an HTTP date. Moments are held against ``date``,
+    the ``Date`` of the same answer, never against a clock of ours; without one they say nothing. A moment that is past
+    is 0.
     """
     if len(text) > _LONGEST:
         return None
@@ -62,7 +63,7 @@ def read_delay(text: str, date: str | None) -> Delay | None:
         return _bounded(_of_number(text, _step_s(match[1]), date))
     if text[-1:] in {"s", "m", "h", "d"}:
         return _bounded(_of_duration(text))
-    return _bounded(_until(read_iso_time(text), date, _CLOCK_STEP_S))
+    return _bounded(_until(read_iso_time(text) or read_http_date(text), date, _CLOCK_STEP_S))
 
 
 def read_http_date(text: str) -> float | None:

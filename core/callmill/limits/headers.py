@@ -22,7 +22,8 @@ _MOST_OBSERVATIONS = 16
 _LONGEST_NUMBER = 1024
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _SHOPIFY = "x-shopify-shop-api-call-limit"
-_RETRY = frozenset({"retry-after", "retry-after-ms"})
+_RETRY_MS = ("retry-after-ms", "x-ms-retry-after-ms")
+_RETRY = frozenset({"retry-after", *_RETRY_MS})
 _DRAFT = frozenset({ietf_headers.STATE, ietf_headers.POLICY})
 _TELLING = {
     *_RETRY,
@@ -74,13 +75,14 @@ def _shopify(text: str) -> Iterator[Observation]:
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Return the wish of ``retry-after-ms``, else of ``Retry-After``: seconds, a fraction too, or a date.
+    """Return the wish of a header in milliseconds, else of ``Retry-After``: seconds, a fraction too, or a date.
 
     A date is held against the ``Date`` of the answer, so that no clock of ours matters (RFC 9110, section 10.2.3);
     only where that is missing, against ours.
     """
-    if (milliseconds := _number(headers.get("retry-after-ms", ""))) is not None:
-        return milliseconds / 1000
+    for name in _RETRY_MS:
+        if (milliseconds := _number(headers.get(name, ""))) is not None:
+            return milliseconds / 1000
     text = headers.get("retry-after", "")
     if (seconds := _number(text)) is not None:
         return seconds

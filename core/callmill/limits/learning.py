@@ -35,6 +35,9 @@ FIRST_PAUSE_S, LONGEST_GUESS_S = 0.25, 60.0
 LEAST_PAUSE_S, PAUSE_CALLS = 0.05, 3
 """At a fast pace that is learned the first pause costs no more than so many calls, or is as short as this."""
 
+LEAST_BELIEVED_S = 60.0
+"""For so long one answer is believed by the class of calls that it told, though no window of the limits is as long."""
+
 FORGOTTEN_S = 600.0
 """Refusals that are further apart are in no row."""
 
@@ -113,11 +116,12 @@ class Learning:
             self._paused = False
             return  # others take its place as they end, and Redis says how many there may be
         self._paused = True
-        believed_s = min(after_s or 0.0, group.layout.plausible_pause_s(slot.key + 1))
+        window_s, asked_s = group.layout.plausible_pause_s(slot.key + 1), after_s or 0.0
+        believed_s = min(asked_s, max(window_s, LEAST_BELIEVED_S))
         pause_s = max(believed_s, guess_s if not after_s or self._in_a_row > 1 else 0.0)
         claim = Claim(now + after_s, slot.start, witness) if after_s and after_s > pause_s else None
         # Now: the next call may start before any task runs.
-        guessed_s = pause_s - believed_s
+        guessed_s = pause_s - min(asked_s, window_s)  # beyond that, calls of other classes may show that it is not so
         self._pauses.hold(pause_s, reason, _whom(group, slot), claim=claim, guessed_s=guessed_s)
         self.in_background(self._pauses.tell())
 

@@ -75,6 +75,7 @@ class Limiter:
         self._store = LimitStore(redis, name, worker)
         self._ring = KeyRing([key.name for key in rules.keys])
         self._groups: dict[_Kind, Group] = {}
+        self._drop_from = MOST_IDLE_GROUPS
         self._refills: dict[Group, Refill] = {}
         self._turns: dict[TrafficClass, Turn] = {}
         self._dispatcher = self._new_dispatcher()
@@ -465,7 +466,7 @@ class Limiter:
         return group
 
     def _drop_idle(self) -> None:
-        if len(self._groups) <= MOST_IDLE_GROUPS:
+        if len(self._groups) < self._drop_from:
             return
         for kind, group in list(self._groups.items()):
             refill = self._refills[group]
@@ -473,6 +474,8 @@ class Limiter:
                 del self._groups[kind], self._refills[group]
                 self._dispatcher.forget(group)
                 self._learning.in_background(refill.aclose())
+        self._drop_from = max(MOST_IDLE_GROUPS, 2 * len(self._groups))  # so that looking costs little for each group
+        self._leases.keep({model for model, _, _ in self._groups})
         classes = {traffic for _, traffic, _ in self._groups}
         self._turns = {traffic: turn for traffic, turn in self._turns.items() if traffic in classes}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from time import monotonic
 
@@ -26,6 +26,7 @@ class PermitLeases:
         self._on_change = on_change
         self._leases: dict[str, PermitLease] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._ending: set[asyncio.Future[None]] = set()
         self._running = False
         self._api = Permits(None)
         self._models: dict[str, Permits] = {}
@@ -112,6 +113,16 @@ class PermitLeases:
             if permits.limited:
                 self._keep(permits)
 
+    def keep(self, models: Collection[str]) -> None:
+        """Forget the permits of all other models that are not in use."""
+        for model in [name for name, permits in self._models.items() if name not in models and not permits.used]:
+            scope = self._models.pop(model).scope
+            lease, task = self._leases.pop(scope, None), self._tasks.pop(scope, None)
+            if lease is not None and task is not None:
+                task.cancel()
+                self._ending.add(ending := asyncio.ensure_future(_end(task, lease)))
+                ending.add_done_callback(self._ending.discard)
+
     def start(self) -> None:
         """Keep the leases from now on."""
         self._running = True
@@ -122,6 +133,7 @@ class PermitLeases:
         """Stop, and give back what is not in use. Idempotent."""
         tasks, self._tasks = self._tasks, {}
         self._running = False
+        await asyncio.gather(*self._ending)
         for scope, task in tasks.items():
             await end_tasks([task])
             with suppress(RedisUnavailableError):
@@ -151,3 +163,9 @@ class PermitLeases:
         self._leases[permits.scope] = lease
         if self._running:
             self._tasks[permits.scope] = asyncio.create_task(lease.run())
+
+
+async def _end(task: asyncio.Task[None], lease: PermitLease) -> None:
+    await end_tasks([task])
+    with suppress(RedisUnavailableError):
+        await lease.release()

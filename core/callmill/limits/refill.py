@@ -41,7 +41,7 @@ LONGEST_BACKOFF_S = 1.0
 RATE_OVER_S = 5.0
 LOOK_EVERY_S = 1.0
 LONG_AGO_S = 1e6
-LONGEST_PACED_S = 60.0
+LONGEST_PACED_S, LEAST_PACED_S = 60.0, 2.0
 """No call keeps a pace busy for longer: what it counts as fits in a window."""
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class Refill:
         self._asleep_until = 0.0
         self._published: Layout | None = None
         self._boot, self._seq = "", 0
-        self._stepped = self._new_rules = self._learns_anew = False
+        self._stepped = self._new_rules = self._learns_anew = self._leaves = False
         self._looked_s = self._latest_s = self._exchanged_s = -LONG_AGO_S
         self._ask_at = self._low_at = self._not_before = self._sync_at = 0.0
         self._gap_s = self._backoff_s = self._pace_per_s = 0.0
@@ -119,6 +119,7 @@ class Refill:
         if task is not None:
             await end_tasks([task])
             self._group.stock.drop_all()
+            self._leaves = True
             await self.exchange(calls=0)
 
     def use_other_limits(self) -> None:
@@ -151,7 +152,16 @@ class Refill:
     @property
     def idle(self) -> bool:
         """Whether nothing is owed, and no granted call keeps a pace busy."""
-        return not self._group.settlements and monotonic() - self._latest_s > LONGEST_PACED_S
+        return not self._group.settlements and monotonic() - self._latest_s > self._busy_s()
+
+    def _busy_s(self) -> float:
+        """How long a call keeps the slowest of its paces busy."""
+        group = self._group
+        clocks = [node.clock for node in group.layout.nodes if not node.clock.quota and node.clock.amount]
+        longest_us = max((clock.window_us / clock.amount for clock in clocks), default=0.0)
+        if any(clock.spec.unit.is_tokens for clock in clocks):
+            return LONGEST_PACED_S
+        return min(LONGEST_PACED_S, max(LEAST_PACED_S, 2 * group.weight * longest_us / 1e6))
 
     async def exchange(self, *, calls: int | None = None) -> None:
         """One round trip, for so many calls or those that lack slots; a failure delays the next, up to a second."""
@@ -221,6 +231,7 @@ class Refill:
             lead_us=round(self._timing.lead_s * 1e6),
             guard_us=round(self._timing.guard_s * 1e6),
             doubt=self._doubt(now),
+            leaves=self._leaves,
             settlements=due,
             allowances=[min(len(costs), group.lacks_of(key)) for key in range(group.layout.key_count)],
             taken=self._untold.pop_all(),

@@ -42,6 +42,7 @@ class Request(Struct, frozen=True, kw_only=True):
         doubt: Why the state may not be what it seems: it saw the clock of Redis jump ahead, other limits hold since its
             last request, or this may be another server.
         settlements: What is to be settled.
+        leaves: Whether it will ask for no more calls of this group.
         allowances: How many of the calls may use each credential.
         taken: Calls that the API took since the last request, with each credential; empty for none.
         calls: How many calls wait.
@@ -56,6 +57,7 @@ class Request(Struct, frozen=True, kw_only=True):
     guard_us: int
     doubt: Doubt = ""
     settlements: Sequence[Settlement] = ()
+    leaves: bool = False
     allowances: Sequence[int]
     taken: Sequence[int] = ()
     calls: int

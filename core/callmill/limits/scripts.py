@@ -304,6 +304,7 @@ class LeaseArguments(Struct, frozen=True, kw_only=True):
     limit: int
     channel: str
     answers: Answers | None
+    kept_ms: int = 2_764_800_000
 
 
 PERMITS = LuaScript(

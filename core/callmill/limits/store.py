@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 COMMAND_TIMEOUT_S = 2.0
+PERMITS_KEPT_MS, MODEL_PERMITS_KEPT_MS = 2_764_800_000, 600_000
 HORIZON_US = 250_000
 LONGEST_COLD_WAIT_US = 5_000_000
 
@@ -314,6 +315,7 @@ class LimitStore:
                 limit=limit,
                 channel=self.keys.channel,
                 answers=answers,
+                kept_ms=MODEL_PERMITS_KEPT_MS if scope.startswith("model:") else PERMITS_KEPT_MS,
             ),
             self.keys.permits(scope),
         )

@@ -94,6 +94,7 @@ class Attempts:
         self._headers = HeaderReader(self._rules.throttle.statuses, now)
         self._busy = BusyAnswers(now)
         self._endings = Endings(profile, requests, limiter, breaker, holds, now=now)
+        limiter.on_taken = self._endings.own_refusals.heard
         self._tasks: dict[Call, asyncio.Task[None]] = {}
 
     def begin(self, call: Call, slot: Slot, waited_s: float) -> None:
@@ -187,7 +188,11 @@ class Attempts:
 
 
 class Endings:
-    """What becomes of one API's calls; what that teaches of limits and credentials goes to the limiter."""
+    """What becomes of one API's calls; what that teaches of limits and credentials goes to the limiter.
+
+    Attributes:
+        own_refusals: Whose matter the API's refusals are.
+    """
 
     def __init__(
         self,
@@ -207,8 +212,7 @@ class Endings:
         self._breaker = breaker
         self._keys = KeyRefusals(profile.name, limiter, holds)
         self._throttles = ThrottleBounds(profile, now)
-        self._own_refusals = OwnRefusals(now)
-        limiter.on_taken = self._own_refusals.heard
+        self.own_refusals = OwnRefusals(now)
         self._now = now
 
     def of(
@@ -244,13 +248,13 @@ class Endings:
     def _taken(self, call: Call, slot: Slot) -> None:
         if self._limiter.refusing:
             self._limiter.tell_taken(described(call))
-        if self._own_refusals.rows:
-            self._own_refusals.taken(call, self._now() - call.latency_us / 1e6)
+        if self.own_refusals.rows:
+            self.own_refusals.taken(call, self._now() - call.latency_us / 1e6)
         self._limiter.accepted(slot)
 
     def _throttle(self, call: Call, slot: Slot, verdict: Throttled) -> Postponed | Failed:
         after_s = verdict.after_s
-        own = self._own_refusals.refused(call, self._now() - call.latency_us / 1e6)
+        own = self.own_refusals.refused(call, self._now() - call.latency_us / 1e6)
         if own is not None:
             self._limiter.refused_alone(slot, forgive_s=own.since_s)
             again = Postponed(verdict.code, verdict.reason, wait_s(call, after_s), spends_attempt=False, throttled=True)

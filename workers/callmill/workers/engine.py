@@ -250,7 +250,7 @@ class Engine:
     async def _watch_lines(self) -> None:
         for look in itertools.count():
             try:
-                self._room.serve(await self._lines.used())
+                self._room.serve(await self._lines.in_turn())
                 if look % _NEWER_LOOK_EVERY == 0:
                     for batch_id, error in (await self._lines.newer()).items():
                         self._newer.met(batch_id, error)

@@ -106,7 +106,6 @@ class HoldGate:
         self._in_flight = in_flight
         self._classes = classes
         self._refused_classes: set[TrafficClass] = set()
-        self._tries_unlike = False
         self._host: Subject | None = None
         self._keys: list[Subject] = []
         self._pooled = len(limiter.key_names) > 1
@@ -132,7 +131,7 @@ class HoldGate:
 
     def may_try(self, traffic: TrafficClass) -> bool:
         """Say whether a call of a class may try what is held: none that was refused while others wait."""
-        return not self._tries_unlike or traffic not in self._refused_classes
+        return not any(key.unlike for key in self._keys) or traffic not in self._refused_classes
 
     def holds(self, key: int) -> bool:
         """Say whether a credential, from 0, is held in this process."""
@@ -341,7 +340,8 @@ class HoldGate:
             else:
                 wants = has_work and key in usable and key_is_wanted(subject, host)
             report = subject.take_report(wants=wants)
-            report.unlike = wants and subject is not host and subject.held and self._has_unlike()
+            subject.unlike = subject is not host and has_work and subject.blocked and self._has_unlike()
+            report.unlike, report.seen = wants and subject.unlike, bool(self._refused_classes)
             told, subject.unheard = subject.unheard, 0
             if worked_s and subject.proven and not self._pooled and subject.streak < STREAK:
                 report.good, report.good_age_s = report.good + 1, monotonic() - worked_s
@@ -360,8 +360,7 @@ class HoldGate:
 
     def _has_unlike(self) -> bool:
         """Say whether a call waits of a class that was never refused: it may show that others are at fault."""
-        self._tries_unlike = any(traffic not in self._refused_classes for traffic in self._classes())
-        return self._tries_unlike
+        return any(traffic not in self._refused_classes for traffic in self._classes())
 
     def _go_on_alone(self, host: Subject) -> None:
         for subject in (host, *self._keys):

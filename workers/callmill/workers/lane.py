@@ -237,7 +237,7 @@ class Lane:
         if self._is_free:
             return len(queue)
         if self._breaker.closed:
-            return len(queue) if self._startable and (not self._holds.line or self._holds.may_try(queue.traffic)) else 0
+            return len(queue) if self._startable and self._holds.may_try(queue.traffic) else 0
         return min(len(queue), int(self._startable)) if self._startable and self._probes.queue() is queue else 0
 
     def costs(self, queue: CallQueue, skip: int, count: int) -> list[Cost]:

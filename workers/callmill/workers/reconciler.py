@@ -183,7 +183,7 @@ class Reconciler:
 
     async def _without_hints(self) -> list[str]:
         """Return the lines whose queues are empty."""
-        apis, lines = await asyncio.gather(self._fleet.apis(), self._lines.used())
+        apis, lines = await asyncio.gather(self._fleet.apis(), self._lines.some())
         names = [*apis, *map(str, lines)]
         pipeline = self._broker.pipeline(transaction=False)
         for name in names:

@@ -55,6 +55,8 @@ class Room:
     def serve(self, used: Iterable[Line]) -> None:
         """Serve these lines beside the APIs' own; forget those that were served before and are not used any more."""
         lines = self._served.of(used)
+        # A line whose turn is over is served for as long as its chunks are here.
+        lines |= {name: self._lines[name] for name in self._threads if name in self._lines}
         if lines.keys() == self._lines.keys():
             return
         classes = {(line.api, line.traffic) for line in lines.values()}  # several lines may share a class

@@ -22,6 +22,7 @@ class Subject:
         more: Calls that it may have in flight besides those granted, as the API answers, if with no proof.
         unheard: Failures that Redis has not heard of.
         streak: Refusals in a row, of different jobs, of one that has worked.
+        unlike: Whether a call waits of a class of which none was refused, while others are held back.
         trials: Calls in flight that try whether it works now.
         refused: The status of the last refusal, 1 where no answer came; 0: there was none.
     """
@@ -32,6 +33,7 @@ class Subject:
         self.report = HoldReport()
         self.in_flight = self.unheard = self.more = self.streak = self.trials = 0
         self.refused = 0
+        self.unlike = False
         self._refused_s = 0.0
         self._asked = False
 
@@ -46,6 +48,11 @@ class Subject:
         return self.view.state in {HoldState.PROVEN, HoldState.SUSPECTED}
 
     @property
+    def blocked(self) -> bool:
+        """Whether it is held, or will be if no process sees it work."""
+        return self.held or self.streak >= STREAK
+
+    @property
     def settled(self) -> bool:
         """Whether it works, as far as anybody knows."""
         return self.view.state is HoldState.PROVEN and not self.streak
@@ -54,7 +61,7 @@ class Subject:
     def startable(self) -> float:
         """Calls that may start with it now."""
         if self.view.grant == UNBOUNDED:
-            return 0 if self.streak >= STREAK else inf
+            return inf if self.streak < STREAK else max(0, self.unlike - self.in_flight)
         more = self.more if self.view.grant and not self.held else 0
         return max(0, self.view.grant + more - self.in_flight - self.unheard)
 

@@ -15,6 +15,7 @@ from callmill.config.throttle_policy import ThrottlePolicy
 from callmill.jobs.json_pointers import JsonPointers
 from callmill.limits.feedback import Feedback, Observation
 from callmill.limits.headers import ABSURD_RETRY_AFTER_S, LONGEST_RETRY_AFTER_S
+from callmill.workers.retry_info import with_body
 from callmill.workers.transports.port import Response
 
 QUOTA_FROM_S = 600.0
@@ -97,6 +98,7 @@ class ThrottleRules:
         listed = status in self.statuses
         texts = self._own if status < 300 else self._all if listed or status == 429 else self._problem
         found = texts.found_in(response.body)
+        feedback = with_body(feedback, response.body)
         spent = None if feedback is None or status < 300 else _spent(feedback)
         asks = status >= 300 and feedback is not None and feedback.retry_after_s is not None
         if status == 429 or found is not None or (listed and (asks or spent is not None)):

@@ -85,7 +85,7 @@ if held > 0 then
   state = 2
   if report.trying and prober == me then
     probing_until, grant = now + lease, 1
-  elseif report.wants and (at > 0 and now >= at or report.unlike and now >= tried_at + UNLIKE_MS) and (prober == '' or prober == me or now > probing_until) then
+  elseif report.wants and (at > 0 and now >= at or report.unlike and (proven or report.seen) and now >= tried_at + UNLIKE_MS) and (prober == '' or prober == me or now > probing_until) then
     prober, probing_until, grant = me, now + lease, 1
   elseif prober == me then
     prober = ''

@@ -24,6 +24,7 @@ if now - ARG.said_us <= resumed then return 0 end
 local current = tonumber(meta[pause_field] or 0)
 local until_us = now + ARG.pause_us
 
+local guessed = ARG.guessed_us
 if ARG.claim_us > ARG.pause_us then
   local claimed, said, again, witness = string.match(meta[claim_field] or '', '^(%S+) (%S+) (%S+) (.*)$')
   claimed = tonumber(claimed or 0)
@@ -31,6 +32,7 @@ if ARG.claim_us > ARG.pause_us then
   local asked_again = claimed and now - ARG.started_us >= tonumber(again) - CLOSE_US
   if asked_again and witness ~= ARG.witness then
     until_us = math.max(until_us, math.min(claimed, now + ARG.claim_us))
+    guessed = until_us - now - ARG.pause_us -- both may be of one class: one that was not refused may ask sooner
   elseif asked_again or not claimed then
     redis.call('HSET', META, claim_field, table.concat({ text(now + ARG.claim_us), text(now - ARG.said_us),
       text(math.max(until_us, current)), claimed and witness or ARG.witness }, ' '))
@@ -41,9 +43,10 @@ if until_us <= current then return math.ceil(current - now) end
 -- The clock is kept with the pause: were TIME set back before it is next looked at, the pause would last longer by as much.
 -- The skew is not: reserve has to see that TIME was set back.
 redis.call('HSET', META, pause_field, text(until_us), reason_field, ARG.reason, 'now', text(now))
-if ARG.guessed_us > 0 and until_us == now + ARG.pause_us then
-  local guess = { tonumber(text(until_us)), text(now - ARG.said_us), text(until_us - ARG.guessed_us) }
-  redis.call('HSET', META, 'guess' .. suffix, string.format('%.2f %s %s', guess[1], guess[2], guess[3]))
+redis.call('PERSIST', META) -- whoever asks for starts next says how long it is kept
+if guessed > 0 then
+  redis.call('HSET', META, 'guess' .. suffix,
+    table.concat({ text(until_us), text(now - ARG.said_us), text(until_us - guessed) }, ' '))
 end
 if scope == '' and tonumber(meta.last or 0) < until_us then -- no slot outlives the pause
   for _, key in ipairs(LIMITS) do

@@ -5,7 +5,7 @@
 --       LIMITER: meta hash of the limiter
 -- ARG   worker   want: permits wanted   used: permits in use   held: permits at the last reply   lease_us
 --       limit that is configured, 0: none   channel   answers since the last renewal, where a limit that nobody wrote down
---       is found: count, sum_us of their latencies, squares of these; else nil
+--       is found: count, sum_us of their latencies, squares of these; else nil   kept_ms: how long the keys are kept if unused
 -- Returns held: permits this worker holds now   goal: how many it should come down to   unmet: workers that lack permits
 --         limit in force   searching: 1 while it is being searched for, else 0
 -- What is in use is held until it is given back; starting no call above the goal brings it there. Wanting and using none ends
@@ -117,4 +117,5 @@ else
   redis.call('ZADD', EXPIRY, now + lease, me)
   if mine > 0 then redis.call('ZREM', WAITING, me) end
 end
+for _, key in ipairs({ EXPIRY, HELD, WANT, WAITING, USED, META }) do redis.call('PEXPIRE', key, ARG.kept_ms) end
 return answer({ held = mine, goal = goal, unmet = unmet, limit = limit, searching = searching })

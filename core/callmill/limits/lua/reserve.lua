@@ -16,6 +16,7 @@
 --           another server; else ''
 --         settlements, each: key (0: whichever)   since_us: from now to the earliest start it belongs to
 --           dearer: units used beyond what was reserved, by column   unused: units reserved and not used, by column
+--         leaves: whether this worker will ask for no more calls of this group
 --         allowances: how many of the calls may use each key   taken: how many calls the API took lately with each; or none
 --         calls: how many wait (0: only settle and look)   costs of each, by column: requests, tokens, input tokens, output
 --           tokens; none where each is one request
@@ -32,6 +33,9 @@ local known_boot, lead, n, costs, allowed = request.boot, request.lead_us, reque
 local key_count, alike = #allowed, #costs == 0
 local LOOK_US = 5000000 -- what may end sooner than it seems is looked at so often
 local DRIFT = 1e-4 -- how fast what is known of the server's windows blurs
+-- What nobody uses is forgotten: what belongs to a class soon, to a model in an hour at least, the rest in a month.
+local CLASS_KEPT_MS, MODEL_KEPT_MS, KEPT_MS = 60000, 3600000, 2764800000
+local MOST_GONE = 100 -- classes that are forgotten in one exchange
 local FAR = 4 -- and one with less than its share, in calls that cost as much as the dearest
 local NEAR_US = 60000 -- how far ahead a class may book that has more than its share
 
@@ -249,13 +253,19 @@ end
 local upcoming = -1
 if n > 0 then
   redis.call('ZADD', CLASSES, now, class .. '|' .. ARG.weight)
-  redis.call('ZREMRANGEBYSCORE', CLASSES, '-inf', now - math.max(2000000, 4 * spacing))
+  local unused_since = now - math.max(2000000, 4 * spacing)
+  for _, gone in ipairs(redis.call('ZRANGEBYSCORE', CLASSES, '-inf', unused_since, 'LIMIT', 0, MOST_GONE)) do
+    redis.call('HDEL', META, 'v:' .. string.match(gone, '^(.*)|'))
+    redis.call('ZREM', CLASSES, gone)
+  end
+  redis.call('PEXPIRE', CLASSES, MODEL_KEPT_MS)
   if redis.call('ZCARD', CLASSES) > 1 then
     local sum = 0
     for _, member in ipairs(redis.call('ZRANGE', CLASSES, 0, -1)) do sum = sum + tonumber(string.match(member, '|([^|]*)$')) end
     share = tonumber(ARG.weight) / sum
   end
   redis.call('ZADD', WORKERS, now, me)
+  redis.call('PEXPIRE', WORKERS, CLASS_KEPT_MS)
   redis.call('ZREMRANGEBYSCORE', WORKERS, '-inf', now - 2000000)
   local active = redis.call('ZCARD', WORKERS)
   local fair = math.min(512, math.max(1, math.floor(horizon * share / (spacing * active)))) -- calls in one turn of one worker
@@ -315,11 +325,19 @@ if n > 0 then
   upcoming = s and math.ceil(s - now) or -1
 end
 
+if request.leaves and redis.call('ZREM', QUEUE, me) == 1 then
+  redis.call('HDEL', META, 'promise:' .. class .. ':' .. me)
+end
+
 seq = seq + 1
+redis.call('PEXPIRE', META, KEPT_MS + math.ceil(math.max(0, pause - now) / 1000))
 redis.call('HSET', META, 'format', FORMAT, 'now', text(now), 'skew', text(skew), 'boot', boot, 'seq', seq, 'floor', text(floor),
-  'last', text(last), 'guard', text(guard), 'guard_before', text(before), 'guard_since', text(since), v_field, text(v),
-  'server', server)
-for _, x in ipairs(paces) do pace.write(x) end
+  'last', text(last), 'guard', text(guard), 'guard_before', text(before), 'guard_since', text(since), 'server', server)
+if n > 0 then redis.call('HSET', META, v_field, text(v)) end
+for _, x in ipairs(paces) do
+  pace.write(x)
+  redis.call('PEXPIRE', x.key, math.ceil(math.max(x.owner == -1 and MODEL_KEPT_MS or KEPT_MS, x.window / 500)))
+end
 for _, x in ipairs(quotas) do quota.write(x) end
 local pauses = {}
 for i, scope in ipairs(scopes) do
