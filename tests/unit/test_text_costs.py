@@ -30,7 +30,7 @@ from callmill.jobs.trace_context import TraceContext
 from callmill.ledger import ChunkRef
 from callmill.ledger.hint_labels import HintLabels
 from callmill.limits.headers import read_feedback
-from callmill.workers import probe_choice
+from callmill.workers import kinship
 
 SHORT, LONG = 8_000, 32_000
 TOO_SHORT_TO_TELL_S = 0.02
@@ -71,7 +71,7 @@ READERS: dict[str, Callable[[str], object]] = {
     "label": lambda text: LABELS.text(ChunkRef("b", 0, "near"), text),
     "learn": lambda text: LABELS.learn(ChunkRef("b", 0, "near"), text),
     "trace": lambda text: TraceContext.read({"traceparent": text, "tracestate": text}),
-    "path": lambda text: probe_choice._WITH_DIGIT.sub("*", text),
+    "path": lambda text: kinship._WITH_DIGIT.sub("*", text),
     "headers": lambda text: read_feedback({"retry-after": text, "ratelimit": text, "x-ratelimit-reset": text}),
 }
 
