@@ -22,6 +22,8 @@ from callmill.cli.run_state import load_state, save_state, state_path
 from callmill.config.embedded_server import running_url
 from callmill.config.settings import load_settings
 
+pytestmark = pytest.mark.long
+
 PATIENCE_S = 60
 KEY = "Bearer right"
 ALWAYS_404 = "/missing"

@@ -18,6 +18,8 @@ from callmill.producer import Batch, Job
 from callmill.workers import tasks
 from callmill.workers.breaker_gate import MOST_SPARED
 
+pytestmark = pytest.mark.long
+
 WAIT_S = 30
 ATTEMPTS, BASE_S, PER_S = 5, 0.1, 20
 WAITS_S = BASE_S * (2 ** (ATTEMPTS - 1) - 1)

@@ -26,6 +26,8 @@ from callmill.config.settings import load_settings
 from callmill.ledger.api_bindings import ApiBindings
 from callmill.producer import AsyncClient
 
+pytestmark = pytest.mark.long
+
 PATIENCE_S = 60
 JOBS = 400
 
