@@ -44,6 +44,9 @@ class Attempts:
         """The limits refused a call."""
         self.told.append((after_s, reason, cause))
 
+    def tell_refused(self, _kinds: str) -> None:
+        """Other processes are told of a refusal."""
+
     def has_worked(self, _key: int) -> bool:
         """Say that every credential has worked before."""
         return True

@@ -81,12 +81,12 @@ def test_what_other_processes_tell_counts():
     api = Api()
     api.refuses(call("/a"))
     api.refuses(call("/a"))
-    api.refusals.heard("{nonsense")
+    api.refusals.heard_taken("{nonsense")
     assert api.refuses(call("/a")) == "not"
     api.now_s += 1.0
-    api.refusals.heard(described(call("/b")))
+    api.refusals.heard_taken(described(call("/b")))
     assert api.refuses(call("/a")) == 4.0
-    api.refusals.heard(described(call("/a")))
+    api.refusals.heard_taken(described(call("/a")))
     assert api.refuses(call("/a")) == "not"
 
 
@@ -105,3 +105,19 @@ def test_it_waits_longer_each_time_and_as_long_as_it_is_asked_to():
     assert 0 <= wait_s(refused, None) <= 60
     assert wait_s(refused, 300.0) == 300.0
     assert wait_s(refused, 604_800.0) == 3600.0
+
+
+def test_processes_count_together():
+    """Refusals that other processes tell count as well, one for each wave, also what comes back to its teller."""
+    api, elsewhere = Api(), Api()
+    for second in (1.0, 2.0):
+        elsewhere.now_s = second
+        assert elsewhere.refusals.refused(call("/a/1"), second - 0.1) is None
+        assert elsewhere.refusals.is_news
+        for process in (api, elsewhere):
+            process.now_s = second + 0.01
+            process.refusals.heard_refused(described(call("/a/1")))
+        assert elsewhere.refusals.refused(call("/a/2"), second - 0.1) is None
+        assert not elsewhere.refusals.is_news
+    api.takes(call("/b"))
+    assert api.refuses(call("/a/3")) != "not"

@@ -38,7 +38,11 @@ class Play:
         credentials = [SimpleNamespace(headers={}, query={}, secrets=()) for _ in auth]
         requests = RequestBuilder(profile, cast("Any", credentials))
         limiter = SimpleNamespace(
-            refused=lambda *_, **__: None, accepted=lambda _: None, refusing=False, key_names=["default"]
+            refused=lambda *_, **__: None,
+            tell_refused=lambda _: None,
+            accepted=lambda _: None,
+            refusing=False,
+            key_names=["default"],
         )
         self.now_s = 0.0
         self.endings = Endings(

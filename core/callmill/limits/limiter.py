@@ -63,11 +63,12 @@ class Limiter:
     go on by themselves when it is back.
 
     Attributes:
-        on_taken: Called with what a process ``tell_taken``, this one included.
+        on_taken, on_refused: Called with what a process ``tell_taken`` or ``tell_refused``, this one included.
     """
 
     def __init__(self, redis: Redis, name: str, rules: LimitRules, *, worker: str) -> None:
         self.on_taken: Callable[[str], None] = _ignore
+        self.on_refused: Callable[[str], None] = _ignore
         self._configured = self._rules = rules
         self._caller: Caller = Programs()
         self._timing = Timing(validity_s(rules), fixed_guard_s(rules), window_s=shortest_window_s(rules))
@@ -305,6 +306,10 @@ class Limiter:
     def tell_taken(self, what: str) -> None:
         """Tell all processes that the API takes calls of some kind, which others will understand."""
         self._learning.in_background(self._store.publish(f"taken {what}"))
+
+    def tell_refused(self, what: str) -> None:
+        """Tell all processes that the API refuses calls of some kind, which others will understand."""
+        self._learning.in_background(self._store.publish(f"refusal {what}"))
 
     def refused_alone(self, slot: Slot, *, forgive_s: float | None = None) -> None:
         """The API refused a call for reasons of its own: pause nothing; forget what was learned in ``forgive_s``."""
@@ -602,6 +607,8 @@ class Limiter:
             self._learning.heard(_natural(rest))
         elif kind == "taken":
             self.on_taken(rest)
+        elif kind == "refusal":
+            self.on_refused(rest)
         elif kind == "refused":
             self._easing.refused(rest)
             self._easing.look()

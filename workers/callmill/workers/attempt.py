@@ -94,7 +94,8 @@ class Attempts:
         self._headers = HeaderReader(self._rules.throttle.statuses, now)
         self._busy = BusyAnswers(now)
         self._endings = Endings(profile, requests, limiter, breaker, holds, now=now)
-        limiter.on_taken = self._endings.own_refusals.heard
+        limiter.on_taken = self._endings.own_refusals.heard_taken
+        limiter.on_refused = self._endings.own_refusals.heard_refused
         self._tasks: dict[Call, asyncio.Task[None]] = {}
 
     def begin(self, call: Call, slot: Slot, waited_s: float) -> None:
@@ -255,6 +256,8 @@ class Endings:
     def _throttle(self, call: Call, slot: Slot, verdict: Throttled) -> Postponed | Failed:
         after_s = verdict.after_s
         own = self.own_refusals.refused(call, self._now() - call.latency_us / 1e6)
+        if self.own_refusals.is_news:
+            self._limiter.tell_refused(described(call))
         if own is not None:
             self._limiter.refused_alone(slot, forgive_s=own.since_s)
             again = Postponed(verdict.code, verdict.reason, wait_s(call, after_s), spends_attempt=False, throttled=True)

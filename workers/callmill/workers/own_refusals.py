@@ -2,7 +2,8 @@
 
 A limit of the API refuses whatever call comes when it is used up. A path that always answers 429, or a tenant whose
 calls are refused whenever they come, is refused while other calls are taken. From the third refusal in a row of such a
-kind on, if others were taken meanwhile, its calls wait by themselves, and the API is not paused for them.
+kind on, if others were taken meanwhile, its calls wait by themselves, and the API is not paused for them. All processes
+count together: each tells the others what is refused and what is taken.
 """
 
 from __future__ import annotations
@@ -59,23 +60,20 @@ class OwnRefusals:
 
     Attributes:
         rows: Those of kinds of which no call was taken since; empty nearly always.
+        is_news: Whether the last one is to be told to other processes: it is the first of its wave.
     """
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self.rows: dict[str, _Row] = {}
+        self.is_news = False
 
     def refused(self, call: Call, began_s: float) -> OwnMatter | None:
         """Count the refusal of a call that began then; None: it may be the matter of the whole API."""
-        now_s, found = self._now(), None
+        now_s, found, self.is_news = self._now(), None, False
         for kind in _kinds_of(call):
-            row = self.rows.get(kind)
-            if row is None or now_s - row.last_s > _FORGOTTEN_S:
-                self._bound()
-                self.rows[kind] = _Row(now_s, now_s)
-                continue
-            if began_s >= row.last_s - _WAVE_S:
-                row.count, row.last_s = row.count + 1, now_s
+            self.is_news |= self._count(kind, began_s, now_s)
+            row = self.rows[kind]
             if row.others_taken and row.count >= _OWN_FROM:
                 known_since_s = found.since_s if found else None
                 found = OwnMatter(known_since_s if row.is_own else now_s - row.began_s)
@@ -86,7 +84,16 @@ class OwnRefusals:
         """The API took a call that began then."""
         self._taken(_kinds_of(call), began_s)
 
-    def heard(self, described: str) -> None:
+    def heard_refused(self, described: str) -> None:
+        """A process, perhaps this one, tells that the API refused a call of these kinds just now."""
+        now_s = self._now()
+        with suppress(DecodeError):  # from a newer version
+            for kind in _decode(described):
+                row = self.rows.get(kind)
+                if row is None or now_s - row.last_s > _WAVE_S:  # else it is of a wave that was counted
+                    self._count(kind[:_LONGEST_KIND], now_s, now_s)
+
+    def heard_taken(self, described: str) -> None:
         """A process, perhaps this one, tells that the API took a call of these kinds just now."""
         if self.rows:
             with suppress(DecodeError):  # from a newer version
@@ -97,6 +104,18 @@ class OwnRefusals:
             self.rows.pop(kind, None)
         for row in self.rows.values():
             row.others_taken |= began_s > row.began_s
+
+    def _count(self, kind: str, began_s: float, now_s: float) -> bool:
+        """Count a refusal of a kind; say whether it is the first of a wave."""
+        row = self.rows.get(kind)
+        if row is None or now_s - row.last_s > _FORGOTTEN_S:
+            self._bound()
+            self.rows[kind] = _Row(now_s, now_s)
+            return True
+        if began_s < row.last_s - _WAVE_S:
+            return False
+        row.count, row.last_s = row.count + 1, now_s
+        return True
 
     def _bound(self) -> None:
         if len(self.rows) >= _MOST_ROWS:
