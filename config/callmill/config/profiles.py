@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -16,6 +15,7 @@ from callmill.config.alert_policy import AlertPolicy
 from callmill.config.api_profile import ApiProfile, Charge, Credential, Usage
 from callmill.config.failure_policy import BreakerPolicy, RetryPolicy
 from callmill.config.problems import describe, unknown_key
+from callmill.config.public_api import API_NAME
 from callmill.config.settings import Settings
 from callmill.config.throttle_policy import ThrottlePolicy
 from callmill.errors import ConfigurationError
@@ -35,7 +35,6 @@ __all__ = [
     "profiles_path",
 ]
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _SUB_TABLES: dict[str, type[BaseModel]] = {
     "auth": Credential,
     "breaker": BreakerPolicy,
@@ -155,7 +154,7 @@ def _alerts(document: dict[str, Any], path: Path) -> tuple[AlertPolicy | None, l
 
 
 def _profile(name: str, table: Any, path: Path) -> tuple[ApiProfile | None, list[str]]:
-    if not _NAME.fullmatch(name):
+    if not API_NAME.fullmatch(name):
         return None, [": an API's name is up to 100 letters, digits, '-' and '_', and begins with a letter or digit"]
     if not isinstance(table, dict):
         return None, [": must be a table; write [apis.NAME] and its keys below"]

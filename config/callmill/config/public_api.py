@@ -8,6 +8,9 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from msgspec import Struct
 
+API_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+"""What an API may be called: the name is a part of keys and queues."""
+
 _AMBIGUOUS = re.compile(r"[\x00-\x20\x7f\\]")
 _PATH_END = re.compile(r"[?#]")
 _DEFAULT_PORTS = {"http": 80, "https": 443}

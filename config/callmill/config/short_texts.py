@@ -8,7 +8,6 @@ MOST_OF_NAME = 200
 """Characters of a batch's name."""
 MOST_OF_REASON = 500
 """Characters of a reason that somebody gives."""
-MOST_OF_API_NAME = 100
 
 
 def shortened(text: str, most: int) -> str:

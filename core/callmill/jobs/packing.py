@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
-from callmill.config.public_api import PublicApi
+from callmill.config.public_api import API_NAME, PublicApi
 from callmill.errors import DuplicateIdError, JobError
 from callmill.jobs.bounds import CHUNK_BYTES, MAX_URL_LENGTH
 from callmill.jobs.capacity import Capacity
@@ -23,7 +23,6 @@ _CHUNKS_BEFORE_GROWTH = 20
 
 _JOB_OVERHEAD_BYTES, _HEADER_OVERHEAD_BYTES = 32, 16
 _PLAIN_PATH = re.compile(r"/(?!/)[\w\-~/?=&:,+@!$'()*;.]*", re.ASCII)
-_API_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _CACHED_URLS, _CACHED_URL_LENGTH = 4096, 1024
 
 
@@ -111,7 +110,7 @@ class JobPacker:
 
     def _lane(self, name: str, position: int) -> _Lane:
         facts = self._find_api(name, position)
-        if facts is None and not _API_NAME.fullmatch(name):  # no profile can have it, and it names keys and queues
+        if facts is None and not API_NAME.fullmatch(name):  # no profile can have it, and it names keys and queues
             _fail(position, "api", f"{name[:200]!r} is no name of an API: up to 100 letters, digits, '-' and '_'")
         lane = self._lanes[name] = _Lane(name, facts)
         return lane

@@ -10,13 +10,13 @@ from contextlib import aclosing, asynccontextmanager
 from uuid import uuid4
 
 from callmill.config.limit_spec import Enforcer
+from callmill.config.public_api import API_NAME
 from callmill.config.redis_connections import connect
 from callmill.errors import UsageError
 from callmill.limits.control import checked
 from callmill.limits.limiter import Limiter
 from callmill.limits.rules import KeyRules, LimitRules
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _KEY = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _SHORTEST_QUANTUM_S, _LONGEST_QUANTUM_S = 0.1, 3600.0
 
@@ -52,7 +52,7 @@ async def open_limiter(
         ConfigurationError: The URL is none of Redis.
     """
     rules = read_rules(limits, enforcer=enforcer, burst=burst, quantum=quantum, guard=guard, keys=keys)
-    if not _NAME.fullmatch(name):
+    if not API_NAME.fullmatch(name):
         raise UsageError(f"{name[:200]!r} is no name of an API: up to 100 letters, digits, '-' and '_'")
     async with aclosing(connect(url)) as redis:
         limiter = Limiter(redis, name, rules, worker=_worker_name())
