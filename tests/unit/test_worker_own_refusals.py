@@ -121,3 +121,14 @@ def test_processes_count_together():
         assert not elsewhere.refusals.is_news
     api.takes(call("/b"))
     assert api.refuses(call("/a/3")) != "not"
+
+
+def test_of_a_thousand_calls_that_are_refused_at_once_few_are_told():
+    """However many calls a moment refuses, other processes are told of it once for each of its kinds at most."""
+    api = Api()
+    told = 0
+    for number in range(1000):
+        api.now_s = 1.0 + number / 100_000
+        api.refusals.refused(call("/a"), api.now_s - 0.005)
+        told += api.refusals.is_news
+    assert told == 1

@@ -106,7 +106,7 @@ class OwnRefusals:
             row.others_taken |= began_s > row.began_s
 
     def _count(self, kind: str, began_s: float, now_s: float) -> bool:
-        """Count a refusal of a kind; say whether it is the first of a wave."""
+        """Count a refusal of a kind; say whether none was counted a moment ago, so that others are told of it."""
         row = self.rows.get(kind)
         if row is None or now_s - row.last_s > _FORGOTTEN_S:
             self._bound()
@@ -114,8 +114,9 @@ class OwnRefusals:
             return True
         if began_s < row.last_s - _WAVE_S:
             return False
-        row.count, row.last_s = row.count + 1, now_s
-        return True
+        before_s, row.last_s = row.last_s, now_s
+        row.count += 1
+        return now_s - before_s > _WAVE_S
 
     def _bound(self) -> None:
         if len(self.rows) >= _MOST_ROWS:
