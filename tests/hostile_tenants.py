@@ -54,6 +54,11 @@ class WhimsicalApi:
         await exchange.reader.read()
 
     @staticmethod
+    async def _slow(exchange: Exchange, _call: int) -> None:
+        await asyncio.sleep(1.0)
+        await exchange.answer(body=b"{}")
+
+    @staticmethod
     async def _reset(exchange: Exchange, _call: int) -> None:
         exchange.reset()
 
@@ -87,6 +92,7 @@ class WhimsicalApi:
 
     _ODD: ClassVar = {
         "hang": _hang,
+        "slow": _slow,
         "reset": _reset,
         "drip": _drip,
         "loop": _loop,
@@ -175,6 +181,10 @@ def _batches(client: Client, api: str) -> Sequence[Batch]:
     return [client.submit([Job("GET", "/b", api=api) for _ in range(3)], tenant="hostile") for _ in range(500)]
 
 
+def _hanging_batches(client: Client, api: str) -> Sequence[Batch]:
+    return [client.submit([Job("GET", "/hang", api=api, timeout=3600)], tenant="hostile") for _ in range(500)]
+
+
 def _pausing(client: Client, api: str) -> Sequence[Batch]:
     batch = client.submit([Job("GET", "/pausing", api=api) for _ in range(20_000)], tenant="hostile")
 
@@ -196,6 +206,11 @@ HOSTILE = {
     "500 for ever, no limits": _failing("500"),
     "hangs": _failing("hang", *_SECOND, "timeout = 5"),
     "hangs, no limits": _failing("hang", "timeout = 5"),
+    "hangs for an hour": Hostile(
+        _jobs("hang", 5000, timeout=3600), ('limits = ["2000/second"]', 'enforcer = "bucket"'), 900, "hang"
+    ),
+    "hangs for an hour, 500 batches": Hostile(_hanging_batches, _SECOND, 20, "hang"),
+    "slow calls, no limits": _failing("slow", calls=30),
     "resets": _failing("reset", *_SECOND),
     "drips": _failing("drip", *_SECOND, "timeout = 5"),
     "redirects to itself": _failing("loop", *_SECOND),

@@ -63,6 +63,8 @@ class Crowd:
         """What is left of it."""
         return self.most - len(self.under_way)
 
+    places = room
+
     def calls(self, traffic: TrafficClass, model: str, weight: int) -> Queue:
         """The queue of a kind."""
         return self._queues.setdefault((traffic, model, weight), Queue(self, (traffic, model, weight)))
@@ -231,6 +233,38 @@ def test_slots_are_asked_for_when_permits_are_back(redis_url):
         limiter.settle(await waiting, None)
 
     run(redis_url, scene, "20/second", "5 concurrent")
+
+
+def test_calls_that_hang_leave_places_to_other_classes(redis_url):
+    """However many calls of one class hang, a call of another class has a place in the process at once."""
+
+    async def scene(limiter: Limiter) -> None:
+        crowd = Crowd(limiter, 200)
+        crowd.add(1000)
+        await crowd.come_to(190)
+        crowd.add(1, traffic=URGENT)
+        while not crowd.by_class[URGENT]:
+            await crowd.come_to(len(crowd.began) + 1)
+        assert 0 < crowd.room() < 200 // 64 + 2
+
+    run(redis_url, scene, "none")
+
+
+def test_calls_that_hang_hold_no_other_class_up_where_places_are_learned(redis_url):
+    """When calls of one class hang in all places that were learned, another has half as many, and none beyond them."""
+
+    async def scene(limiter: Limiter) -> None:
+        crowd = Crowd(limiter, 1000)
+        crowd.add(1000)
+        await crowd.come_to(4)
+        crowd.add(1000, traffic=URGENT)
+        while not crowd.by_class[URGENT]:
+            await crowd.come_to(len(crowd.began) + 1)
+        granted = limiter.status().permits
+        assert granted is not None
+        assert crowd.by_class[NORMAL] + crowd.by_class[URGENT] <= granted + max(1, granted // 2)
+
+    run(redis_url, scene)
 
 
 def test_a_slot_that_was_too_late_leaves_its_place_to_another_call(redis_url):

@@ -77,13 +77,13 @@ def test_slots_wait_for_others_well_within_their_validity(per_second):
 def test_no_more_calls_start_at_once_than_the_loop_runs_in_time():
     """A crowd that may start all at once starts in parts: the loop runs each before the next one takes its slots."""
     rules = LimitRules()
-    calls = Acquirers()
+    calls, turn = Acquirers(), Turn(1.0)
     group = Group(
         layout(rules, Keys("test"), "", NORMAL),
         calls,
-        PermitSet([Permits(None)]),
+        PermitSet([Permits(None)], turn=turn),
         weight=1,
-        turn=Turn(1.0),
+        turn=turn,
         ring=KeyRing([key.name for key in rules.keys]),
         timing=Timing(VALIDITY_S, None),
     )

@@ -80,22 +80,23 @@ class Dispatcher:
             self._is_at_it = False
 
     def _start_all(self, now: float) -> None:
-        lacks_permit, self._started_s = False, now
+        lacks_place, self._started_s = False, now
         while self._agenda and self._agenda[0][0] <= now:
             at, _, group = heappop(self._agenda)
             self._rise(at, group)
-        candidates, room = list(self._ready), self._caller.room()
+        candidates, room, places = list(self._ready), self._caller.room(), self._caller.places()
         enough = max(0, room - MOST_AT_ONCE)
         while candidates and room > enough:
             group = min(candidates, key=_virtual_time) if len(candidates) > 1 else candidates[0]
-            came = group.start_next(now)
+            came = group.start_next(now, places)
             if came is Start.DONE:
                 group.turn.served()
                 room -= 1
+                places -= 1
                 continue
             candidates.remove(group)
-            if came is Start.NO_PERMIT:
-                lacks_permit = True
+            if came is Start.NO_PLACE:
+                lacks_place = True
             elif came is Start.NOT_DUE:
                 del self._ready[group]
                 self._rest(group, group.next_due(now))
@@ -105,8 +106,8 @@ class Dispatcher:
         if candidates and room > 0 and not self._is_gathering:
             self._is_gathering = True
             asyncio.get_running_loop().call_soon(self._gathered)
-        self._is_short = lacks_permit or bool(candidates)
-        if lacks_permit:
+        self._is_short = lacks_place or bool(candidates)
+        if lacks_place:
             self._on_no_permit()
         self._arm(now)
 

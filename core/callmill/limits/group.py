@@ -24,7 +24,7 @@ class Start(Enum):
     DONE = auto()
     NOBODY_WAITS = auto()
     NOT_DUE = auto()
-    NO_PERMIT = auto()
+    NO_PLACE = auto()
 
 
 class Group:
@@ -79,16 +79,16 @@ class Group:
         self.layout, self._permits = layout, permits
         self.settlements.use(layout)
 
-    def start_next(self, now: float) -> Start:
-        """Start the next call that waits, if it has a slot that is due, and permits."""
+    def start_next(self, now: float, places: int) -> Start:
+        """Start the next call that waits, if it has a due slot, permits, and one of the places that are left here."""
         if self.calls.wanting <= 0:
             return Start.NOBODY_WAITS
-        if self._permits.free <= 0:
-            return Start.NO_PERMIT
+        if self._permits.free <= 0 or not self.turn.may_take_of(places):
+            return Start.NO_PLACE
         slot = self._due(now)
         if slot is None:
             self.ran_dry |= self.paced and not len(self.stock)
-            return Start.NOT_DUE if self.next_due(now) > now else Start.NO_PERMIT
+            return Start.NOT_DUE if self.next_due(now) > now else Start.NO_PLACE
         self._take_permits(slot)
         self.fired += 1
         if not self.calls.start(slot):

@@ -422,7 +422,7 @@ class Limiter:
         self._leases.adopt(rules)
         for group, refill in self._refills.items():
             limits = layout(rules, self._store.keys, group.layout.model, group.layout.traffic)
-            group.use(limits, self._leases.of(limits.model))
+            group.use(limits, self._leases.of(limits.model, group.turn))
             self._expect_in(group)
             refill.use_other_limits()
         self._caller.adopt()
@@ -451,7 +451,7 @@ class Limiter:
         limits = layout(self._rules, self._store.keys, model, traffic)
         turn = self._turns.setdefault(traffic, Turn(limits.weight))
         calls = self._caller.calls(traffic, model, weight)
-        permits = self._leases.of(model)
+        permits = self._leases.of(model, turn)
         group = Group(limits, calls, permits, weight=weight, turn=turn, ring=self._ring, timing=self._timing)
         group.pause(self._pauses.until(limits.scopes[0]))
         self._groups[model, traffic, weight] = group
@@ -482,7 +482,9 @@ class Limiter:
         self._drop_from = max(MOST_IDLE_GROUPS, 2 * len(self._groups))  # so that looking costs little for each group
         self._leases.keep({model for model, _, _ in self._groups})
         classes = {traffic for _, traffic, _ in self._groups}
-        self._turns = {traffic: turn for traffic, turn in self._turns.items() if traffic in classes}
+        self._turns = {
+            traffic: turn for traffic, turn in self._turns.items() if traffic in classes or turn.in_flight
+        }
 
     def _expect_in(self, group: Group) -> None:
         backlog, limits = self._backlog, group.layout
@@ -522,7 +524,7 @@ class Limiter:
 
     def _usable(self, group: Group, wanted: int) -> int:
         """How many of so many slots of a group will find a place for their calls, beside those of other classes."""
-        room = self._caller.room()
+        room = self._caller.room() if group.turn.may_take_of(self._caller.places()) else 0
         if room >= wanted:
             return wanted
         weights = {other.turn: other.turn.weight for other in self._groups.values() if other.calls.wanting}

@@ -12,6 +12,7 @@ from callmill.errors import RedisUnavailableError
 from callmill.limits.permits import UNLIMITED, PermitLease, Permits, PermitSet, PermitStore
 from callmill.limits.rules import LimitRules, concurrency
 from callmill.limits.slots import Slot
+from callmill.limits.turns import Turn
 
 
 class PermitLeases:
@@ -33,8 +34,8 @@ class PermitLeases:
         self._keys = [Permits(None, f"key:{key.name}") for key in rules.keys]
         self.adopt(rules)
 
-    def of(self, model: str) -> PermitSet:
-        """What the calls of a model need permits of."""
+    def of(self, model: str, turn: Turn) -> PermitSet:
+        """What the calls of a model and class need permits of."""
         shared = [self._api]
         limit = concurrency(self._rules.of_model(model))
         if limit is not None:
@@ -42,7 +43,7 @@ class PermitLeases:
                 self._models[model] = Permits(limit, f"model:{model}")
                 self._keep(self._models[model])
             shared.append(self._models[model])
-        return PermitSet(shared, self._keys if any(keys.limited for keys in self._keys) else ())
+        return PermitSet(shared, self._keys if any(keys.limited for keys in self._keys) else (), turn=turn)
 
     def learner(self, key: int) -> Permits:
         """The permits that show how many calls may be in flight with a credential, where nobody wrote it down."""

@@ -12,6 +12,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from callmill.errors import RedisUnavailableError
+from callmill.limits.turns import Turn
 
 LEASE_S = 10.0
 SAFETY_S = 1.0
@@ -19,6 +20,9 @@ HEARTBEAT_S = LEASE_S / 4
 CONTENDED_S = 0.100
 LEARNING_S = 0.020
 """Between renewals while calls lack permits of a limit that is about to change."""
+
+STALLED_S = 0.5
+"""Where all permits of a limit that is learned are in use and no call has ended for so long, their calls hang."""
 
 GAP_S = 0.010
 UNLIMITED = sys.maxsize
@@ -79,6 +83,8 @@ class Permits:
         limit: What is configured; None: nothing.
         learns: Whether a limit that nobody wrote down is learned.
         cap: The most calls in flight after a refusal; ``is_lifted``: until the next renewal only.
+        ended: Calls that gave theirs back since the start.
+        is_stalled: Whether the calls that hold the permits hang: other classes need not wait for their time-outs.
     """
 
     def __init__(self, limit: int | None, scope: str = "", *, learns: bool = False) -> None:
@@ -92,7 +98,10 @@ class Permits:
         self.granted = 0
         self.goal = 0
         self.used = 0
+        self.ended = 0
         self.valid_until = 0.0
+        self.is_stalled = False
+        self._ended_before, self._still_from_s = 0, 0.0
 
     @property
     def limited(self) -> bool:
@@ -105,6 +114,27 @@ class Permits:
         if not self.limited:
             return self.cap - self.used
         return min(self.granted, self.goal, self.cap) - self.used if monotonic() < self.valid_until else 0
+
+    def free_for(self, turn: Turn) -> int:
+        """The same for the calls of one class: beside permits whose calls hang, it may have half as many in flight.
+
+        Only where the limit is learned: it is an estimate, and what is written down is never exceeded.
+        """
+        free = self.free
+        if not self.is_stalled:
+            return free
+        if free > 0 or monotonic() >= self.valid_until:
+            self.is_stalled = False
+            return free
+        most = max(1, self.granted // 2) if self.cap == UNLIMITED else 1
+        return min(most - turn.in_flight, 2 * max(1, self.granted) - self.used)
+
+    def watch(self, now_s: float) -> None:
+        """Take note of whether calls end while none may start."""
+        if self.ended != self._ended_before or self.free > 0:
+            self._ended_before, self._still_from_s = self.ended, now_s
+        elif now_s - self._still_from_s >= STALLED_S:
+            self.is_stalled = self.learns and self.limit is None and self.used > 0
 
     def answered(self, latency_s: float) -> None:
         """A call was answered."""
@@ -138,26 +168,30 @@ class PermitSet:
     Args:
         shared: Those of the API and the model.
         keys: Those of each credential; empty where credentials have no such limit.
+        turn: The account of the call's class.
     """
 
-    def __init__(self, shared: Sequence[Permits], keys: Sequence[Permits] = ()) -> None:
+    def __init__(self, shared: Sequence[Permits], keys: Sequence[Permits] = (), *, turn: Turn) -> None:
+        self._turn = turn
         self._shared = tuple(shared)
         self._keys = tuple(keys)
 
     @property
     def free(self) -> int:
         """Calls that may start now."""
+        turn = self._turn
         if len(self._shared) == 1 and not self._keys:
-            return self._shared[0].free
-        free = min([permits.free for permits in self._shared])
-        return min(free, sum(permits.free for permits in self._keys)) if self._keys else free
+            return self._shared[0].free_for(turn)
+        free = min([permits.free_for(turn) for permits in self._shared])
+        return min(free, sum(permits.free_for(turn) for permits in self._keys)) if self._keys else free
 
     def free_of(self, key: int) -> int:
         """Calls that may start now with one of the credentials, as far as it alone is concerned."""
-        return self._keys[key].free if self._keys else UNLIMITED
+        return self._keys[key].free_for(self._turn) if self._keys else UNLIMITED
 
     def take(self, key: int) -> None:
         """A call starts with this credential."""
+        self._turn.in_flight += 1
         for permits in self._shared:
             permits.used += 1
         if self._keys:
@@ -165,10 +199,13 @@ class PermitSet:
 
     def give(self, key: int) -> None:
         """It is over, or never started."""
+        self._turn.in_flight -= 1
         for permits in self._shared:
             permits.used -= 1
+            permits.ended += 1
         if self._keys:
             self._keys[key].used -= 1
+            self._keys[key].ended += 1
 
 
 class PermitLease:
@@ -239,6 +276,7 @@ class PermitLease:
         self._searching = lease.searching
         permits.granted, permits.goal, permits.in_all = lease.held, lease.goal, lease.limit
         permits.valid_until = asked + LEASE_S - SAFETY_S
+        permits.watch(asked)
         if is_lifted and permits.is_lifted:
             permits.try_with(UNLIMITED)
         self._on_change()

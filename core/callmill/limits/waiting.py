@@ -37,6 +37,10 @@ class Caller(Protocol):
         """How many more calls may start now."""
         ...
 
+    def places(self) -> int:
+        """How many more calls may be under way: ``room`` where nothing but places holds calls back."""
+        ...
+
     def calls(self, traffic: TrafficClass, model: str, weight: int) -> WaitingCalls:
         """Where the calls of a kind wait, which count as so many requests each; asked once for each kind that comes."""
         ...
@@ -93,6 +97,10 @@ class Programs:
     """The caller of a limiter whose user acquires slots: how many calls are under way is the user's affair."""
 
     def room(self) -> int:
+        """No bound."""
+        return sys.maxsize
+
+    def places(self) -> int:
         """No bound."""
         return sys.maxsize
 

@@ -217,10 +217,14 @@ class Lane:
 
     def room(self) -> int:
         """How many more calls may start now."""
-        room = 0 if self._answers.waiting else self._max_in_flight - self._attempts.in_flight
+        room = 0 if self._answers.waiting else self.places()
         if room <= 0:
             self._full_s = self._now()
         return room if self._is_free else int(min(room, self._startable))
+
+    def places(self) -> int:
+        """How many more calls may be under way."""
+        return self._max_in_flight - self._attempts.in_flight
 
     def calls(self, traffic: TrafficClass, model: str, weight: int) -> _Waiting:
         """Return the calls of a kind that wait, as the limiter sees them."""
