@@ -300,7 +300,7 @@ if n > 0 then
   elseif s - now > ahead then
     local wait = rank * turn
     -- Heavy calls: who is next in line comes in time for the start of the one before, who may be dead.
-    if rank > 0 then wait = math.min(wait, wait - turn + base - lead - 5000) end
+    if rank > 0 and spacing > light then wait = math.min(wait, wait - turn + base - lead - 5000) end
     again = math.max(now + 1000, s - base + wait)
     if share < 0.999 and base < 2 * H then
       again = math.max(now + 1000, math.min(again, math.max(green_at, s - 2 * H + rank * turn)))
