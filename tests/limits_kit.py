@@ -338,7 +338,13 @@ class Fleet:
         return worker
 
     def run(
-        self, workers: Sequence[Worker], seconds: float, *, calls: Sequence[int], leave: dict[int, float] | None = None
+        self,
+        workers: Sequence[Worker],
+        seconds: float,
+        *,
+        calls: Sequence[int],
+        tokens: int = 0,
+        leave: dict[int, float] | None = None,
     ) -> None:
         """Let workers with endless demand ask, each when it may ask again; ``leave``: index -> second of its end."""
         begin, end = self.us, self.us + round(seconds * 1e6)
@@ -349,7 +355,7 @@ class Fleet:
             if leave and index in leave and at - begin > leave[index] * 1e6:
                 continue
             self.set_time(at)
-            self.reserve(workers[index], calls[index])
+            self.reserve(workers[index], calls[index], (tokens,) * calls[index] if tokens else ())
             heapq.heappush(due, (max(workers[index].again_us, at + 500), index))
 
 

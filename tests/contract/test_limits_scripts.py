@@ -123,7 +123,7 @@ def test_all_limits_hold_and_nothing_is_charged_for_a_refusal(redis_url):
     fleet = Fleet(redis_url, rules("100/second", "600 tokens/minute"))
     worker = fleet.warm()
     (first,) = fleet.reserve(worker, 1, (10,)).starts_us
-    fleet.set_time(first)
+    fleet.set_time(first + 900_000)
     (second,) = fleet.reserve(worker, 1, (600,)).starts_us
     assert second - first == pytest.approx(10 * 60_008_000 / 600, abs=1)
     fleet.set_time(second)
@@ -232,6 +232,17 @@ def test_a_lone_worker_uses_all_of_a_low_rate(redis_url):
     fleet.run([worker], 60, calls=[5])
     assert gaps(worker.starts_us) == {1_000_000 + GUARD_US}
     assert worker.exchanges <= 1.2 * len(worker.starts_us)
+
+
+@pytest.mark.parametrize(("limit", "tokens"), [("1/second", 0), ("6000 tokens/minute", 100)])
+def test_a_waiter_that_died_costs_no_start(redis_url, limit, tokens):
+    """Where calls are a second apart, the next in line comes in time for the start that a dead worker would have booked."""
+    fleet = Fleet(redis_url, rules(limit))
+    fleet.warm()
+    workers = [Worker(f"w{index}") for index in range(5)]
+    fleet.run(workers, 30, calls=[5] * 5, leave={0: 3.3, 1: 8.6, 2: 15.5}, tokens=tokens)
+    starts = [start for worker in workers for start in worker.starts_us]
+    assert max(gaps(starts)) - min(gaps(starts)) <= 1
 
 
 def test_low_rates_are_shared_fairly_without_polling(redis_url):

@@ -78,7 +78,8 @@ end
 local lost = empty or meta.server ~= server or (known_boot == boot and (seq < request.seq or request.doubt == 'stepped'))
 local same_life = not (lost or stepped_back) -- else nobody knows where the server's windows begin on this clock
 
-local limits, paces, quotas, common, shared, of_key, spacing = {}, {}, {}, {}, {}, {}, 1
+-- spacing: how far apart its calls are, and light: the same for calls of one unit
+local limits, paces, quotas, common, shared, of_key, spacing, light = {}, {}, {}, {}, {}, {}, 1, 1
 for i = 1, key_count do of_key[i] = {} end
 for i, key in ipairs(LIMITS) do
   local h = read_limit(key)
@@ -123,14 +124,17 @@ for i, key in ipairs(LIMITS) do
     end
     pace.read_lists(x, h.holes, h.log, h.heavy_at, lost)
     x.earliest, x.spend = function(t, units) return pace.due(x, t, units) end, pace.spend
-    spacing = math.max(spacing, x.emission * (n > 0 and cost(x, 1) or 1) / (x.owner > 0 and key_count or 1))
+    local apart = x.emission / (x.owner > 0 and key_count or 1)
+    spacing, light = math.max(spacing, apart * (n > 0 and cost(x, 1) or 1)), math.max(light, apart)
   end
 end
 local dearest = 0 -- what a call of others took of a pace lately: they book further ahead, and would never leave room
 for _, x in ipairs(common) do
   if not x.quota then dearest = math.max(dearest, x.charge) end
 end
-local H = math.max(horizon, 1.5 * spacing) -- shorter than one emission, it would leave the limit unused
+-- Shorter than one emission, it would leave the limit unused where waiters do not come. Heavy calls book no further ahead: a
+-- light one of another class that comes then is behind one of them, not behind two.
+local H = math.max(horizon, 1.5 * light)
 
 if lost or stepped_back then
   boot, seq = text(now) .. '/' .. me .. '/' .. request.seq .. (empty and '' or '/kept'), math.max(seq, request.seq)
@@ -284,7 +288,7 @@ if n > 0 then
   local green_at = v + rank * turn / share - 100000 -- when older waiters have had their turns and it is below its share
   local function reach() -- how far ahead it may book: alone, with less than its share, with more
     if share > 0.999 then return H end
-    return green_at <= now and math.max(2 * H, FAR * dearest) or math.max(NEAR_US, spacing)
+    return green_at <= now and math.max(2 * H, FAR * dearest) or math.max(NEAR_US, light)
   end
   local base = reach()
   -- Older waiters book first: keep their turns free. The floor keeps it work conserving when they do not come.
@@ -294,7 +298,10 @@ if n > 0 then
   if not s then
     again = now + LOOK_US -- no key may be used: a permit brings it back sooner
   elseif s - now > ahead then
-    again = math.max(now + 1000, s - base + rank * turn)
+    local wait = rank * turn
+    -- Heavy calls: who is next in line comes in time for the start of the one before, who may be dead.
+    if rank > 0 and spacing > light then wait = math.min(wait, wait - turn + base - lead - 5000) end
+    again = math.max(now + 1000, s - base + wait)
     if share < 0.999 and base < 2 * H then
       again = math.max(now + 1000, math.min(again, math.max(green_at, s - 2 * H + rank * turn)))
     end
