@@ -482,9 +482,7 @@ class Limiter:
         self._drop_from = max(MOST_IDLE_GROUPS, 2 * len(self._groups))  # so that looking costs little for each group
         self._leases.keep({model for model, _, _ in self._groups})
         classes = {traffic for _, traffic, _ in self._groups}
-        self._turns = {
-            traffic: turn for traffic, turn in self._turns.items() if traffic in classes or turn.in_flight
-        }
+        self._turns = {traffic: turn for traffic, turn in self._turns.items() if traffic in classes or turn.in_flight}
 
     def _expect_in(self, group: Group) -> None:
         backlog, limits = self._backlog, group.layout
