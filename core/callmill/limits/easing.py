@@ -1,7 +1,7 @@
 """Easing: pauses that nobody asked for end early for calls of classes that were not refused.
 
 After refusals that do not say for how long, pauses grow, up to a minute. They may be the matter of one tenant's calls.
-So a call of another class need not wait for their end: within a second or so it shows whether the API takes it.
+So a call of another class need not wait for their end: it soon shows whether the API takes it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from callmill.limits.pauses import Pauses
 from callmill.limits.refill import tell_if_died
 from callmill.limits.store import LimitStore
 
-EASED_AFTER_S = 1.0
+EASED_AFTER_S = 0.5
 FREELY_EASED = 8
 """While more classes were refused in the row, others wait longer, in proportion: the API itself may refuse."""
 
@@ -26,12 +26,21 @@ class Easing:
     Args:
         store: The limiter's state.
         pauses: Those pauses.
+        on_waiting: Called when such calls wait, before a pause ends.
         waits: Says whether calls of a scope wait whose class was not refused.
     """
 
-    def __init__(self, store: LimitStore, pauses: Pauses, waits: Callable[[str, frozenset[str]], bool]) -> None:
+    def __init__(
+        self,
+        store: LimitStore,
+        pauses: Pauses,
+        waits: Callable[[str, frozenset[str]], bool],
+        *,
+        on_waiting: Callable[[], None],
+    ) -> None:
         self._store = store
         self._pauses = pauses
+        self._on_waiting = on_waiting
         self._waits = waits
         self._refused: frozenset[str] = frozenset()
         self._firm: set[str] = set()
@@ -90,6 +99,7 @@ class Easing:
 
     async def _run(self) -> None:
         while scopes := self._scopes():
+            self._on_waiting()
             least_s = EASED_AFTER_S * max(1.0, len(self._refused) / FREELY_EASED)
             waits_us = []
             for scope in scopes:

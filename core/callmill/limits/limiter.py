@@ -84,7 +84,7 @@ class Limiter:
             self._store, self._ring, self._layouts, on_paused=self._pauses_changed, on_resumed=self._resumed
         )
         self._leases = PermitLeases(self._store, rules, waiting=self._waiting, on_change=self._permits_changed)
-        self._easing = Easing(self._store, self._pauses, self._others_wait)
+        self._easing = Easing(self._store, self._pauses, self._others_wait, on_waiting=self._leases.exceed)
         self._learning = Learning(
             self._store, self._pauses, self._leases, lambda: self._rules, len(self._ring), easing=self._easing
         )
@@ -340,7 +340,7 @@ class Limiter:
     def set_aside(self, key: int, seconds: float, reason: str, *, traffic: TrafficClass | None = None) -> None:
         """Use a credential no more for ``seconds``, in the whole fleet.
 
-        ``traffic``: only calls of this class were refused with it, so one of another class may try it after a second.
+        ``traffic``: only calls of this class were refused with it, so one of another class may try it soon.
         """
         guessed_s = 0.0 if traffic is None else seconds
         self._pauses.hold(seconds, reason, f"key:{self.key_names[key]}", guessed_s=guessed_s)

@@ -64,6 +64,11 @@ class PermitLeases:
             permits.try_with(most)
         self._on_change()
 
+    def exceed(self) -> None:
+        """Let a call of a class with none in flight ask whether the API takes it: another worker may have the permit."""
+        for permits in self._tried():
+            permits.exceed()
+
     def lift(self) -> None:
         """Redis has been told of a refusal: it says how many calls there may be in flight."""
         for permits in [self._api, *self._keys]:

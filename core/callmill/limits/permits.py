@@ -84,7 +84,8 @@ class Permits:
         learns: Whether a limit that nobody wrote down is learned.
         cap: The most calls in flight after a refusal; ``is_lifted``: until the next renewal only.
         ended: Calls that gave theirs back since the start.
-        is_stalled: Whether the calls that hold the permits hang: other classes need not wait for their time-outs.
+        may_exceed: Whether a class with few calls in flight may exceed what is granted: the calls of others hang, or
+            were refused.
     """
 
     def __init__(self, limit: int | None, scope: str = "", *, learns: bool = False) -> None:
@@ -100,7 +101,7 @@ class Permits:
         self.used = 0
         self.ended = 0
         self.valid_until = 0.0
-        self.is_stalled = False
+        self.may_exceed = False
         self._ended_before, self._still_from_s = 0, 0.0
 
     @property
@@ -116,25 +117,29 @@ class Permits:
         return min(self.granted, self.goal, self.cap) - self.used if monotonic() < self.valid_until else 0
 
     def free_for(self, turn: Turn) -> int:
-        """The same for the calls of one class: beside permits whose calls hang, it may have half as many in flight.
+        """The same for the calls of one class: where it may exceed them, it may have half as many in flight.
 
         Only where the limit is learned: it is an estimate, and what is written down is never exceeded.
         """
         free = self.free
-        if not self.is_stalled:
+        if not self.may_exceed:
             return free
         if free > 0 or monotonic() >= self.valid_until:
-            self.is_stalled = False
+            self.may_exceed = False
             return free
         most = max(1, self.granted // 2) if self.cap == UNLIMITED else 1
         return min(most - turn.in_flight, 2 * max(1, self.granted) - self.used)
+
+    def exceed(self) -> None:
+        """Let classes with few calls in flight exceed what is granted until some of it is free, where it is learned."""
+        self.may_exceed = self.learns and self.limit is None
 
     def watch(self, now_s: float) -> None:
         """Take note of whether calls end while none may start."""
         if self.ended != self._ended_before or self.free > 0:
             self._ended_before, self._still_from_s = self.ended, now_s
-        elif now_s - self._still_from_s >= STALLED_S:
-            self.is_stalled = self.learns and self.limit is None and self.used > 0
+        elif now_s - self._still_from_s >= STALLED_S and self.used > 0:
+            self.exceed()
 
     def answered(self, latency_s: float) -> None:
         """A call was answered."""
