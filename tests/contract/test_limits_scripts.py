@@ -236,7 +236,7 @@ def test_a_lone_worker_uses_all_of_a_low_rate(redis_url):
 
 @pytest.mark.parametrize(("limit", "tokens"), [("1/second", 0), ("6000 tokens/minute", 100)])
 def test_a_waiter_that_died_costs_no_start(redis_url, limit, tokens):
-    """Where calls are a second apart, the next in line comes in time for the start that a dead worker would have booked."""
+    """Where calls are a second apart, the next in line comes in time for the start of a worker that died."""
     fleet = Fleet(redis_url, rules(limit))
     fleet.warm()
     workers = [Worker(f"w{index}") for index in range(5)]

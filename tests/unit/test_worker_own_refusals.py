@@ -76,6 +76,17 @@ def test_refusals_of_one_moment_count_once():
     assert [api.refusals.refused(call("/a"), api.now_s - 0.9) for _ in range(50)] == [None] * 50
 
 
+def test_quick_refusals_of_one_moment_count_once():
+    """Calls that were under way when another of them was refused are no further evidence, however fast the API is."""
+    api = Api()
+    api.refuses(call("/a"))
+    api.takes(call("/b"))
+    began_s = [api.now_s + 1.0 + n / 1000 for n in range(5)]
+    for start_s in began_s:
+        api.now_s = start_s + 0.005
+        assert api.refusals.refused(call("/a"), start_s) is None
+
+
 def test_what_other_processes_tell_counts():
     """A call that another process saw taken contradicts as one of this process does; nonsense does not."""
     api = Api()

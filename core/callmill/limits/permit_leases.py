@@ -65,7 +65,7 @@ class PermitLeases:
         self._on_change()
 
     def exceed(self) -> None:
-        """Let a call of a class with none in flight ask whether the API takes it: another worker may have the permit."""
+        """Let one call of a class that has none in flight start without a permit: another worker may have it."""
         for permits in self._tried():
             permits.exceed()
 

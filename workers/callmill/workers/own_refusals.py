@@ -112,8 +112,8 @@ class OwnRefusals:
             self._bound()
             self.rows[kind] = _Row(now_s, now_s)
             return True
-        if began_s < row.last_s - _WAVE_S:
-            return False
+        if began_s < row.last_s:
+            return False  # it was under way when the last one was refused
         before_s, row.last_s = row.last_s, now_s
         row.count += 1
         return now_s - before_s > _WAVE_S
