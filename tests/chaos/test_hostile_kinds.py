@@ -59,9 +59,8 @@ def test_tenants_leave_nothing_behind(site):
     assert kept()
 
     def forgotten() -> bool:
-        site.client.submit([Job("GET", "/other", api=api)], tenant="other").wait(
-            60
-        )  # classes are forgotten when others come
+        # Classes are forgotten when others come.
+        site.client.submit([Job("GET", "/other", api=api)], tenant="other").wait(60)
         return not kept()
 
     until(forgotten, FORGOTTEN_S, f"of {MANY} tenants the limiter still keeps something")
