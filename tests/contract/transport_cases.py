@@ -12,7 +12,7 @@ from faulty_server import Exchange
 from callmill.workers.transports.port import TransportOptions
 
 NAMES = ("pyreqwest", "requests")
-LARGE_BYTES = 1 << 19
+LARGE_BYTES = 1 << 20
 BOMB = b"\0" * (4 << 20)
 
 

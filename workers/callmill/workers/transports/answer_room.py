@@ -9,7 +9,6 @@ this: when half of the time is over that one may wait, as much again is there fo
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -82,48 +81,46 @@ class Reading:
         waited: Whether it ever waited for room.
     """
 
-    __slots__ = ("_api", "_bytes", "waited")
+    __slots__ = ("_api", "_bytes", "_is_late", "waited")
 
     def __init__(self, api: AnswersOfApi) -> None:
         self.waited = False
+        self._is_late = False
         self._api = api
         self._bytes = 0
         api.readings[self] = None
 
-    def fits(self, size_bytes: int, *, is_late: bool = False) -> bool:
-        """Say whether there is room for so many bytes more; ``is_late``: it should not wait much longer."""
+    def fits(self, size_bytes: int) -> bool:
+        """Say whether there is room for so many bytes more."""
         api, room = self._api, self._api.room
         if next(iter(api.readings)) is self and room.unrecorded_bytes < room.most_bytes:
             return True
         if room.tight:
             return False
         in_all = room.unrecorded_bytes + room.reading_bytes + size_bytes
-        if is_late:
+        if self._is_late:
             return in_all <= 2 * room.most_bytes
         return in_all <= room.most_bytes and api.bytes + size_bytes <= room.most_bytes // 2
 
-    async def room_for(self, size_bytes: int, within_s: float = math.inf) -> None:
-        """Wait until there is room for so many bytes more.
+    async def room_for(self, size_bytes: int, within_s: float | None = None) -> None:
+        """Wait until there is room for so many bytes more; from half of ``within_s`` on, this answer may exceed the room.
 
         Raises:
             TimeoutError: ``within_s`` seconds are over.
         """
         if self.fits(size_bytes):
             return
-        loop, room = asyncio.get_running_loop(), self._api.room
-        late_at_s, over_at_s = loop.time() + within_s / 2, loop.time() + within_s
-        timers = [loop.call_at(at_s, room.wake) for at_s in (late_at_s, over_at_s) if at_s < math.inf]
         self.waited = True
         self._api.waiting += 1
+        hurry = None if within_s is None else asyncio.get_running_loop().call_later(within_s / 2, self._hurry)
         try:
-            while not self.fits(size_bytes, is_late=loop.time() >= late_at_s):
-                if loop.time() >= over_at_s:
-                    raise TimeoutError
-                await room.changed()
+            async with asyncio.timeout(within_s):
+                while not self.fits(size_bytes):
+                    await self._api.room.changed()
         finally:
             self._api.waiting -= 1
-            for timer in timers:
-                timer.cancel()
+            if hurry is not None:
+                hurry.cancel()
 
     def grow(self, size_bytes: int) -> None:
         """Take note that so many bytes more were read."""
@@ -140,6 +137,10 @@ class Reading:
         api.room.reading_bytes -= self._bytes
         self._bytes = 0
         api.room.wake()
+
+    def _hurry(self) -> None:
+        self._is_late = True
+        self._api.room.wake()
 
 
 class ReadingInThread:
