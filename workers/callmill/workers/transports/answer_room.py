@@ -103,7 +103,7 @@ class Reading:
         return in_all <= room.most_bytes and api.bytes + size_bytes <= room.most_bytes // 2
 
     async def room_for(self, size_bytes: int, within_s: float | None = None) -> None:
-        """Wait until there is room for so many bytes more; from half of ``within_s`` on, this answer may exceed the room.
+        """Wait until there is room for so many bytes more; from half of ``within_s`` on, this answer may exceed it.
 
         Raises:
             TimeoutError: ``within_s`` seconds are over.
