@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 import trustme
 from faulty_server import Exchange, FaultyServer, faulty_server
-from transport_cases import NAMES, answer_by_path, options
+from transport_cases import LARGE_BYTES, NAMES, answer_by_path, options
 
 from callmill.config import open_files
 from callmill.errors import ConfigurationError
+from callmill.workers.transports.answer_room import AnswerRoom, AnswersOfApi
 from callmill.workers.transports.factory import make_transport
 from callmill.workers.transports.port import FaultKind, Response, Transport, TransportFault
 from callmill.workers.transports.user_agent import USER_AGENT
@@ -175,6 +176,26 @@ def test_endless_body_takes_bounded_memory(name: str, server: FaultyServer) -> N
     before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     run(name, body)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 80_000
+
+
+@pytest.mark.parametrize("unrecorded_bytes", [2 << 20, 4 << 20])
+def test_waiting_for_room_is_no_time_out(name: str, own_server: FaultyServer, unrecorded_bytes: int) -> None:
+    """An answer that there is no room for in its call's time is read all the same; at worst it is NO_ROOM, sent."""
+    room = AnswerRoom(2 << 20)
+
+    async def body(transport: Transport) -> Response:
+        room.unrecorded(unrecorded_bytes)
+        asyncio.get_running_loop().call_later(1.2, room.unrecorded, 0)
+        return await transport.send("GET", own_server.url("/large"), {}, None, 0.8)
+
+    changes = {"answers": AnswersOfApi(room), "max_response_bytes": 2 * LARGE_BYTES}
+    if name == "pyreqwest" and unrecorded_bytes > room.most_bytes:
+        with pytest.raises(TransportFault) as raised:
+            run(name, body, **changes)
+        assert (raised.value.kind, raised.value.sent) == (FaultKind.NO_ROOM, True)
+    else:
+        assert len(run(name, body, **changes).body) == LARGE_BYTES
+    assert (room.reading_bytes, len(own_server.requests)) == (0, 1)
 
 
 def test_body_of_exactly_the_cap(name: str, own_server: FaultyServer) -> None:

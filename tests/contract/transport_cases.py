@@ -12,6 +12,7 @@ from faulty_server import Exchange
 from callmill.workers.transports.port import TransportOptions
 
 NAMES = ("pyreqwest", "requests")
+LARGE_BYTES = 1 << 20
 BOMB = b"\0" * (4 << 20)
 
 
@@ -104,6 +105,10 @@ async def _deflate_bomb(exchange: Exchange) -> None:
     await exchange.answer(headers="Content-Encoding: deflate\r\n", body=zlib.compress(BOMB))
 
 
+async def _large(exchange: Exchange) -> None:
+    await exchange.answer(body=b"x" * LARGE_BYTES)
+
+
 async def _claims_much(exchange: Exchange) -> None:
     await exchange.raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9000000000000000000\r\n\r\n")
     if exchange.method != "HEAD":
@@ -174,6 +179,7 @@ _BEHAVIOURS = {
     "gzip": _gzip,
     "gzip-bomb": _gzip_bomb,
     "deflate-bomb": _deflate_bomb,
+    "large": _large,
     "claims-much": _claims_much,
     "repeated": _repeated,
     "until-close": _until_close,

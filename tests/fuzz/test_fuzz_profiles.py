@@ -167,7 +167,10 @@ def test_structures_are_read_or_refused(document: dict[str, Any]) -> None:
         st.text(max_size=300).map(lambda text: text.encode("utf-8", "surrogatepass")),
         st.tuples(_DOCUMENT, st.integers(0, 400), st.binary(max_size=4)).map(lambda of: _mutated(*of)),
         st.tuples(
-            st.sampled_from((b"[", b"{a=", b"a.", b"[[", b"'''", b"a=[[[", b"apis={a={a=")), st.integers(1, 3000)
+            st.sampled_from(
+                (b"[", b"{a=", b"a.", b"'a' . ", b'"\\"".', b"[[", b"'''", b"a=[[[", b"a=1", b"apis={a={a=")
+            ),
+            st.integers(1, 200_000),
         ).map(lambda of: _repeated(*of)),
     )
 )

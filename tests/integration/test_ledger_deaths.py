@@ -10,7 +10,7 @@ import time
 import pytest
 
 from callmill.config.redis_connections import connect
-from callmill.errors import CorruptChunkError, StaleLeaseError
+from callmill.errors import CorruptBatchError, CorruptChunkError, StaleLeaseError
 from callmill.jobs.bounds import MAX_CHUNK_BYTES, SMALL_CHUNK_BYTES
 from callmill.jobs.line import Line
 from callmill.jobs.wire import Chunk, WireJob, decode_outcomes, encode_chunk
@@ -167,6 +167,49 @@ def test_jobs_of_a_corrupt_chunk_end(run, caplog, payload):
         assert [entry.levelname for entry in caplog.records if entry.name.endswith("execution")] == ["CRITICAL"]
         for where in (ALL, FailureFilter("code=corrupt")):
             assert await ledger.batches.retry_failed(ledger.ref.batch_id, where) == (0, [])
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("key", "field", "value"), [("meta", "deadline_ms", "abc"), ("suspects", "0", "1|abc|2"), ("meta", "format", "abc")]
+)
+def test_numbers_of_a_batch_that_are_none_end_it(run, key, field, value):
+    """Where something else stands for a number of a batch, its jobs fail as corrupt, or it is named as what it is."""
+
+    async def scenario(ledger: Ledger) -> None:
+        await ledger.redis.hset(getattr(ledger.names, key), field, value)
+        if field == "format":
+            with pytest.raises(CorruptBatchError, match="not what was written"):
+                await ledger.claim()
+            return
+        assert "'abc'" in await ledger.execution.execute(await ledger.claim(), LINE, time.monotonic())
+        record = await ledger.batches.record(ledger.ref.batch_id)
+        assert (record.ended, record.failed, record.leased, record.deadline_ms) == (True, JOBS, 0, 0)
+        entries = await ledger.redis.xrange(ledger.names.outcomes)
+        assert {outcome.error_code for outcome in decode_outcomes(entries[0][1][b"b"])} == {"corrupt"}
+
+    run(scenario)
+
+
+NUMBERS = ["format", "total", "succeeded", "failed", "leased", "created_ms", "deadline_ms", "max_unread_bytes", "calls"]
+
+
+@pytest.mark.parametrize("field", [*NUMBERS, "priority", "state"])
+def test_a_batch_that_somebody_changed_holds_up_no_other(run, field):
+    """Whatever stands for a number of a batch, chunks of others are put back; it is shown, and can be deleted."""
+
+    async def scenario(ledger: Ledger) -> None:
+        changed, names = ledger.ref, ledger.names
+        await ledger.claim()
+        await ledger.begin()
+        await ledger.claim()
+        await ledger.redis.hset(*((names.state, "0") if field == "state" else (names.meta, field)), "abc")
+        await ledger.redis.zadd(keys.DUE, {changed.member: 0, ledger.ref.member: 1}, xx=True)
+        assert ledger.ref in (await ledger.chunks.requeue_due()).put_back
+        assert (await ledger.batches.record(changed.batch_id)).id == changed.batch_id
+        await ledger.batches.delete(changed.batch_id, [changed])
+        assert not await ledger.redis.exists(names.meta)
 
     run(scenario)
 

@@ -24,6 +24,7 @@ from callmill.workers.hold_subjects import open_hold_stores
 from callmill.workers.lane import Lane
 from callmill.workers.request_builder import RequestBuilder
 from callmill.workers.single_call import CallNotDoneError, SingleCall
+from callmill.workers.transports.answer_room import AnswerRoom, AnswersOfApi
 from callmill.workers.transports.port import Response
 
 TOOK_S = 0.01
@@ -94,13 +95,20 @@ class Tenant:
 
 
 @asynccontextmanager
-async def lane_of(redis_url: str, limit: str, max_in_flight: int, **tenants: float) -> AsyncIterator[Site]:
+async def lane_of(
+    redis_url: str,
+    limit: str,
+    max_in_flight: int,
+    transport: CountingTransport | None = None,
+    answers: AnswersOfApi | None = None,
+    **tenants: float,
+) -> AsyncIterator[Site]:
     """Open a lane of an API with this limit."""
     profile = ApiProfile(name="api", base_url="https://api.example.com", limits=[limit], tenants=tenants)
     async with Redis.from_url(redis_url, socket_timeout=1) as connection:
         limiter = Limiter(connection, "api", replace(rules(limit), tenant_weights=tenants), worker="w")
         await limiter.start()
-        transport = CountingTransport()
+        transport = transport or CountingTransport()
         costs, requests = CallCosts(profile, lambda: limiter.rules), RequestBuilder(profile)
         store = BreakerStore(connection, "api", BreakerRules(), worker="w")
         lane = Lane(
@@ -111,6 +119,7 @@ async def lane_of(redis_url: str, limit: str, max_in_flight: int, **tenants: flo
             store,
             costs=costs,
             max_in_flight=max_in_flight,
+            answers=answers,
             open_holds=lambda: open_hold_stores(
                 connection, profile, limiter.key_names, [ResolvedCredential()], name=profile.name, worker="w"
             ),
@@ -250,3 +259,36 @@ def test_class_gets_its_share_of_few_connections(redis_url):
             return big.done - before
 
     assert 2 * 50 <= asyncio.run(scenario()) <= 4 * 50  # by the weights: 3
+
+
+def test_no_call_starts_while_an_answer_waits_for_room(redis_url):
+    """An API whose answer there is no room for starts no further call, and goes on when that answer is read."""
+
+    class LargeAnswers(CountingTransport):
+        def __init__(self, answers: AnswersOfApi) -> None:
+            super().__init__()
+            self.answers, self.answering = answers, asyncio.Event()
+
+        async def send(self, *request: object) -> Response:
+            reading = self.answers.reading()
+            self.answering.set()
+            await reading.room_for(1)
+            reading.end()
+            return await super().send(*request)
+
+    async def scenario() -> None:
+        answers = AnswersOfApi(AnswerRoom(20))
+        oldest, transport = answers.reading(), LargeAnswers(answers)
+        oldest.grow(20)
+        async with lane_of(redis_url, "none", 50, transport, answers) as (lane, _, _):
+            first, second = SingleCall(JOB, lane, "first"), SingleCall(JOB, lane, "second")
+            first.begin()
+            await transport.answering.wait()
+            second.begin()
+            await asyncio.wait([second.outcome], timeout=10 * TOOK_S)
+            assert (lane.in_flight, lane.waiting, lane.room()) == (1, 1, 0)
+            oldest.end()
+            await asyncio.gather(first.outcome, second.outcome)
+            assert (transport.sent, lane.room()) == (2, 50)
+
+    asyncio.run(scenario())

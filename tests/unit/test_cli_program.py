@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from callmill.cli import program
+from callmill.cli.worker_command import worker
 from callmill.errors import ConfigurationError, InternalError, RedisUnavailableError
 
 EXIT_CODES = {ConfigurationError("wrong"): 2, RedisUnavailableError("away"): 1}
@@ -78,3 +79,19 @@ def test_missing_part_is_said(monkeypatch):
     monkeypatch.setitem(program._COMMANDS, "dashboard", ("callmill.cli.missing:dashboard", ""))
     result = CliRunner().invoke(program.callmill, ["dashboard"])
     assert (result.exit_code, "lacks callmill.cli.missing" in result.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a@b", "%h", "w\u00f6rker", "a\nb", "a\n", "a/b", "n" * 65, "n" * 100_000])
+def test_names_of_workers_are_bounded(name):
+    """A worker's name has no more and no other characters than a tenant's, and the error is as short."""
+    result = CliRunner().invoke(worker, ["--name", name])
+    assert result.exit_code == 2
+    assert "1 to 64 letters" in result.output
+    assert len(result.output) < 500
+
+
+def test_the_longest_name_of_a_worker_is_taken(monkeypatch):
+    """A name of 64 letters is none of what stops a worker."""
+    monkeypatch.setattr("callmill.cli.worker_command.load_settings", lambda: 1 / 0)
+    result = CliRunner().invoke(worker, ["--name", "W-1_a." + "n" * 58])
+    assert isinstance(result.exception, ZeroDivisionError)

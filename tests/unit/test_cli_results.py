@@ -15,12 +15,14 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from callmill.cli.file_run import FileRun
 from callmill.cli.input_file import InputIdentity
 from callmill.cli.number_set import NumberSet
+from callmill.cli.outcomes_command import outcomes
 from callmill.cli.result_file import ResultFile
 from callmill.cli.result_lines import bad_line, is_failure, outcome_line, read_id
 from callmill.cli.run_files import RunFiles
@@ -276,6 +278,19 @@ def test_what_is_no_file_is_no_output(tmp_path):
     for path in (pipe, Path("/dev/null")):
         with pytest.raises(UsageError, match="not a regular file"), RunFiles(tmp_path / "in", path, None):
             pass
+
+
+@pytest.mark.parametrize("name", ["out.jsonl.gz", "out.GZ", "out.bz2", "out.xz", "out.zst"])
+def test_an_output_is_not_named_like_a_compressed_file(tmp_path, name):
+    """What would be plain lines under the name of a compressed file is refused, and nothing is made."""
+    (tmp_path / "in").touch()
+    path, other = tmp_path / name, tmp_path / "out"
+    for output, errors in ((path, None), (other, path)):
+        with pytest.raises(UsageError, match="uncompressed"), RunFiles(tmp_path / "in", output, errors):
+            pass
+    result = CliRunner().invoke(outcomes, ["some-batch", "-o", str(path)])
+    assert "uncompressed" in str(result.exception)
+    assert [file.name for file in tmp_path.iterdir()] == ["in"]
 
 
 def test_files_of_a_run_that_never_began_are_removed(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -406,3 +407,34 @@ def test_weights_of_tenants(load, problems):
 def test_a_file_that_is_nested_too_deeply_is_refused(problems):
     """Brackets without end are the file's problem, and no traceback."""
     assert problems("a = " + "[" * 5000) == ["is nested too deeply; profiles need three levels"]
+
+
+@pytest.mark.parametrize("part", ["a.", "a . ", '"\\".b".', "'a'\t.", '"".'])
+@pytest.mark.parametrize("before", ["x = 1\n", "x = 1\n[", "x = 1\ny = { z = 1, "])
+def test_keys_without_end_are_refused_before_they_are_read(problems, part, before):
+    """A key of very many parts, however written, is refused at once with its line: tomllib takes its square in time."""
+    started_s = time.monotonic()
+    (problem,) = problems(before + part * 100_000 + "a = 1")
+    assert problem == f"line {1 + before.count(chr(10))}: a key of more than 16 parts; profiles need four"
+    assert time.monotonic() - started_s < 1
+
+
+def test_dots_that_separate_no_keys_are_taken(load):
+    """Dots in values, comments and keys that are quoted make no long key."""
+    dots = (
+        "# "
+        + "." * 100
+        + '\n[apis.a]\nbase_url = "https://'
+        + "a." * 100
+        + 'b"\nmodels = { "'
+        + "4." * 90
+        + '" = [] }\n'
+    )
+    assert list(load(dots)) == ["a"]
+
+
+def test_a_file_that_is_too_large_is_refused(problems):
+    """A file beyond a million characters is not read on; nor is a number of thousands of digits."""
+    assert problems("#" * (1 << 20) + "\n") == ["has more than 1,048,576 characters; a profile needs a few hundred"]
+    (problem,) = problems("a = " + "1" * 5000)
+    assert problem.startswith("holds what is no number here: ")

@@ -86,6 +86,23 @@ def test_an_api_has_half_of_the_room():
     asyncio.run(scenario())
 
 
+def test_an_answer_that_cannot_wait_longer_has_more_room():
+    """Where half of its time is over, an answer may exceed the room by as much again, unless memory is short."""
+
+    async def scenario() -> None:
+        room = AnswerRoom(20)
+        api = AnswersOfApi(room)
+        _, second = reading_of(api, 20), reading_of(api, 0)
+        await second.room_for(20, within_s=0.02)
+        await asyncio.wait_for(second.room_for(20, within_s=60), 1)  # from then on it waits no more
+        for too_much, room.tight in ((21, False), (1, True)):
+            with pytest.raises(TimeoutError):
+                await second.room_for(too_much, within_s=0.02)
+        assert (api.waiting, second.waited) == (0, True)
+
+    asyncio.run(scenario())
+
+
 def test_a_thread_waits_for_room_until_its_call_is_given_up():
     """In a thread, too, an answer waits, and goes on or fails with its call; what it took is free again."""
 
@@ -93,7 +110,7 @@ def test_a_thread_waits_for_room_until_its_call_is_given_up():
         room, gave_up = AnswerRoom(20), threading.Event()
         api = AnswersOfApi(room)
         first = reading_of(api, 10)
-        reading = ReadingInThread(api, asyncio.get_running_loop(), gave_up.is_set)
+        reading = ReadingInThread(api, asyncio.get_running_loop(), gave_up.is_set, asyncio.timeout(None))
         growing = asyncio.create_task(asyncio.to_thread(reading.grow, 5))
         while not api.waiting:  # noqa: ASYNC110 - it has no event
             await asyncio.sleep(0.001)

@@ -88,9 +88,9 @@ def test_redirect_to_nowhere_fails():
 
 @pytest.mark.parametrize("kind", FaultKind)
 def test_faults_fall_into_two_classes(kind):
-    """Trouble on the way may pass; an answer too large and a forbidden address never do."""
+    """Trouble on the way may pass; an answer too large, or one that came and was not read, is not asked for again."""
     verdict = classify_fault("GET", TransportFault(kind, "what happened", sent=True), DEFAULT)
-    lasting = kind in (FaultKind.TOO_LARGE, FaultKind.FORBIDDEN_ADDRESS)
+    lasting = kind in (FaultKind.TOO_LARGE, FaultKind.NO_ROOM, FaultKind.FORBIDDEN_ADDRESS)
     assert verdict == (Failed if lasting else Retryable)(kind.value, "what happened")
 
 

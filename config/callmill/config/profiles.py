@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -43,6 +44,11 @@ _SUB_TABLES: dict[str, type[BaseModel]] = {
     "usage": Usage,
 }
 _TABLES = ("alerts", "apis")
+_MOST_CHARACTERS = 1 << 20
+_MOST_PARTS = 16
+_PART = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')"""
+_DEEP_KEY = re.compile(rf"(?:^|[\[{{,])[ \t]*+(?:{_PART}[ \t]*+\.[ \t]*+){{{_MOST_PARTS}}}", re.MULTILINE)
+"""Linear: it begins where a key may, and gives nothing back."""
 _DEFAULT_PATHS = (Path("config/apis.toml"), Path("apis.toml"))
 
 
@@ -123,7 +129,10 @@ def _wrong_fallbacks(profiles: Mapping[str, ApiProfile], known: Iterable[str]) -
 
 def _document(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_MOST_CHARACTERS + 1)
+        _refuse_costly(text, path)
+        return tomllib.loads(text)
     except FileNotFoundError:
         raise ConfigurationError(f"{path}: there is no such file; create it, or set CALLMILL_APIS") from None
     except PermissionError:
@@ -134,8 +143,21 @@ def _document(path: Path) -> dict[str, Any]:
         raise ConfigurationError(f"{path}: is not UTF-8: {error.reason} at byte {error.start}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path}: is not TOML: {error}") from error
+    except ValueError as error:  # an integer of thousands of digits
+        raise ConfigurationError(f"{path}: holds what is no number here: {error}") from error
     except RecursionError:
         raise ConfigurationError(f"{path}: is nested too deeply; profiles need three levels") from None
+
+
+def _refuse_costly(text: str, path: Path) -> None:
+    """Refuse what tomllib would work on for minutes: its time grows with the square of a key's parts."""
+    if len(text) > _MOST_CHARACTERS:
+        raise ConfigurationError(
+            f"{path}: has more than {_MOST_CHARACTERS:,} characters; a profile needs a few hundred"
+        )
+    if deep := _DEEP_KEY.search(text):
+        line = text.count("\n", 0, deep.start()) + 1
+        raise ConfigurationError(f"{path}: line {line}: a key of more than {_MOST_PARTS} parts; profiles need four")
 
 
 def _alerts(document: dict[str, Any], path: Path) -> tuple[AlertPolicy | None, list[str]]:

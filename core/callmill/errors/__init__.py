@@ -14,6 +14,7 @@ CallmillError
 ├── OutsideError
 │   ├── CorruptChunkError
 │   ├── RedisUnavailableError
+│   │   ├── CorruptBatchError
 │   │   └── RedisFullError
 │   ├── ServerNotFoundError
 │   ├── StaleLeaseError
@@ -100,6 +101,10 @@ class CorruptChunkError(OutsideError):
 
 class RedisUnavailableError(OutsideError):
     """Redis cannot be reached or refuses to serve."""
+
+
+class CorruptBatchError(RedisUnavailableError):
+    """What Redis holds of a batch is not what was written, and Redis cannot work with it; others are not concerned."""
 
 
 class RedisFullError(RedisUnavailableError):

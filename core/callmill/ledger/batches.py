@@ -23,7 +23,7 @@ from callmill.ledger.failure_filter import ALL, FailureFilter
 from callmill.ledger.failures import Failures
 from callmill.ledger.keys import BatchKeys, ChunkRef
 from callmill.ledger.latency import quantiles_s
-from callmill.ledger.records import BatchRecord, BatchState, recorded_per_s
+from callmill.ledger.records import BatchRecord, BatchState, read_number, recorded_per_s
 from callmill.ledger.session import LedgerSession
 from callmill.ledger.superseded import Superseded, blocks_of
 
@@ -391,7 +391,7 @@ class Batches:
         Raises:
             UnknownFormatError: A newer Callmill wrote it, and more than is known here.
         """
-        written = int(await self._session.answer(self._redis.hget(BatchKeys(batch_id).meta, "format")) or 1)
+        written = read_number(await self._session.answer(self._redis.hget(BatchKeys(batch_id).meta, "format")))
         if written > FORMAT:
             raise newer_batch(batch_id, written)
         pipeline = self._redis.pipeline(transaction=True)

@@ -10,13 +10,21 @@ the stream and the counters change in one step, so a job has one outcome however
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from callmill.config.lua_script import Call
-from callmill.errors import CallmillError, OutsideError, RedisUnavailableError, StaleLeaseError, UnknownFormatError
+from callmill.errors import (
+    CallmillError,
+    CorruptBatchError,
+    OutsideError,
+    RedisUnavailableError,
+    StaleLeaseError,
+    UnknownFormatError,
+)
 from callmill.jobs.bounds import SMALL_CHUNK_BYTES
 from callmill.jobs.failure import cause_of
 from callmill.jobs.formats import FORMAT, newer_batch
@@ -30,6 +38,8 @@ from callmill.ledger.latency import count_buckets
 from callmill.ledger.records import Claim, ClaimRefused, CommitResult, Requeued, Suspect, Throttles
 from callmill.ledger.rests import encode_rest, read_rest
 from callmill.ledger.session import LedgerSession
+
+log = logging.getLogger(__name__)
 
 _PUT_BACK, _NOT_TAKEN = 1, 2
 """Answers of ``requeue.lua``."""
@@ -140,7 +150,10 @@ class Chunks:
         if claimed.verdict != b"ok":
             return ClaimRefused(claimed.verdict.decode())
         known = read_rest(claimed.rest)
-        alone = claimed.alone
+        try:
+            deadline_ms, suspect, corrupt = int(claimed.deadline_ms) or None, _suspect(claimed), ""
+        except ValueError as error:
+            deadline_ms, suspect, corrupt = None, None, f"something else stands where a number was written: {error}"
         return Claim(
             ref=ref,
             fence=claimed.fence,
@@ -153,11 +166,12 @@ class Chunks:
             throttles=known.throttles,
             claims=claimed.claims,
             now_ms=claimed.now_ms,
-            deadline_ms=int(claimed.deadline_ms) or None,
+            deadline_ms=deadline_ms,
             count=claimed.count,
             deaths=claimed.deaths,
-            suspect=Suspect(None if alone == _ALL else int(alone), claimed.alone_deaths) if alone else None,
+            suspect=suspect,
             batch_name=claimed.name.decode(errors="replace"),
+            corrupt=corrupt,
         )
 
     async def payload(self, claim: Claim) -> bytes:
@@ -255,6 +269,9 @@ class Chunks:
             except UnknownFormatError as error:
                 newer[ref.batch_id] = error
                 continue
+            except CorruptBatchError as error:
+                log.warning("chunk %s not put back: %s", ref.member, error, extra={"action": "corrupt_batch"})
+                continue
             if answer == _PUT_BACK:
                 put_back.append(ref)
             elif answer == _NOT_TAKEN:
@@ -313,6 +330,12 @@ class Chunks:
             ),
         )
         return names, arguments
+
+
+def _suspect(claimed: batch_scripts.Claimed) -> Suspect | None:
+    if not claimed.alone:
+        return None
+    return Suspect(None if claimed.alone == _ALL else int(claimed.alone), claimed.alone_deaths)
 
 
 def commit_call(claim: Claim, bundle: Bundle, finish: Finish | None, floor_us: int = 0) -> Call:

@@ -132,27 +132,25 @@ class BatchRecord(Struct, frozen=True, kw_only=True):
     @classmethod
     def read(cls, batch_id: str, fields: Mapping[bytes, bytes]) -> BatchRecord:
         """Return the batch whose META has these fields."""
-        written = int(fields.get(b"format", 1))
+        written = read_number(fields.get(b"format", b"1"))
         if written > FORMAT:  # what else is in there may mean something else
             fields = {b"name": fields.get(b"name", b""), b"control": b"run", b"phase": b"sealed"}
-        number = {name: int(fields.get(name.encode(), 0)) for name in _NUMBERS}
+        number = {name: read_number(fields.get(name.encode())) for name in _NUMBERS}
         ended = b"ended_ms" in fields
         apis = {name[4:].decode(): ApiAddress.parse(to.decode()) for name, to in fields.items() if name[:4] == b"api:"}
         return cls(
             id=batch_id,
             name=read_short(fields.get(b"name", b""), MOST_OF_NAME),
-            state=BatchState.read(fields[b"control"], fields[b"phase"], ended=ended),
-            sealed=fields[b"phase"] == b"sealed",
+            state=BatchState.read(fields.get(b"control"), fields.get(b"phase"), ended=ended),
+            sealed=fields.get(b"phase") == b"sealed",
             ended=ended,
             full=b"full" in fields,
-            unread_bytes=int(fields.get(b"out_bytes", 0)) - int(fields.get(b"released_bytes", 0)),
+            unread_bytes=read_number(fields.get(b"out_bytes")) - read_number(fields.get(b"released_bytes")),
             apis=sorted(apis),
             bound_to={name: bound for name, bound in apis.items() if bound is not None},
             own_lines=b"own_lines" in fields,
             former={name[4:].decode(): was.decode() for name, was in fields.items() if name[:4] == b"was:"},
-            traffic=TrafficClass(
-                Priority(fields.get(b"priority", b"normal").decode()), fields.get(b"tenant", b"").decode()
-            ),
+            traffic=_traffic(fields),
             reason=read_short(fields.get(b"reason", b""), MOST_OF_REASON),
             format=written,
             **number,
@@ -164,6 +162,22 @@ _NUMBERS = (
     "created_ms", "sealed_ms", "ended_ms", "deadline_ms", "max_unread_bytes",
     "again_ms", "again_jobs",
 )  # fmt: skip
+
+
+def read_number(raw: bytes | None) -> int:
+    """Return a number of a batch; 0 where somebody wrote something else: a list of batches shows the others."""
+    try:
+        return int(raw or 0)
+    except ValueError:
+        return 0
+
+
+def _traffic(fields: Mapping[bytes, bytes]) -> TrafficClass:
+    """Return a batch's class; the normal one where somebody wrote what is none."""
+    try:
+        return TrafficClass(Priority(fields.get(b"priority", b"normal").decode()), fields.get(b"tenant", b"").decode())
+    except ValueError:
+        return NORMAL
 
 
 def recorded_per_s(record: BatchRecord, ring: Iterable[bytes], now_s: int, over_s: int = 10) -> float:
@@ -221,6 +235,7 @@ class Claim(Struct, frozen=True):
         size_bytes: Bytes of the payload in Redis; of more than ``SMALL_CHUNK_BYTES`` it is not here yet.
         suspect: What ran alone last, where there were so many that something did.
         batch_name: Name of the batch, for people.
+        corrupt: Why it cannot be run, where somebody changed what Redis holds of it.
     """
 
     ref: ChunkRef
@@ -239,6 +254,7 @@ class Claim(Struct, frozen=True):
     suspect: Suspect | None = None
     deadline_ms: int | None = None
     batch_name: str = ""
+    corrupt: str = ""
 
 
 class ClaimRefused(StrEnum):

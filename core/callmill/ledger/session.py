@@ -11,18 +11,20 @@ from redis.asyncio import Redis
 from redis.asyncio.client import Pipeline
 from redis.commands.core import AsyncScript
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError
+from redis.exceptions import NoScriptError, OutOfMemoryError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from callmill.config.lua_script import Call, LuaScript
 from callmill.config.redis_safety import remedy
-from callmill.errors import OutsideError, RedisFullError, RedisUnavailableError
+from callmill.errors import CorruptBatchError, OutsideError, RedisFullError, RedisUnavailableError
 from callmill.jobs.formats import newer_batch
 from callmill.ledger.keys import BARRIER
 
 _NEWER_FORMAT = re.compile(r"NEWERFORMAT (\d+) (\S+)")
 """What ``batch.lua`` answers."""
 
+_STRANGE_DATA = re.compile(r"user_script:\d+: attempt to|is not an? (?:integer|valid float|float)|WRONGTYPE")
+"""What Redis says of a script that met something else than what any script writes."""
 
 REPLICATED_WITHIN_MS = 2000
 """How long replicas may take; what they do not have by then is said again."""
@@ -47,6 +49,7 @@ class LedgerSession:
 
         Raises:
             UnknownFormatError: It is about a batch of a newer format; nothing was read or written.
+            CorruptBatchError: It met what nobody's script writes.
             RedisFullError: Its memory is full; the script did not run.
             RedisUnavailableError: Redis cannot be reached, or it refused; whether the script ran is unknown.
         """
@@ -163,6 +166,8 @@ def refused(error: RedisError) -> OutsideError:
         return RedisUnavailableError(
             f"Redis cannot write to its disk, and takes nothing: free space there, and it goes on: {error}"
         )
+    if type(error) is ResponseError and _STRANGE_DATA.search(str(error)):
+        return CorruptBatchError(f"what Redis holds of the batch is not what was written: {error}")
     return RedisUnavailableError(f"Redis refused: {_with_remedy(error)}")
 
 

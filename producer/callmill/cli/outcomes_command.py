@@ -12,6 +12,7 @@ import click
 
 from callmill.cli import console
 from callmill.cli.client_session import with_batches
+from callmill.cli.packed_input import refuse_packed_name
 from callmill.cli.result_lines import outcome_line
 from callmill.errors import OutsideError, UsageError
 from callmill.producer import AsyncClient
@@ -33,6 +34,8 @@ def outcomes(*, batch_id: str, after: str | None, output: Path | None, release: 
     """
     if output == Path("-"):
         raise UsageError("-o -: omit -o to write the outcomes to standard output")
+    if output is not None:
+        refuse_packed_name("-o", output)
     del as_json  # accepted for the sake of scripts that give it to every command
     cursor = with_batches(lambda client: _print(client, batch_id, after, output, release=release))
     if cursor:

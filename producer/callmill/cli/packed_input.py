@@ -1,4 +1,4 @@
-"""Packed input: what is compressed is unpacked while it is read, and UTF-16 becomes UTF-8."""
+"""Packed input: what is compressed is unpacked while it is read, and UTF-16 becomes UTF-8; output is never packed."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ import io
 import lzma
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
-from callmill.errors import InputFileError
+from callmill.errors import InputFileError, UsageError
 
 _BUFFER_BYTES = 1024 * 1024
 _LONGEST_MAGIC = 6
 _ZSTANDARD_PART_BYTES = 1024
 """So much may unpack to 32 MiB."""
 _UTF_16 = ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b'{\0"\0', "utf-16-le"), (b'\0{\0"', "utf-16-be"))
+
+_PACKERS = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz", ".zst": "zstd"}
 
 DamagedError = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, UnicodeDecodeError)
 """What reading raises where the data are not what their beginning says."""
@@ -53,6 +56,19 @@ def unpacked(file: BinaryIO) -> LineSource:
         if plain.peek(len(mark)).startswith(mark):
             return _Recoded(plain, encoding)
     return plain
+
+
+def refuse_packed_name(option: str, path: Path) -> None:
+    """Refuse an output whose name promises what is not written.
+
+    Raises:
+        UsageError: It is named like a compressed file.
+    """
+    if packer := _PACKERS.get(path.suffix.lower()):
+        raise UsageError(
+            f"{option} {path}: lines are written uncompressed: leave out {path.suffix}, "
+            f"or compress a stream of them: ... | {packer} > {path.name}"
+        )
 
 
 def _decompressed(file: BinaryIO) -> _Peekable:

@@ -11,6 +11,7 @@ from typing import Self
 
 from callmill.cli.input_file import InputIdentity, names_a_stream, path_text
 from callmill.cli.job_line import BareBodies
+from callmill.cli.packed_input import refuse_packed_name
 from callmill.cli.result_file import ResultFile, draft_path
 from callmill.cli.run_report import RunReport
 from callmill.cli.run_state import RunState, load_state, save_state, state_path
@@ -35,7 +36,8 @@ class RunFiles:
         state: What an earlier run left; None when this one begins.
 
     Raises:
-        UsageError: Two of them are the same file, by whatever path, or one is a stream; nothing was opened.
+        UsageError: Two of them are the same file, by whatever path, or one is a stream, or named like a compressed
+            file; nothing was opened.
     """
 
     def __init__(self, input_path: Path, output: Path, errors: Path | None) -> None:
@@ -198,7 +200,7 @@ class RunFiles:
 
 
 def _refuse_streams(output: Path, errors: Path | None) -> None:
-    """Raise an error if an output is another file in each process: the next run would not find what it wrote."""
+    """Raise an error if an output is another file in each process, which the next run would not find, or compressed."""
     for option, path in (("-o", output), ("--errors", errors)):
         if path is None:
             continue
@@ -206,6 +208,7 @@ def _refuse_streams(output: Path, errors: Path | None) -> None:
             raise UsageError(
                 f"{option} {path}: not a regular file; a run reads its output back, so name a regular file"
             )
+        refuse_packed_name(option, path)
 
 
 def _refuse_one_file_twice(input_path: Path, output: Path, errors: Path | None) -> None:

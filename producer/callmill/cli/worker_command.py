@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import sys
 
@@ -16,25 +17,32 @@ from callmill.config.embedded_server import redis_url
 from callmill.config.log_format import set_up_log
 from callmill.config.redis_safety import refuse_unsafe
 from callmill.config.settings import load_settings
+from callmill.config.short_texts import shortened
 from callmill.errors import ConfigurationError, InternalError
 
 log = logging.getLogger("callmill.worker")
 
 _HEARTBEAT_EVERY_S = 5
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_MOST_SHOWN = 80
 
 
 @click.command("worker")
 @click.option(
     "--name",
-    help="Name in Flower and in its log, followed by @HOST; by default callmill-PID, in a container callmill-RANDOM.",
+    help="Name in Flower and in its log, followed by @HOST: 1 to 64 letters, digits, _ . and -. "
+    "By default callmill-PID, in a container callmill-RANDOM.",
 )
 def worker(name: str | None) -> None:
     """Run one worker process: it serves every API of the profiles until SIGTERM or Ctrl-C.
 
     Start one per core. It then finishes its calls in flight and gives back the rest.
     """
-    if name is not None and (not name or "@" in name or "%" in name):
-        raise click.UsageError(f"--name {name!r}: give a plain name; the host's name is added")
+    if name is not None and not _NAME.fullmatch(name):
+        shown = shortened(repr(name), _MOST_SHOWN)
+        raise click.UsageError(
+            f"--name {shown}: 1 to 64 letters, digits, '_', '.' and '-' make a worker's name; the host's name is added"
+        )
     settings = load_settings()
     profiles = checked_profiles(settings)
     refuse_unsafe(redis_url(settings), allow_unsafe=settings.allow_unsafe_redis)

@@ -5,7 +5,13 @@ from __future__ import annotations
 import logging
 import time
 
-from callmill.errors import BatchNotFoundError, CorruptChunkError, StaleLeaseError, UnknownFormatError
+from callmill.errors import (
+    BatchNotFoundError,
+    CorruptBatchError,
+    CorruptChunkError,
+    StaleLeaseError,
+    UnknownFormatError,
+)
 from callmill.jobs.wire import WireJob, WireOutcome, assigned_id, decode_chunk
 from callmill.ledger import Batches, Bundle, ChunkRef, Chunks, Claim, Finish
 from callmill.workers.newer_batches import NewerBatches
@@ -56,6 +62,9 @@ class BatchKeeper:
         except UnknownFormatError as error:
             self._newer.met(batch_id, error)
             return
+        except CorruptBatchError as error:
+            log.warning("batch %s left open: %s", batch_id, error, extra={"action": "corrupt_batch", "batch": batch_id})
+            return
         log.warning("batch %s expired: %s", batch_id, reason, extra={"action": "batch_expired", "batch": batch_id})
 
     async def _end_late_jobs(self, batch_id: str) -> None:
@@ -69,7 +78,13 @@ class BatchKeeper:
                 ended += 1
                 if ended == _CHUNKS_A_ROUND:  # the reconciler has other things to do, too
                     return
-        except (BatchNotFoundError, CorruptChunkError, StaleLeaseError, UnknownFormatError) as error:
+        except (
+            BatchNotFoundError,
+            CorruptBatchError,
+            CorruptChunkError,
+            StaleLeaseError,
+            UnknownFormatError,
+        ) as error:
             log.info("late jobs of %s left: %s", batch_id, error, extra={"action": "late_left", "batch": batch_id})
 
     async def _end(self, claim: Claim) -> None:

@@ -140,6 +140,8 @@ class Execution:
         """Read a claimed chunk, if there is room for it."""
         if not is_line(claim.ref.batch_id):  # it is part of idempotency keys, which are headers
             raise CorruptChunkError("its batch has an id that cannot be sent")
+        if claim.corrupt:
+            raise CorruptChunkError(claim.corrupt)
         if claim.size_bytes > MAX_CHUNK_BYTES:
             raise CorruptChunkError(f"it has {claim.size_bytes:,} bytes; at most {MAX_CHUNK_BYTES:,} are read")
         payload = claim.payload

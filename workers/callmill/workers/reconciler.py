@@ -18,7 +18,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from callmill.config.celery import lane_queue_key
-from callmill.errors import RedisUnavailableError, UnknownFormatError
+from callmill.errors import CorruptBatchError, RedisUnavailableError, UnknownFormatError
 from callmill.ledger import Batches, ChunkRef, Chunks, LedgerSession, Lines
 from callmill.ledger.api_bindings import ApiBindings
 from callmill.ledger.fleet import Fleet
@@ -167,6 +167,8 @@ class Reconciler:
                 refs += await queue(batch_id)
             except UnknownFormatError as error:
                 self._newer.met(batch_id, error)
+            except CorruptBatchError as error:
+                log.warning("batch %s left: %s", batch_id, error, extra={"action": "corrupt_batch", "batch": batch_id})
         return refs
 
     async def _prune(self) -> None:

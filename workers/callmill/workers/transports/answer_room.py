@@ -2,13 +2,15 @@
 
 Small answers need no leave: there are at most as many as calls in flight. A large one is read piece by piece, and where
 there is no room for the next piece, its reading waits; so its server does. An API has half of the room at most, and its
-oldest answer is always read on, unless what was read already waits for Redis.
+oldest answer is always read on, unless what was read already waits for Redis. Losing an answer is worse than exceeding
+this: when half of the time is over that one may wait, as much again is there for it, unless memory is short.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 _DEFAULT_BYTES = 1 << 30
 _LOOK_EVERY_S = 0.1
@@ -73,26 +75,52 @@ class AnswersOfApi:
 
 
 class Reading:
-    """One large answer while it is read."""
+    """One large answer while it is read.
 
-    __slots__ = ("_api", "_bytes")
+    Attributes:
+        waited: Whether it ever waited for room.
+    """
+
+    __slots__ = ("_api", "_bytes", "_is_late", "waited")
 
     def __init__(self, api: AnswersOfApi) -> None:
+        self.waited = False
+        self._is_late = False
         self._api = api
         self._bytes = 0
         api.readings[self] = None
 
-    async def room_for(self, size_bytes: int) -> None:
-        """Wait until there is room for so many bytes more."""
-        api = self._api
-        if self._fits(size_bytes):
+    def fits(self, size_bytes: int) -> bool:
+        """Say whether there is room for so many bytes more."""
+        api, room = self._api, self._api.room
+        if next(iter(api.readings)) is self and room.unrecorded_bytes < room.most_bytes:
+            return True
+        if room.tight:
+            return False
+        in_all = room.unrecorded_bytes + room.reading_bytes + size_bytes
+        if self._is_late:
+            return in_all <= 2 * room.most_bytes
+        return in_all <= room.most_bytes and api.bytes + size_bytes <= room.most_bytes // 2
+
+    async def room_for(self, size_bytes: int, within_s: float | None = None) -> None:
+        """Wait until there is room for so many bytes more; from half of ``within_s`` on, this answer may exceed it.
+
+        Raises:
+            TimeoutError: ``within_s`` seconds are over.
+        """
+        if self.fits(size_bytes):
             return
-        api.waiting += 1
+        self.waited = True
+        self._api.waiting += 1
+        hurry = None if within_s is None else asyncio.get_running_loop().call_later(within_s / 2, self._hurry)
         try:
-            while not self._fits(size_bytes):
-                await api.room.changed()
+            async with asyncio.timeout(within_s):
+                while not self.fits(size_bytes):
+                    await self._api.room.changed()
         finally:
-            api.waiting -= 1
+            self._api.waiting -= 1
+            if hurry is not None:
+                hurry.cancel()
 
     def grow(self, size_bytes: int) -> None:
         """Take note that so many bytes more were read."""
@@ -110,22 +138,24 @@ class Reading:
         self._bytes = 0
         api.room.wake()
 
-    def _fits(self, size_bytes: int) -> bool:
-        api, room = self._api, self._api.room
-        if next(iter(api.readings)) is self:
-            return room.unrecorded_bytes < room.most_bytes
-        if room.tight:
-            return False
-        in_all = room.unrecorded_bytes + room.reading_bytes + size_bytes
-        return in_all <= room.most_bytes and api.bytes + size_bytes <= room.most_bytes // 2
+    def _hurry(self) -> None:
+        self._is_late = True
+        self._api.room.wake()
 
 
 class ReadingInThread:
-    """One large answer that is read in a thread of its own."""
+    """One large answer that is read in a thread of its own; while it waits for room, its call's time stands still."""
 
-    def __init__(self, api: AnswersOfApi, loop: asyncio.AbstractEventLoop, gave_up: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        api: AnswersOfApi,
+        loop: asyncio.AbstractEventLoop,
+        gave_up: Callable[[], bool],
+        call_time: asyncio.Timeout,
+    ) -> None:
         self._api = api
         self._loop = loop
+        self._call_time = call_time
         self._gave_up = gave_up
         self._reading: Reading | None = None
 
@@ -155,4 +185,20 @@ class ReadingInThread:
         if self._reading is None:
             self._reading = self._api.reading()
         self._reading.grow(size_bytes)
-        await self._reading.room_for(size_bytes)
+        if not self._reading.fits(size_bytes):
+            with _standing_still(self._call_time):
+                await self._reading.room_for(size_bytes)
+
+
+@contextmanager
+def _standing_still(time: asyncio.Timeout) -> Iterator[None]:
+    """Let a time-out's time stand still, unless it is over meanwhile."""
+    now, ends_at_s = asyncio.get_running_loop().time, time.when()
+    began_s = now()
+    with suppress(RuntimeError):
+        time.reschedule(None)
+    try:
+        yield
+    finally:
+        with suppress(RuntimeError):
+            time.reschedule(None if ends_at_s is None else ends_at_s + now() - began_s)

@@ -9,6 +9,7 @@ kept per thread.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 import ssl
@@ -37,12 +38,14 @@ class CallInThread:
     Attributes:
         target: The request target to send, byte for byte; None leaves it to urllib3.
         in_foreign_hands: Whether the request was given to code that may use connections of its own.
+        time: What ends the call when its time is over, on the event loop.
     """
 
-    def __init__(self, *, allow_private_addresses: bool, give_up_at_s: float) -> None:
+    def __init__(self, *, allow_private_addresses: bool, give_up_at_s: float, time: asyncio.Timeout) -> None:
         self.target: str | None = None
         self.allow_private_addresses = allow_private_addresses
         self.give_up_at_s = give_up_at_s
+        self.time = time
         self.in_foreign_hands = False
         self._sent = False
         self._lock = threading.Lock()

@@ -37,6 +37,8 @@ class FaultKind(StrEnum):
     """What came back is not HTTP, or its body cannot be decoded."""
     TOO_LARGE = "too_large"
     """The (decompressed) body is larger than the cap."""
+    NO_ROOM = "no_room"
+    """The answer came, but in its call's time there was no room to read it into."""
     FORBIDDEN_ADDRESS = "forbidden_address"
     """The host resolves to a private, loopback or link-local address and the profile does not allow these."""
 
@@ -72,6 +74,12 @@ def no_connection_free() -> TransportFault:
 def too_large(max_bytes: int) -> TransportFault:
     """Return the fault of an answer that is larger than ``max_response_bytes``."""
     return TransportFault(FaultKind.TOO_LARGE, f"the answer is larger than {max_bytes} bytes", sent=True)
+
+
+def no_room() -> TransportFault:
+    """Return the fault of a call whose answer could not be read for lack of room."""
+    message = "the answer came, but this worker had no memory to read it into before the call's time was over"
+    return TransportFault(FaultKind.NO_ROOM, message, sent=True)
 
 
 class Response(Struct, frozen=True):
@@ -115,6 +123,8 @@ class Transport(Protocol):
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None, timeout_s: float
     ) -> Coroutine[Any, Any, Response]:
         """Make one exchange within ``timeout_s`` seconds, all of it: connecting, sending, waiting, reading.
+
+        While an answer waits for room, that time stands still; where it cannot, the call ends as NO_ROOM.
 
         Raises:
             TransportFault: No whole answer came.

@@ -12,6 +12,7 @@ from datetime import timedelta
 from msgspec import Struct
 from pyreqwest.bytes import Bytes
 from pyreqwest.client import Client, ClientBuilder
+from pyreqwest.exceptions import RequestTimeoutError
 from pyreqwest.request import RequestBuilder, StreamRequest
 from pyreqwest.response import BaseResponse, ResponseBodyReader
 
@@ -31,6 +32,7 @@ from callmill.workers.transports.port import (
     TransportFault,
     TransportOptions,
     no_connection_free,
+    no_room,
     too_large,
 )
 from callmill.workers.transports.pyreqwest_faults import fault_of
@@ -166,6 +168,7 @@ class PyreqwestTransport:
         return route, max(timeout_s - (time.monotonic() - started_s), 0.001)
 
     async def _exchange(self, pinned: Pinned, call: _Call, timeout_s: float) -> Response:
+        give_up_at_s = time.monotonic() + timeout_s
         try:
             request = self._build(pinned.client, call, timeout_s)
             raw = await unhurt(request.__aenter__())
@@ -180,7 +183,7 @@ class PyreqwestTransport:
             if len(first) < _PIECE_BYTES and len(first) < self._read_limit:
                 body = first.to_bytes()
             else:
-                body = await self._read_rest(request, reader, first)
+                body = await self._read_rest(request, reader, first, give_up_at_s)
             answer = Response(status, LazyHeaders(raw), body)
             return await self._decode(answer) if _is_encoded(raw) else answer
         except Exception as error:
@@ -202,18 +205,26 @@ class PyreqwestTransport:
             builder = builder.header("content-length", "0")
         return builder.streamed_read_buffer_limit(min(self._read_limit, _PIECE_BYTES)).build_streamed()
 
-    async def _read_rest(self, request: StreamRequest, reader: ResponseBodyReader, first: Bytes) -> bytes:
+    async def _read_rest(
+        self, request: StreamRequest, reader: ResponseBodyReader, first: Bytes, give_up_at_s: float
+    ) -> bytes:
         pieces = [first]
         total = len(first)
         reading = self._answers.reading()
         try:
             while total < self._read_limit:
-                await reading.room_for(_PIECE_BYTES)
+                await reading.room_for(_PIECE_BYTES, give_up_at_s - time.monotonic())
                 if (piece := await unhurt(reader.read_chunk())) is None:
                     break
                 pieces.append(piece)
                 total += len(piece)
                 reading.grow(len(piece))
+        except (TimeoutError, RequestTimeoutError):
+            # The time that pyreqwest gives a call cannot be changed once the call is made.
+            if not reading.waited:
+                raise
+            await request.__aexit__(None, None, None)
+            raise no_room() from None
         finally:
             reading.end()
         if total < self._read_limit:

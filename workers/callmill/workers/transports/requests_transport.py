@@ -62,11 +62,12 @@ class RequestsTransport:
         call = CallInThread(
             allow_private_addresses=self._options.allow_private_addresses,
             give_up_at_s=time.monotonic() + timeout_s,
+            time=asyncio.timeout(timeout_s),
         )
         running = self._threads.submit(self._run, call, method, url, headers, body)
         self._calls.add(call)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with call.time:
                 return await asyncio.wrap_future(running)
         except TimeoutError:
             if running.cancelled():
@@ -149,7 +150,7 @@ class RequestsTransport:
             return answer
         if (small := decoded_if_small(answer, most_bytes)) is not None:
             return small
-        reading = ReadingInThread(self._answers, self._loop, lambda: call.broken_off)
+        reading = self._reading(call)
         try:
             reading.grow(most_bytes)
             return decoded(answer, most_bytes)
@@ -157,11 +158,14 @@ class RequestsTransport:
             reading.end()
 
     def _read(self, answer: requests.Response, call: CallInThread) -> bytes:
-        reading = ReadingInThread(self._answers, self._loop, lambda: call.broken_off or call.remaining_s() <= 0)
+        reading = self._reading(call)
         try:
             return self._pieces(answer, reading)
         finally:
             reading.end()
+
+    def _reading(self, call: CallInThread) -> ReadingInThread:
+        return ReadingInThread(self._answers, self._loop, lambda: call.broken_off, call.time)
 
     def _pieces(self, answer: requests.Response, reading: ReadingInThread) -> bytes:
         if answer.status_code < 200:
