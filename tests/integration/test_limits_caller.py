@@ -227,7 +227,7 @@ def test_slots_are_asked_for_when_permits_are_back(redis_url):
         await asyncio.sleep(0.05)
         assert not waiting.done()
         permits.valid_until = valid_until
-        limiter._permits_changed()
+        limiter._permits_changed(permits.scope)
         limiter.settle(await waiting, None)
 
     run(redis_url, scene, "20/second", "5 concurrent")

@@ -25,6 +25,8 @@ class Start(Enum):
     NOBODY_WAITS = auto()
     NOT_DUE = auto()
     NO_PERMIT = auto()
+    NO_PERMIT_OF_MODEL = auto()
+    NO_PERMIT_FOR_ANY = auto()
 
 
 class Group:
@@ -84,7 +86,7 @@ class Group:
         if self.calls.wanting <= 0:
             return Start.NOBODY_WAITS
         if self._permits.free <= 0:
-            return Start.NO_PERMIT
+            return Start.NO_PERMIT_OF_MODEL if self._permits.only_model_lacks else Start.NO_PERMIT_FOR_ANY
         slot = self._due(now)
         if slot is None:
             self.ran_dry |= self.paced and not len(self.stock)

@@ -18,7 +18,7 @@ class PermitLeases:
     """Permits of every scope, and the tasks that keep their leases."""
 
     def __init__(
-        self, store: PermitStore, rules: LimitRules, *, waiting: Callable[[str], int], on_change: Callable[[], None]
+        self, store: PermitStore, rules: LimitRules, *, waiting: Callable[[str], int], on_change: Callable[[str], None]
     ) -> None:
         self._store = store
         self._rules = rules
@@ -44,6 +44,10 @@ class PermitLeases:
             shared.append(self._models[model])
         return PermitSet(shared, self._keys if any(keys.limited for keys in self._keys) else ())
 
+    def has_own(self, model: str) -> bool:
+        """Whether the calls of a model need permits that others do not."""
+        return model in self._models
+
     def learner(self, key: int) -> Permits:
         """The permits that show how many calls may be in flight with a credential, where nobody wrote it down."""
         return self._api if len(self._keys) == 1 else self._keys[key]
@@ -61,7 +65,7 @@ class PermitLeases:
         """Have no more calls in flight here than so many, with each credential, until the API takes one."""
         for permits in self._tried() if most < UNLIMITED else [self._api, *self._keys]:
             permits.try_with(most)
-        self._on_change()
+        self._on_change(self._api.scope)
 
     def lift(self) -> None:
         """Redis has been told of a refusal: it says how many calls there may be in flight."""
@@ -89,10 +93,11 @@ class PermitLeases:
         """Exchanges with Redis since the start."""
         return sum(lease.round_trips for lease in self._leases.values())
 
-    def demand(self) -> None:
-        """Calls wait: see whether they lack permits."""
-        for lease in self._leases.values():
-            lease.demand()
+    def demand(self, model: str) -> None:
+        """Calls of a model wait: see whether they lack permits."""
+        for permits in (self._api, *self._keys, self._models.get(model)):
+            if permits is not None and (lease := self._leases.get(permits.scope)) is not None:
+                lease.demand()
 
     def sync(self) -> None:
         """Redis may have forgotten the leases: tell them soon."""
@@ -159,7 +164,12 @@ class PermitLeases:
     def _keep(self, permits: Permits) -> None:
         if permits.scope in self._leases:
             return
-        lease = PermitLease(self._store, permits, wanting=lambda: self._wanting(permits), on_change=self._on_change)
+        lease = PermitLease(
+            self._store,
+            permits,
+            wanting=lambda: self._wanting(permits),
+            on_change=lambda: self._on_change(permits.scope),
+        )
         self._leases[permits.scope] = lease
         if self._running:
             self._tasks[permits.scope] = asyncio.create_task(lease.run())

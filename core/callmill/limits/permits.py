@@ -152,6 +152,12 @@ class PermitSet:
         free = min([permits.free for permits in self._shared])
         return min(free, sum(permits.free for permits in self._keys)) if self._keys else free
 
+    @property
+    def only_model_lacks(self) -> bool:
+        """Whether, of those that are lacking, there are some for calls of other models."""
+        others = self._shared[0].free > 0 and (not self._keys or sum(permits.free for permits in self._keys) > 0)
+        return len(self._shared) > 1 and others
+
     def free_of(self, key: int) -> int:
         """Calls that may start now with one of the credentials, as far as it alone is concerned."""
         return self._keys[key].free if self._keys else UNLIMITED
@@ -265,6 +271,7 @@ class PermitLease:
 
     def _lacking(self) -> bool:
         permits = self._permits
-        if self._wanting() <= 0 or permits.free > 0:
+        if permits.free > 0:
             return False
-        return permits.learns or permits.granted < (permits.limit or 0) or monotonic() >= permits.valid_until
+        may_come = permits.learns or permits.granted < (permits.limit or 0) or monotonic() >= permits.valid_until
+        return may_come and self._wanting() > 0  # last: it looks at all groups

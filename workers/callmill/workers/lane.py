@@ -341,6 +341,11 @@ class _Waiting:
         """See the port."""
         return self._lane.wanting(self._queue)
 
+    @property
+    def any(self) -> bool:
+        """See the port."""
+        return bool(self._queue)
+
     def costs(self, skip: int, count: int) -> list[Cost]:
         """See the port."""
         return self._lane.costs(self._queue, skip, count)
