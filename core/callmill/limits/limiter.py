@@ -646,8 +646,12 @@ class Limiter:
 
     def _on_message(self, message: str) -> None:
         kind, _, rest = message.partition(" ")
-        if kind == "boot":
+        if kind == "boot" and rest:
+            self._leases.sync_one(rest)  # new permits, of which there is one set for each model: no affair of all others
+        elif kind == "boot":
             self._sync()
+        elif kind == "lack":
+            self._leases.sync_one(rest.removeprefix("-"))
         elif kind == "slower":
             self._drop_held()
         elif kind in {"rules", "learned"}:

@@ -25,6 +25,7 @@ class PermitLeases:
         self._waiting = waiting
         self._on_change = on_change
         self._leases: dict[str, PermitLease] = {}
+        self._contended: set[PermitLease] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Future[None]] = set()
         self._running = False
@@ -104,6 +105,11 @@ class PermitLeases:
         for lease in self._leases.values():
             lease.sync()
 
+    def sync_one(self, scope: str) -> None:
+        """Redis may have forgotten the lease of a scope, or others lack its permits: tell soon what is in use."""
+        if (lease := self._leases.get(scope)) is not None:
+            lease.sync()
+
     def adopt(self, rules: LimitRules) -> None:
         """Let other limits hold; calls in flight keep what they have."""
         self._rules = rules
@@ -169,6 +175,7 @@ class PermitLeases:
             permits,
             wanting=lambda: self._wanting(permits),
             on_change=lambda: self._on_change(permits.scope),
+            contended=self._contended,
         )
         self._leases[permits.scope] = lease
         if self._running:

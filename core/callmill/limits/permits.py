@@ -17,6 +17,10 @@ LEASE_S = 10.0
 SAFETY_S = 1.0
 HEARTBEAT_S = LEASE_S / 4
 CONTENDED_S = 0.100
+FEW_CONTENDED, SLOWER = 50, 1.5
+"""Where leases of more models than that are contended at once, each asks more and more seldom until it gets something:
+all of them together about as often as so many."""
+
 LEARNING_S = 0.020
 """Between renewals while calls lack permits of a limit that is about to change."""
 
@@ -33,6 +37,7 @@ class Lease(Struct, frozen=True):
         unmet: How many other workers lack permits.
         limit: How many all workers may hold together.
         searching: Whether that is about to change, for a limit is being learned.
+        wait_us: Nobody gets more for so long.
     """
 
     held: int
@@ -40,6 +45,7 @@ class Lease(Struct, frozen=True):
     unmet: int
     limit: int
     searching: int
+    wait_us: int = 0
 
 
 class Answers(Struct):
@@ -181,10 +187,19 @@ class PermitLease:
     """Keeps the lease: asks when calls lack permits, renews while it holds any, gives back what others lack.
 
     A worker that cannot renew stops starting calls a second before its lease ends in Redis.
+
+    Args:
+        contended: The leases of this worker that lack permits, or hold some that others lack.
     """
 
     def __init__(
-        self, store: PermitStore, permits: Permits, *, wanting: Callable[[], int], on_change: Callable[[], None]
+        self,
+        store: PermitStore,
+        permits: Permits,
+        *,
+        wanting: Callable[[], int],
+        on_change: Callable[[], None],
+        contended: set[PermitLease],
     ) -> None:
         self._store = store
         self._permits = permits
@@ -193,6 +208,9 @@ class PermitLease:
         self._wake = asyncio.Event()
         self._unmet = 0
         self._searching = 0
+        self._wait_s = 0.0
+        self._in_vain = 0
+        self._contended = contended
         self.round_trips = 0
 
     def demand(self) -> None:
@@ -209,9 +227,10 @@ class PermitLease:
         """Keep the lease until cancelled."""
         while True:
             self._wake.clear()
+            granted = self._permits.granted
             try:
                 await self.renew()
-                pause_s = self._patience_s() if self._unmet or self._lacking() else GAP_S
+                pause_s = self._patience_s(granted) if self._is_contended() else GAP_S
             except RedisUnavailableError:
                 pause_s = CONTENDED_S
             await asyncio.sleep(pause_s)  # whatever calls come meanwhile: no storm of renewals
@@ -243,6 +262,7 @@ class PermitLease:
         self.round_trips += 1
         self._unmet = lease.unmet
         self._searching = lease.searching
+        self._wait_s = lease.wait_us / 1e6
         permits.granted, permits.goal, permits.in_all = lease.held, lease.goal, lease.limit
         permits.valid_until = asked + LEASE_S - SAFETY_S
         if is_lifted and permits.is_lifted:
@@ -255,6 +275,7 @@ class PermitLease:
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused; the lease then ends by itself.
         """
+        self._contended.discard(self)
         used, limit = self._permits.used, self._permits.limit or 0
         await self._store.permits(
             self._permits.scope,
@@ -266,8 +287,17 @@ class PermitLease:
             answers=Answers() if self._permits.learns else None,
         )
 
-    def _patience_s(self) -> float:
-        return LEARNING_S if self._searching else CONTENDED_S
+    def _is_contended(self) -> bool:
+        is_contended = self._unmet > 0 or self._lacking()
+        (self._contended.add if is_contended else self._contended.discard)(self)
+        return is_contended
+
+    def _patience_s(self, granted_before: int) -> float:
+        if self._searching:
+            return LEARNING_S
+        self._in_vain = self._in_vain + 1 if self._permits.granted == granted_before else 0
+        times = min(SLOWER ** min(self._in_vain, FEW_CONTENDED), max(1.0, len(self._contended) / FEW_CONTENDED))
+        return max(self._wait_s, CONTENDED_S * times)
 
     def _lacking(self) -> bool:
         permits = self._permits

@@ -170,10 +170,10 @@ class LimitStore:
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused; whether it took the pause is unknown.
         """
-        limits = {key for layout in layouts for key in layout.redis_keys}
+        limits = set() if scope else {key for layout in layouts for key in layout.redis_keys}
         now = monotonic()
         call = scripts.PAUSE.call(
-            scripts.PauseKeys(self.keys.meta, sorted(limits)),
+            scripts.PauseKeys(self.keys.meta, self.keys.paused, sorted(limits)),
             scripts.PauseArguments(
                 pause_us=round(seconds * 1e6),
                 said_us=round(said_s * 1e6),
@@ -307,6 +307,7 @@ class LimitStore:
         call = scripts.PERMITS.call(
             scripts.LeaseKeys(self.keys.meta),
             scripts.LeaseArguments(
+                scope=scope,
                 worker=self._worker,
                 want=want,
                 used=used,
