@@ -440,7 +440,7 @@ class Limiter:
         self._leases.adopt(rules)
         for group, refill in self._refills.items():
             limits = layout(rules, self._store.keys, group.layout.model, group.layout.traffic)
-            group.use(limits, self._leases.of(limits.model))
+            group.use(limits, self._leases.of(limits.model, str(limits.traffic)))
             self._expect_in(group)
             refill.use_other_limits()
         self._caller.adopt()
@@ -486,7 +486,7 @@ class Limiter:
         limits = layout(self._rules, self._store.keys, model, traffic)
         turn = self._turns.setdefault(traffic, Turn(limits.weight))
         calls = calls or self._caller.calls(traffic, model, weight)
-        permits = self._leases.of(model)
+        permits = self._leases.of(model, str(traffic))
         group = Group(limits, calls, permits, weight=weight, turn=turn, ring=self._ring, timing=self._timing)
         group.pause(self._pauses.until(limits.scopes[0]))
         self._groups.add(kind, group)

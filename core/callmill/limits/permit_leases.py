@@ -34,14 +34,14 @@ class PermitLeases:
         self._keys = [Permits(None, f"key:{key.name}") for key in rules.keys]
         self.adopt(rules)
 
-    def of(self, model: str) -> PermitSet:
-        """What the calls of a model need permits of."""
+    def of(self, model: str, traffic: str) -> PermitSet:
+        """What the calls of a model and class need permits of."""
         shared = [self._api]
         limit = concurrency(self._rules.of_model(model))
         if limit is not None:
             if model not in self._models:
                 self._models[model] = Permits(limit, f"model:{model}")
-                self._keep(self._models[model])
+                self._keep(self._models[model], traffic)
             shared.append(self._models[model])
         return PermitSet(shared, self._keys if any(keys.limited for keys in self._keys) else ())
 
@@ -167,7 +167,7 @@ class PermitLeases:
         calls = waiting + sum(keys.used for keys in self._keys)
         return max(waiting, -(-calls // len(self._keys)) - permits.used)
 
-    def _keep(self, permits: Permits) -> None:
+    def _keep(self, permits: Permits, traffic: str = "") -> None:
         if permits.scope in self._leases:
             return
         lease = PermitLease(
@@ -176,6 +176,7 @@ class PermitLeases:
             wanting=lambda: self._wanting(permits),
             on_change=lambda: self._on_change(permits.scope),
             contended=self._contended,
+            traffic=traffic,
         )
         self._leases[permits.scope] = lease
         if self._running:

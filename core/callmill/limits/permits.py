@@ -12,6 +12,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from callmill.errors import RedisUnavailableError
+from callmill.limits.exchange_turns import ExchangeTurns
 
 LEASE_S = 10.0
 SAFETY_S = 1.0
@@ -63,7 +64,13 @@ class Answers(Struct):
 
 
 class PermitStore(Protocol):
-    """Where the leases are kept."""
+    """Where the leases are kept.
+
+    Attributes:
+        turns: Who may exchange now.
+    """
+
+    turns: ExchangeTurns
 
     async def permits(
         self, scope: str, *, want: int, used: int, held: int, limit: int, ttl_us: int, answers: Answers | None
@@ -190,6 +197,7 @@ class PermitLease:
 
     Args:
         contended: The leases of this worker that lack permits, or hold some that others lack.
+        traffic: The class whose calls it is kept for; empty: all.
     """
 
     def __init__(
@@ -200,6 +208,7 @@ class PermitLease:
         wanting: Callable[[], int],
         on_change: Callable[[], None],
         contended: set[PermitLease],
+        traffic: str = "",
     ) -> None:
         self._store = store
         self._permits = permits
@@ -211,6 +220,7 @@ class PermitLease:
         self._wait_s = 0.0
         self._in_vain = 0
         self._contended = contended
+        self._traffic = traffic
         self.round_trips = 0
 
     def demand(self) -> None:
@@ -229,7 +239,8 @@ class PermitLease:
             self._wake.clear()
             granted = self._permits.granted
             try:
-                await self.renew()
+                async with self._store.turns.turn(self._traffic):
+                    await self.renew()
                 pause_s = self._patience_s(granted) if self._is_contended() else GAP_S
             except RedisUnavailableError:
                 pause_s = CONTENDED_S
@@ -276,16 +287,17 @@ class PermitLease:
             RedisUnavailableError: Redis cannot be reached or refused; the lease then ends by itself.
         """
         self._contended.discard(self)
-        used, limit = self._permits.used, self._permits.limit or 0
-        await self._store.permits(
-            self._permits.scope,
-            want=used,
-            used=used,
-            held=used,
-            limit=limit,
-            ttl_us=round(LEASE_S * 1e6),
-            answers=Answers() if self._permits.learns else None,
-        )
+        async with self._store.turns.turn(self._traffic):
+            used, limit = self._permits.used, self._permits.limit or 0
+            await self._store.permits(
+                self._permits.scope,
+                want=used,
+                used=used,
+                held=used,
+                limit=limit,
+                ttl_us=round(LEASE_S * 1e6),
+                answers=Answers() if self._permits.learns else None,
+            )
 
     def _is_contended(self) -> bool:
         is_contended = self._unmet > 0 or self._lacking()

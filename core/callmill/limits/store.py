@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from callmill.config.lua_script import Call, LuaScript
 from callmill.errors import RedisUnavailableError
 from callmill.limits import scripts
+from callmill.limits.exchange_turns import ExchangeTurns
 from callmill.limits.keys import Keys
 from callmill.limits.layout import OF_API, Layout, Node
 from callmill.limits.permits import Answers, Lease
@@ -124,6 +125,7 @@ class LimitStore:
         self.redis = redis
         self.name = name
         self.keys = Keys(name)
+        self.turns = ExchangeTurns()
         self._worker = worker
         self._registered = {script: redis.register_script(script.text) for script in _SCRIPTS}
 
