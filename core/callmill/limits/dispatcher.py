@@ -67,6 +67,10 @@ class Dispatcher:
         self._enter_ready(group)
         self._is_short = True
 
+    def knows(self, group: Group) -> bool:
+        """Say whether calls of a group start by themselves when its slots are due, and there is a place."""
+        return group in self._known
+
     def freed(self, *, last: bool) -> None:
         """Take note that a call is over: another one may have waited for its place; ``last``: no other is under way.
 

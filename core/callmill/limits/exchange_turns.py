@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-MOST_EXCHANGES = 32
+MOST_EXCHANGES = 16
 """Enough to keep Redis and a process busy, and few enough that each is over within milliseconds."""
 
 

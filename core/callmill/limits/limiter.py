@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -43,6 +44,9 @@ from callmill.limits.waiting import Acquirers, Caller, Programs, WaitingCalls
 
 START_WAIT_S = 2.0
 MOST_IDLE_GROUPS, LOOK_FOR_IDLE_S = 64, 0.25
+WEIGHED_FOR_S = 0.05
+"""Of more groups than that, it is not looked up for each one anew what all of them want."""
+
 YIELD_S = 0.1
 """After a pause classes that were refused let others go first by so much."""
 
@@ -87,6 +91,7 @@ class Limiter:
             self._store, self._pauses, self._leases, lambda: self._rules, len(self._ring), easing=self._easing
         )
         self._pace = Pace()
+        self._weight, self._weighed_s = 0.0, -math.inf
         self._backlog: Callable[[TrafficClass, str], int] | None = None
         self._channel = Channel(redis, self._store.keys.channel, on_message=self._on_message, on_subscribed=self._sync)
         self._overrides = Overrides(redis, name, on_change=self._override, on_news=self._sync, waiting=self._waiting)
@@ -165,8 +170,13 @@ class Limiter:
     def look(self) -> None:
         """Take note that the caller lets calls start again, or other ones."""
         for group in self._groups:
-            if group.calls.wanting:
+            if not group.calls.wanting:
+                continue
+            if self._dispatcher.knows(group):
+                self._used(group)
+            else:
                 self._awaited(group)
+        self._dispatcher.dispatch()
 
     def try_acquire(
         self,
@@ -395,7 +405,6 @@ class Limiter:
         groups, refills = list(self._groups), list(self._refills.values())
         paused = self._pauses.of(WHOLE_API)
         by = next((group for group in groups if self._refills[group].by and group.calls.wanting), None)
-        starts = [start for group in groups if (start := self._next_start(group)) is not None]
         return LimiterStatus(
             waiting=self._waiting(),
             held=sum(len(group.stock) for group in groups),
@@ -403,8 +412,8 @@ class Limiter:
             fired=self._fired,
             slots_missed=sum(group.stock.missed for group in groups),
             round_trips=sum(refill.round_trips for refill in refills) + self._leases.round_trips,
-            next_start_in_s=max(0.0, min(starts) - now) if starts else None,
-            paused_for_s=paused.until - now if paused else 0.0,
+            next_start_in_s=self.next_start_in_s,
+            paused_for_s=self.paused_for_s,
             pause_reason=paused.reason if paused else None,
             limited_by=str(by.layout.nodes[self._refills[by].by - 1].clock.spec) if by else None,
             rate=self.rate(),
@@ -416,6 +425,18 @@ class Limiter:
             generation=self._overrides.generation,
             keys=self._key_statuses(now),
         )
+
+    @property
+    def paused_for_s(self) -> float:
+        """How long the whole API is paused."""
+        paused = self._pauses.of(WHOLE_API)
+        return paused.until - monotonic() if paused else 0.0
+
+    @property
+    def next_start_in_s(self) -> float | None:
+        """When the next call that waits will start, as far as is known."""
+        starts = [start for group in self._groups if (start := self._next_start(group)) is not None]
+        return max(0.0, min(starts) - monotonic()) if starts else None
 
     def rate(self, traffic: TrafficClass | None = None) -> float:
         """Calls per second granted lately in this process, to one class of traffic or to all."""
@@ -445,6 +466,7 @@ class Limiter:
             refill.use_other_limits()
         self._caller.adopt()
         self.look()
+        self._leases.demand("")
 
     def _left_behind(self) -> None:
         """Grant nothing in a forked child: the slots held here belong to its parent."""
@@ -589,10 +611,14 @@ class Limiter:
         room = self._caller.room()
         if room >= wanted:
             return wanted
-        weights = {other.turn: other.turn.weight for other in self._groups if other.calls.wanting}
-        share, now = group.turn.weight / max(sum(weights.values()), group.turn.weight), monotonic()
+        now = monotonic()
+        if len(self._groups) <= MOST_IDLE_GROUPS or now - self._weighed_s > WEIGHED_FOR_S:
+            weights = {other.turn: other.turn.weight for other in self._groups if other.calls.wanting}
+            self._weight, self._weighed_s = sum(weights.values()), now
+            self._pace.per_s(self._fired, now)
+        share = group.turn.weight / max(self._weight, group.turn.weight)
         # Its own pace alone would keep it slow: it would ask for one slot at a time, each behind a turn of the others.
-        pace = max(group.pace.per_s(group.fired, now), share * self._pace.per_s(self._fired, now))
+        pace = max(group.pace.per_s(group.fired, now), share * self._pace.latest_per_s)
         return max(int(room * share), int(pace * AHEAD_S), 1)
 
     def _layouts(self) -> list[Layout]:

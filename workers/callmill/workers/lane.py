@@ -303,7 +303,7 @@ class Lane:
 
     def _look(self) -> None:
         """Find out who serves the calls now, and go on."""
-        self._parked = is_parked(self._limiter.status())
+        self._parked = is_parked(self._limiter)
         if self._fallback is not None:
             before, self._serves = self._serves, self.nearest_up() or self
             if self._serves is not before:
