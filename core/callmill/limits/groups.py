@@ -1,8 +1,8 @@
 """Groups: which kinds of calls one process tells apart now, and those that wait until it does.
 
 Each model has limits of its own, so its calls need a group and leases of their own, and nobody knows how many models a
-tenant will name. A process keeps ``MOST_MODELS`` groups of calls that name models. A further kind of calls waits until
-another one is idle; calls of one model are never counted in two places, whichever processes tell it apart.
+tenant will name. So a process keeps a bounded number of groups of calls that name models. A further kind of calls waits
+until another one is idle; calls of one model are never counted in two places, whichever processes tell it apart.
 
 A class may have as many groups as are left: one class alone gets half of them, two a third each. So there is always a
 place for a class that comes, however many models another one names.
@@ -17,21 +17,29 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import TypeAlias
 
+from callmill.config.limit_spec import Scope, Unit
 from callmill.jobs.traffic import TrafficClass
 from callmill.limits.group import Group
+from callmill.limits.rules import LimitRules
 from callmill.limits.waiting import WaitingCalls
 
-MOST_MODELS = 4000
-"""Measured: so many cost a process about 30 MiB, and little time beyond that for their calls."""
+MOST_MODELS, MOST_LEASED = 2000, 600
+"""The second one where calls in flight are limited per model: each such lease is renewed every few seconds. Measured:
+of 4 000 leases a busy process renews none in time."""
 
 Kind: TypeAlias = tuple[str, TrafficClass, int]
 """Model, class and weight of calls."""
 
 
 class Groups:
-    """The groups of one API. ``len()`` is how many there are."""
+    """The groups of one API. ``len()`` is how many there are.
 
-    def __init__(self) -> None:
+    Attributes:
+        most: How many may be of calls that name models.
+    """
+
+    def __init__(self, rules: LimitRules) -> None:
+        self.adopt(rules)
         self._groups: dict[Kind, Group] = {}
         self._of_model: dict[str, dict[Kind, Group]] = {}
         self._named: Counter[TrafficClass] = Counter()
@@ -39,6 +47,11 @@ class Groups:
 
     def __len__(self) -> int:
         return len(self._groups)
+
+    def adopt(self, rules: LimitRules) -> None:
+        """Take note that other limits hold."""
+        leased = any(spec.scope is Scope.MODEL and spec.unit is Unit.CONCURRENT for spec in rules.limits)
+        self.most = MOST_LEASED if leased else MOST_MODELS
 
     def __iter__(self) -> Iterator[Group]:
         """Those of now; they may change meanwhile."""
@@ -86,7 +99,7 @@ class Groups:
     def has_place(self, kind: Kind) -> bool:
         """Whether one more of its kind may be told apart; calls that name no model always are."""
         model, traffic, _ = kind
-        return not model or self._named[traffic] < MOST_MODELS - self._named.total()
+        return not model or self._named[traffic] < self.most - self._named.total()
 
     def line_up(self, kind: Kind, calls: WaitingCalls) -> None:
         """Let calls of a kind wait for a place."""

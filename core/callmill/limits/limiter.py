@@ -76,7 +76,7 @@ class Limiter:
         self._clock = RedisClock()
         self._store = LimitStore(redis, name, worker)
         self._ring = KeyRing([key.name for key in rules.keys])
-        self._groups = Groups()
+        self._groups = Groups(self._rules)
         self._looking: asyncio.TimerHandle | None = None
         self._fired_before: Counter[TrafficClass] = Counter()
         self._refills: dict[Group, Refill] = {}
@@ -154,7 +154,7 @@ class Limiter:
         self._dispatcher = self._new_dispatcher()
         for refill in self._refills.values():
             self._learning.in_background(refill.aclose())
-        self._groups = Groups()
+        self._groups = Groups(self._rules)
         self._refills.clear()
         self._default = self._add_group(("", NORMAL, 1))
 
@@ -459,6 +459,7 @@ class Limiter:
         self._rules = rules
         self._timing.adopt(validity_s(rules), fixed_guard_s(rules), window_s=shortest_window_s(rules))
         self._leases.adopt(rules)
+        self._groups.adopt(rules)
         for group, refill in self._refills.items():
             limits = layout(rules, self._store.keys, group.layout.model, group.layout.traffic)
             group.use(limits, self._leases.of(limits.model, str(limits.traffic)))
@@ -475,7 +476,7 @@ class Limiter:
         # Kept, because collecting their tasks causes warnings.
         self._inherited = [self._dispatcher, *self._refills.values()]
         self._dispatcher = self._new_dispatcher()
-        self._groups = Groups()
+        self._groups = Groups(self._rules)
         self._refills.clear()
         self._default = self._add_group(("", NORMAL, 1))
 
