@@ -152,10 +152,9 @@ def models(count: int) -> Attack:
     return attack
 
 
-def _of_models(*limits: str, count: int = 3000) -> Hostile:
-    """Return the tenant of so many models beside a victim that names one of its own in half of its calls."""
+def _of_models(*limits: str, own_model: bool = True) -> Hostile:
     lines = (f"limits = {json.dumps(limits)}", 'model = "/model"', 'enforcer = "bucket"', "burst = 20")
-    return Hostile(models(count), lines, 30, "models", own_model=True)
+    return Hostile(models(3000), lines, 30, "models", own_model)
 
 
 def _weights(client: Client, api: str) -> Sequence[Batch]:
@@ -232,8 +231,8 @@ HOSTILE = {
     "large answers": _failing("large", *_SECOND, count=100, calls=2),
     "3,000 models": _of_models("100/second", "50/second per model"),
     "3,000 models, a few calls at once": _of_models("100/second", "5 concurrent per model"),
-    "3,000 models, a call a minute": _of_models("100/second", "20/minute per model"),
-    "3,000 models, no other limits": _of_models("5 concurrent per model", "none"),
+    "3,000 models, a call a minute": _of_models("100/second", "1/minute per model", own_model=False),
+    "3,000 models, no other limits": _of_models("5 concurrent per model"),
     "heavy calls": Hostile(_weights, ('limits = ["100/second"]',), 5, "w"),
     "dear calls": Hostile(_tokens, ('limits = ["100/second", "6000000 tokens/minute"]',), 5, "t"),
     "1,500 tenants": Hostile(tenants(1500), _SECOND, 20, "many"),

@@ -100,9 +100,7 @@ class Dispatcher:
 
     def _start_all(self, now: float) -> None:
         self._started_s = now
-        while self._agenda and self._agenda[0][0] <= now:
-            at, _, group = heappop(self._agenda)
-            self._rise(at, group)
+        self._rise(now)
         lacking: list[Group] = []
         none_may, room = False, self._caller.room()
         enough = max(0, room - MOST_AT_ONCE)
@@ -114,26 +112,29 @@ class Dispatcher:
                 turn.served()
                 room -= 1
                 continue
-            self._leave_ready(group)
             none_may = came is Start.NO_PERMIT_FOR_ANY
             if none_may or came is Start.NO_PERMIT:
                 lacking.append(group)
-            elif came is Start.NOT_DUE:
-                self._rest(group, group.next_due(now))
-            else:
-                self.forget(group)
+            self._leave_alone(group, came, now)
             self._on_used(group)
-            if came is Start.NO_PERMIT_OF_MODEL:
-                self._on_no_permit(group)
-        more = bool(self._ready)
-        if more and room > 0 and not none_may and not self._is_gathering:
+        if self._ready and room > 0 and not none_may and not self._is_gathering:
             self._is_gathering = True
             asyncio.get_running_loop().call_soon(self._gathered)
-        self._is_short = more or bool(lacking)
-        for group in lacking:
+        self._is_short = bool(self._ready) or bool(lacking)
+        for group in lacking:  # another call that is over may have what they lack
             self._enter_ready(group)
             self._on_no_permit(group)
         self._arm(now)
+
+    def _leave_alone(self, group: Group, came: Start, now: float) -> None:
+        self._leave_ready(group)
+        if came is Start.NOT_DUE:
+            self._rest(group, group.next_due(now))
+        elif came is Start.NOBODY_WAITS:
+            self.forget(group)
+        elif came is Start.NO_PERMIT_OF_MODEL:
+            self.forget(group)
+            self._on_no_permit(group)
 
     def forget(self, group: Group) -> None:
         """Leave a group alone until it is woken."""
@@ -165,10 +166,12 @@ class Dispatcher:
             if not ready:
                 del self._ready[group.turn]
 
-    def _rise(self, at: float, group: Group) -> None:
-        if self._due_at.get(group) == at:
-            del self._due_at[group]
-            self._enter_ready(group)
+    def _rise(self, now: float) -> None:
+        while self._agenda and self._agenda[0][0] <= now:
+            at, _, group = heappop(self._agenda)
+            if self._due_at.get(group) == at:
+                del self._due_at[group]
+                self._enter_ready(group)
 
     def _rest(self, group: Group, at: float) -> None:
         """Leave a group alone until its next slot is due."""

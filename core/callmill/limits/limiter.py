@@ -224,30 +224,31 @@ class Limiter:
         self._overrides.used()
         kind, cost = self._kind(model, traffic, weight), _cost(tokens, output_tokens, weight)
         group = self._find_group(kind)
-        slot = None if group is None else group.take_now(cost)
-        if group is not None and slot is not None:
+        if group is not None and (slot := group.take_now(cost)) is not None:
             self._used(group)
             return slot
         if self._stopped:
             raise UsageError(self._stopped)
-        first = False
-        while True:
-            calls = self._calls(kind)
-            if not isinstance(calls, Acquirers):
-                raise InternalError("a limiter that starts calls by itself has no slots to acquire")
-            future = calls.enter(cost, first=first)
-            if (group := self._groups.get(kind)) is not None:
-                self._awaited(group)
-            try:
-                slot = await future
-            except asyncio.CancelledError:
-                calls.leave(future)
-                if future.done() and not future.cancelled():
-                    self._give_back(future.result())
-                raise
-            if self.accept(slot):
-                return slot
-            first = True
+        slot = await self._next_slot(kind, cost)
+        while not self.accept(slot):
+            slot = await self._next_slot(kind, cost, first=True)
+        return slot
+
+    async def _next_slot(self, kind: Kind, cost: Cost, *, first: bool = False) -> Slot:
+        """Wait behind the others of a kind, or before them."""
+        calls = self._calls(kind)
+        if not isinstance(calls, Acquirers):
+            raise InternalError("a limiter that starts calls by itself has no slots to acquire")
+        future = calls.enter(cost, first=first)
+        if (group := self._groups.get(kind)) is not None:
+            self._awaited(group)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            calls.leave(future)
+            if future.done() and not future.cancelled():
+                self._give_back(future.result())
+            raise
 
     def _give_back(self, slot: Slot) -> None:
         if (group := slot.group) is not None:
@@ -631,9 +632,7 @@ class Limiter:
 
     def _others_wait(self, scope: str, refused: frozenset[str]) -> bool:
         """Whether calls of a scope wait whose class is none of those that were refused."""
-        return any(
-            group.calls.wanting and str(group.layout.traffic) not in refused for group in self._groups_of(scope)
-        )
+        return any(group.calls.wanting and str(group.layout.traffic) not in refused for group in self._groups_of(scope))
 
     def _pauses_changed(self, paused: str, *, yields: bool = False) -> None:
         now = monotonic()
@@ -674,7 +673,7 @@ class Limiter:
     def _on_message(self, message: str) -> None:
         kind, _, rest = message.partition(" ")
         if kind == "boot" and rest:
-            self._leases.sync_one(rest)  # new permits, of which there is one set for each model: no affair of all others
+            self._leases.sync_one(rest)  # new permits: there are some of each model, no affair of all others
         elif kind == "boot":
             self._sync()
         elif kind == "lack":
