@@ -78,7 +78,7 @@ end
 local lost = empty or meta.server ~= server or (known_boot == boot and (seq < request.seq or request.doubt == 'stepped'))
 local same_life = not (lost or stepped_back) -- else nobody knows where the server's windows begin on this clock
 
-local limits, paces, quotas, common, shared, of_key, spacing = {}, {}, {}, {}, {}, {}, 1
+local limits, paces, quotas, common, shared, of_key, spacing, apart = {}, {}, {}, {}, {}, {}, 1, 1
 for i = 1, key_count do of_key[i] = {} end
 for i, key in ipairs(LIMITS) do
   local h = read_limit(key)
@@ -123,14 +123,18 @@ for i, key in ipairs(LIMITS) do
     end
     pace.read_lists(x, h.holes, h.log, h.heavy_at, lost)
     x.earliest, x.spend = function(t, units) return pace.due(x, t, units) end, pace.spend
-    spacing = math.max(spacing, x.emission * (n > 0 and cost(x, 1) or 1) / (x.owner > 0 and key_count or 1))
+    local own = x.emission * (n > 0 and cost(x, 1) or 1) / (x.owner > 0 and key_count or 1)
+    spacing = math.max(spacing, own)
+    if x.owner >= 0 then apart = math.max(apart, own) end -- how far apart calls are under limits that other models share
   end
 end
 local dearest = 0 -- what a call of others took of a pace lately: they book further ahead, and would never leave room
 for _, x in ipairs(common) do
   if not x.quota then dearest = math.max(dearest, x.charge) end
 end
-local H = math.max(horizon, 1.5 * spacing) -- shorter than one emission, it would leave the limit unused
+-- Shorter than one emission, it would leave the limit unused. Of a model's own limit it would not: its calls alone wait for
+-- that, and those of thousands of slow models would book all that others want of the limits of all.
+local H = math.max(horizon, 1.5 * apart)
 
 if lost or stepped_back then
   boot, seq = text(now) .. '/' .. me .. '/' .. request.seq .. (empty and '' or '/kept'), math.max(seq, request.seq)
@@ -284,7 +288,7 @@ if n > 0 then
   local green_at = v + rank * turn / share - 100000 -- when older waiters have had their turns and it is below its share
   local function reach() -- how far ahead it may book: alone, with less than its share, with more
     if share > 0.999 then return H end
-    return green_at <= now and math.max(2 * H, FAR * dearest) or math.max(NEAR_US, spacing)
+    return green_at <= now and math.max(2 * H, FAR * dearest) or math.max(NEAR_US, apart)
   end
   local base = reach()
   -- Older waiters book first: keep their turns free. The floor keeps it work conserving when they do not come.
