@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections import Counter
@@ -125,12 +126,14 @@ class Hostile:
         profile: Lines of the profile of the API that it shares with the victim, beyond the usual ones.
         calls: So many of its calls have reached the API before the victim's begin.
         of: What the first part of their paths is.
+        own_model: Whether half of the victim's calls name a model, which is its own.
     """
 
     attack: Attack
     profile: tuple[str, ...] = ()
     calls: int = 5
     of: str = ""
+    own_model: bool = False
 
 
 def _jobs(path: str, count: int = 300, **fields: object) -> Attack:
@@ -145,9 +148,19 @@ def _failing(path: str, *profile: str, count: int = 300, calls: int = 5) -> Host
     return Hostile(_jobs(path, count), profile, calls, path)
 
 
-def _models(client: Client, api: str) -> Sequence[Batch]:
-    jobs = [Job("POST", "/models", api=api, json={"model": f"model-{n}"}) for n in range(3000)]
-    return [client.submit(jobs, tenant="hostile")]
+def models(count: int) -> Attack:
+    """Return the attack of one tenant whose jobs name so many models."""
+
+    def attack(client: Client, api: str) -> Sequence[Batch]:
+        jobs = [Job("POST", "/models", api=api, json={"model": f"model-{n}"}) for n in range(count)]
+        return [client.submit(jobs, tenant="hostile")]
+
+    return attack
+
+
+def _of_models(*limits: str, own_model: bool = True) -> Hostile:
+    lines = (f"limits = {json.dumps(limits)}", 'model = "/model"', 'enforcer = "bucket"', "burst = 20")
+    return Hostile(models(3000), lines, 30, "models", own_model)
 
 
 def _weights(client: Client, api: str) -> Sequence[Batch]:
@@ -231,12 +244,10 @@ HOSTILE = {
         "spent", 'limits = ["100/second", "10000/day"]', 'enforcer = "bucket"', "burst = 20", calls=1
     ),
     "large answers": _failing("large", *_SECOND, count=100, calls=2),
-    "3,000 models": Hostile(
-        _models,
-        ('limits = ["100/second", "50/second per model"]', 'model = "/model"', 'enforcer = "bucket"', "burst = 20"),
-        30,
-        "models",
-    ),
+    "3,000 models": _of_models("100/second", "50/second per model"),
+    "3,000 models, a few calls at once": _of_models("100/second", "5 concurrent per model"),
+    "3,000 models, a call a minute": _of_models("100/second", "1/minute per model", own_model=False),
+    "3,000 models, no other limits": _of_models("5 concurrent per model"),
     "heavy calls": Hostile(_weights, ('limits = ["100/second"]',), 5, "w"),
     "dear calls": Hostile(_tokens, ('limits = ["100/second", "6000000 tokens/minute"]',), 5, "t"),
     "1,500 tenants": Hostile(tenants(1500), _SECOND, 20, "many"),
@@ -267,10 +278,16 @@ def profiles(url: str, folder: Path, kinds: Sequence[str]) -> dict[str, list[str
     }
 
 
-def slowest_s(client: Client, api: str) -> float:
+def slowest_s(client: Client, api: str, *, own_model: bool = False) -> float:
     """Return how long it took until the last of the victim's calls was over; each must succeed."""
     began_s = time.monotonic()
-    batch = client.submit([Job("GET", f"/good/{n}", api=api) for n in range(CALLS)], tenant="victim")
+    jobs = [
+        Job("POST", f"/good/{n}", api=api, json={"model": "own"})
+        if own_model and n % 2
+        else Job("GET", f"/good/{n}", api=api)
+        for n in range(CALLS)
+    ]
+    batch = client.submit(jobs, tenant="victim")
     try:
         batch.wait(WAIT_S)
     except TimeoutError:
@@ -285,14 +302,18 @@ def slowest_s(client: Client, api: str) -> float:
 def alone_and_beside_s(client: Client, api: WhimsicalApi, kind: str) -> tuple[float, float]:
     """Return how long the victim's calls take alone and beside a hostile tenant of this kind."""
     name, hostile = api_name(kind), HOSTILE[kind]
-    slowest_s(client, name)  # what has never worked starts slowly
-    alone_s = min(slowest_s(client, name) for _ in range(2))
+
+    def slowest() -> float:
+        return slowest_s(client, name, own_model=hostile.own_model)
+
+    slowest()  # what has never worked starts slowly
+    alone_s = min(slowest() for _ in range(2))
     before = api.calls[hostile.of]
     batches = hostile.attack(client, name)
     try:
         until(lambda: api.calls[hostile.of] >= before + hostile.calls, WAIT_S, f"{kind} under way")
         time.sleep(1.0)
-        return alone_s, max(slowest_s(client, name) for _ in range(2))
+        return alone_s, max(slowest() for _ in range(2))
     finally:
         for batch in batches:
             with suppress(BatchStateError):  # it is over

@@ -260,7 +260,7 @@ class Fleet:
     def pause(self, us: int, reason: str = "429", scope: str = "", said_us: int = 0) -> int:
         """Pause the API, or one of its keys or models, as was said so long ago; return what is left of the pause."""
         call = scripts.PAUSE.call(
-            scripts.PauseKeys(self.keys.meta, self.limit_keys),
+            scripts.PauseKeys(self.keys.meta, self.keys.paused, self.limit_keys),
             scripts.PauseArguments(pause_us=us, said_us=said_us, reason=reason, channel=self.keys.channel, scope=scope),
         )
         left: int = self._run(call)[1]

@@ -15,7 +15,7 @@ def refused(
 ) -> int:
     """Tell that a job's call, sent so long ago, was asked to wait so long; return the us of pause that are left."""
     call = scripts.PAUSE.call(
-        scripts.PauseKeys(fleet.keys.meta, fleet.limit_keys),
+        scripts.PauseKeys(fleet.keys.meta, fleet.keys.paused, fleet.limit_keys),
         scripts.PauseArguments(
             pause_us=pause_us,
             said_us=0,

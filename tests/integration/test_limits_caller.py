@@ -17,6 +17,7 @@ from callmill.jobs.traffic import NORMAL, Priority, TrafficClass
 from callmill.limits import Limiter, Slot
 from callmill.limits.cost import ONE_REQUEST, Cost
 from callmill.limits.layout import Layout
+from callmill.limits.limiter import MOST_IDLE_GROUPS
 from callmill.limits.refill import EXCHANGE_GAP_S
 from callmill.limits.reservation import Grant, Request
 
@@ -30,9 +31,14 @@ class Queue:
     """The calls of one kind: no more than a count."""
 
     def __init__(self, crowd: Crowd, kind: Kind) -> None:
-        self.wanting = 0
+        self.wanting = self.held = 0
         self._crowd = crowd
         self._kind = kind
+
+    @property
+    def any(self) -> bool:
+        """Whether there are calls, though they may be held."""
+        return self.wanting + self.held > 0
 
     def costs(self, skip: int, count: int) -> list[Cost]:
         """What the next calls cost."""
@@ -88,6 +94,17 @@ class Crowd:
         self.began.append((kind, slot.start, monotonic()))
         self.under_way.append(slot)
         self._news.set()
+
+    def hold(self) -> None:
+        """Let no call start that waits."""
+        for queue in self._queues.values():
+            queue.held, queue.wanting = queue.wanting, 0
+
+    def let_go(self) -> None:
+        """Let them start again."""
+        for queue in self._queues.values():
+            queue.wanting, queue.held = queue.held, 0
+        self._limiter.look()
 
     def end(self, count: int = 1) -> None:
         """Let the oldest calls be over."""
@@ -215,6 +232,22 @@ def test_a_place_that_a_start_itself_takes_away_is_seen(redis_url):
     run(redis_url, scene, "none")
 
 
+def test_calls_that_may_not_start_for_a_while_are_not_forgotten(redis_url):
+    """However many kinds of calls are held, as those of an API that is down, all of them start when they may again."""
+
+    async def scene(limiter: Limiter) -> None:
+        crowd = Crowd(limiter, 1000)
+        limiter.hold(0.2, "until all have come")
+        for number in range(2 * MOST_IDLE_GROUPS):
+            crowd.add(1, model=f"m{number}")
+        crowd.hold()
+        limiter._look_for_idle()
+        crowd.let_go()
+        await crowd.come_to(2 * MOST_IDLE_GROUPS)
+
+    run(redis_url, scene, "5 concurrent per model", "none")
+
+
 def test_slots_are_asked_for_when_permits_are_back(redis_url):
     """A call that waits for a slot while its worker has no permits gets one when permits are there again."""
 
@@ -229,7 +262,7 @@ def test_slots_are_asked_for_when_permits_are_back(redis_url):
         await asyncio.sleep(0.05)
         assert not waiting.done()
         permits.valid_until = valid_until
-        limiter._permits_changed()
+        limiter._permits_changed(permits.scope)
         limiter.settle(await waiting, None)
 
     run(redis_url, scene, "20/second", "5 concurrent")

@@ -192,7 +192,7 @@ class LimitControl:
             pause = scripts.PauseArguments(
                 pause_us=pause_us, said_us=0, reason=reason, channel=names.channel, scope=scope
             )
-            _add(pipeline, scripts.PAUSE.call(scripts.PauseKeys(names.meta), pause))
+            _add(pipeline, scripts.PAUSE.call(scripts.PauseKeys(names.meta, names.paused), pause))
         noted, *_ = await answer(pipeline.execute())
         return scripts.Controlled(*noted).generation
 

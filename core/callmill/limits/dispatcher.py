@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Callable
 from heapq import heappop, heappush
 from itertools import count
@@ -11,6 +12,7 @@ from operator import attrgetter
 from time import monotonic
 
 from callmill.limits.group import Group, Start
+from callmill.limits.turns import Turn
 from callmill.limits.waiting import Caller
 
 GATHERED_S = 0.001
@@ -20,7 +22,7 @@ MOST_AT_ONCE = 32
 """Calls that start before the event loop runs them: the last of more would begin when its slot is no longer good."""
 
 _LONGEST_SLEEP_S = 3600.0
-_virtual_time = attrgetter("turn.virtual_time")
+_virtual_time = attrgetter("virtual_time")
 
 
 class Dispatcher:
@@ -29,15 +31,20 @@ class Dispatcher:
     Args:
         caller: Who makes the calls.
         on_used: Called with a group whose slots may have been used up.
-        on_no_permit: Called when calls lack permits.
+        on_no_permit: Called with a group whose calls lack permits. If those are its model's own, it is left alone until
+            it is woken.
     """
 
-    def __init__(self, caller: Caller, *, on_used: Callable[[Group], None], on_no_permit: Callable[[], None]) -> None:
+    def __init__(
+        self, caller: Caller, *, on_used: Callable[[Group], None], on_no_permit: Callable[[Group], None]
+    ) -> None:
         self._caller = caller
         self._on_used = on_used
         self._on_no_permit = on_no_permit
-        self._ready: dict[Group, None] = {}
+        self._ready: dict[Turn, dict[Group, None]] = {}
         self._due_at: dict[Group, float] = {}
+        self._known: set[Group] = set()
+        self._turns: Counter[Turn] = Counter()
         self._agenda: list[tuple[float, int, Group]] = []
         self._numbers = count()
         self._started_s = 0.0
@@ -47,10 +54,22 @@ class Dispatcher:
 
     def wake(self, group: Group) -> None:
         """Start calls of a group that may be able to start now: calls came, or slots, or a pause is over."""
-        if group not in self._ready and group not in self._due_at:
-            group.turn.join([other.turn for other in (*self._ready, *self._due_at)])
-        self._ready[group] = None
+        self.make_ready(group)
         self.dispatch()
+
+    def make_ready(self, group: Group) -> None:
+        """The same, with the next ``dispatch``, or the next call that is over."""
+        if group not in self._known:
+            if group.turn not in self._turns:
+                group.turn.join(self._turns)
+            self._known.add(group)
+            self._turns[group.turn] += 1
+        self._enter_ready(group)
+        self._is_short = True
+
+    def knows(self, group: Group) -> bool:
+        """Say whether calls of a group start by themselves when its slots are due, and there is a place."""
+        return group in self._known
 
     def freed(self, *, last: bool) -> None:
         """Take note that a call is over: another one may have waited for its place; ``last``: no other is under way.
@@ -80,54 +99,89 @@ class Dispatcher:
             self._is_at_it = False
 
     def _start_all(self, now: float) -> None:
-        lacks_place, self._started_s = False, now
-        while self._agenda and self._agenda[0][0] <= now:
-            at, _, group = heappop(self._agenda)
-            self._rise(at, group)
-        candidates, room, places = list(self._ready), self._caller.room(), self._caller.places()
+        self._started_s = now
+        self._rise(now)
+        lacking: list[Group] = []
+        others: list[dict[Group, None]] = []
+        room, places = self._caller.room(), self._caller.places()
         enough = max(0, room - MOST_AT_ONCE)
-        while candidates and room > enough:
-            group = min(candidates, key=_virtual_time) if len(candidates) > 1 else candidates[0]
+        while self._ready and room > enough:
+            turn = min(self._ready, key=_virtual_time) if len(self._ready) > 1 else next(iter(self._ready))
+            group = next(iter(self._ready[turn]))
             came = group.start_next(now, places)
             if came is Start.DONE:
-                group.turn.served()
+                turn.served()
                 room -= 1
                 places -= 1
                 continue
-            candidates.remove(group)
             if came is Start.NO_PLACE:
-                lacks_place = True
-            elif came is Start.NOT_DUE:
-                del self._ready[group]
-                self._rest(group, group.next_due(now))
-            else:
-                self.forget(group)
+                others.append(self._ready.pop(turn))  # nor is there one for the rest of its class
+            if came in {Start.NO_PLACE, Start.NO_PERMIT}:
+                lacking.append(group)
+            self._leave_alone(group, came, now)
             self._on_used(group)
-        if candidates and room > 0 and not self._is_gathering:
+        if self._ready and room > 0 and not self._is_gathering:
             self._is_gathering = True
             asyncio.get_running_loop().call_soon(self._gathered)
-        self._is_short = lacks_place or bool(candidates)
-        if lacks_place:
-            self._on_no_permit()
+        self._is_short = bool(self._ready) or bool(lacking)
+        self._come_back(lacking, others)
         self._arm(now)
+
+    def _come_back(self, lacking: list[Group], others: list[dict[Group, None]]) -> None:
+        """Be ready again: another call that is over may have what they lack."""
+        for groups in others:
+            for group in groups:
+                self._enter_ready(group)
+        for group in lacking:
+            self._enter_ready(group)
+            self._on_no_permit(group)
+
+    def _leave_alone(self, group: Group, came: Start, now: float) -> None:
+        self._leave_ready(group)
+        if came is Start.NOT_DUE:
+            self._rest(group, group.next_due(now))
+        elif came is Start.NOBODY_WAITS:
+            self.forget(group)
+        elif came is Start.NO_PERMIT_OF_MODEL:
+            self.forget(group)
+            self._on_no_permit(group)
 
     def forget(self, group: Group) -> None:
         """Leave a group alone until it is woken."""
-        self._ready.pop(group, None)
+        if group in self._known:
+            self._known.remove(group)
+            self._turns[group.turn] -= 1
+            if not self._turns[group.turn]:
+                del self._turns[group.turn]
+        self._leave_ready(group)
         self._due_at.pop(group, None)
 
     def close(self) -> None:
         """Start no more calls."""
         self._ready.clear()
         self._due_at.clear()
+        self._known.clear()
+        self._turns.clear()
         self._agenda.clear()
         if self._timer is not None:
             self._timer.cancel()
 
-    def _rise(self, at: float, group: Group) -> None:
-        if self._due_at.get(group) == at:
-            del self._due_at[group]
-            self._ready[group] = None
+    def _enter_ready(self, group: Group) -> None:
+        self._ready.setdefault(group.turn, {})[group] = None
+
+    def _leave_ready(self, group: Group) -> None:
+        ready = self._ready.get(group.turn)
+        if ready is not None:
+            ready.pop(group, None)
+            if not ready:
+                del self._ready[group.turn]
+
+    def _rise(self, now: float) -> None:
+        while self._agenda and self._agenda[0][0] <= now:
+            at, _, group = heappop(self._agenda)
+            if self._due_at.get(group) == at:
+                del self._due_at[group]
+                self._enter_ready(group)
 
     def _rest(self, group: Group, at: float) -> None:
         """Leave a group alone until its next slot is due."""

@@ -24,6 +24,8 @@ class Start(Enum):
     DONE = auto()
     NOBODY_WAITS = auto()
     NOT_DUE = auto()
+    NO_PERMIT = auto()
+    NO_PERMIT_OF_MODEL = auto()
     NO_PLACE = auto()
 
 
@@ -83,8 +85,10 @@ class Group:
         """Start the next call that waits, if it has a due slot, permits, and one of the places that are left here."""
         if self.calls.wanting <= 0:
             return Start.NOBODY_WAITS
-        if self._permits.free <= 0 or not self.turn.may_take_of(places):
+        if not self.turn.may_take_of(places):
             return Start.NO_PLACE
+        if self._permits.free <= 0:
+            return Start.NO_PERMIT_OF_MODEL if self._permits.only_model_lacks else Start.NO_PLACE
         slot = self._due(now)
         if slot is None:
             self.ran_dry |= self.paced and not len(self.stock)

@@ -35,6 +35,7 @@ class Keys:
         self._prefix = f"callmill:limit:{{{name}}}"
         self.meta = f"{self._prefix}:meta"
         self.classes = f"{self._prefix}:classes"
+        self.paused = f"{self._prefix}:paused"
         self.channel = f"{self._prefix}:events"
         self.costs = f"{self._prefix}:costs"
         self.control = f"{self._prefix}:control"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+import math
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from time import monotonic
-from typing import TypeAlias
 
 from msgspec.structs import replace
 from redis.asyncio import Redis
@@ -24,6 +25,7 @@ from callmill.limits.drift import facts
 from callmill.limits.easing import Easing
 from callmill.limits.feedback import Observation
 from callmill.limits.group import Group
+from callmill.limits.groups import Groups, Kind
 from callmill.limits.key_ring import KeyRing
 from callmill.limits.layout import Layout, layout, learned_nodes
 from callmill.limits.learning import Cause, Learning
@@ -38,19 +40,18 @@ from callmill.limits.status import KeyStatus, LimiterStatus
 from callmill.limits.store import LimitStore
 from callmill.limits.timing import Timing
 from callmill.limits.turns import Turn
-from callmill.limits.waiting import Acquirers, Caller, Programs
+from callmill.limits.waiting import Acquirers, Caller, Programs, WaitingCalls
 
 START_WAIT_S = 2.0
-MOST_IDLE_GROUPS = 64
+MOST_IDLE_GROUPS, LOOK_FOR_IDLE_S = 64, 0.25
+WEIGHED_FOR_S = 0.05
+"""Of more groups than that, it is not looked up for each one anew what all of them want."""
+
 YIELD_S = 0.1
 """After a pause classes that were refused let others go first by so much."""
 
 AHEAD_S = 0.25
 """Where there is no room, slots are of use for the calls that will be over by then."""
-
-
-_Kind: TypeAlias = tuple[str, TrafficClass, int]
-"""Model, class and weight of calls."""
 
 _MOST_DIGITS = 18
 _NOT_STARTED = "the limiter is not running: await start() first, and acquire nothing after aclose()"
@@ -75,8 +76,9 @@ class Limiter:
         self._clock = RedisClock()
         self._store = LimitStore(redis, name, worker)
         self._ring = KeyRing([key.name for key in rules.keys])
-        self._groups: dict[_Kind, Group] = {}
-        self._drop_from = MOST_IDLE_GROUPS
+        self._groups = Groups(self._rules)
+        self._looking: asyncio.TimerHandle | None = None
+        self._fired_before: Counter[TrafficClass] = Counter()
         self._refills: dict[Group, Refill] = {}
         self._turns: dict[TrafficClass, Turn] = {}
         self._dispatcher = self._new_dispatcher()
@@ -89,6 +91,7 @@ class Limiter:
             self._store, self._pauses, self._leases, lambda: self._rules, len(self._ring), easing=self._easing
         )
         self._pace = Pace()
+        self._weight, self._weighed_s = 0.0, -math.inf
         self._backlog: Callable[[TrafficClass, str], int] | None = None
         self._channel = Channel(redis, self._store.keys.channel, on_message=self._on_message, on_subscribed=self._sync)
         self._overrides = Overrides(redis, name, on_change=self._override, on_news=self._sync, waiting=self._waiting)
@@ -96,7 +99,7 @@ class Limiter:
         self._stopped = _NOT_STARTED
         self._inherited: list[object] = []
         in_child(self, Limiter._left_behind)
-        self._default = self._add_group("", NORMAL, 1)
+        self._default = self._add_group(("", NORMAL, 1))
 
     @property
     def rules(self) -> LimitRules:
@@ -111,7 +114,7 @@ class Limiter:
         calls will cost is not known yet.
         """
         self._backlog = backlog
-        for group in self._groups.values():
+        for group in self._groups:
             self._expect_in(group)
 
     async def start(self) -> None:
@@ -121,6 +124,7 @@ class Limiter:
         self._tasks = [asyncio.create_task(self._channel.run()), asyncio.create_task(self._overrides.run())]
         self._stopped = ""
         self._leases.start()
+        self._look_for_idle_soon()
         for refill in self._refills.values():
             refill.start()
         with suppress(TimeoutError):
@@ -135,9 +139,11 @@ class Limiter:
         await self._easing.aclose()
         await self._learning.aclose()
         self._dispatcher.close()
-        for group in self._groups.values():
-            if isinstance(group.calls, Acquirers):
-                group.calls.cancel()
+        if self._looking is not None:
+            self._looking.cancel()
+        for calls in (*(group.calls for group in self._groups), *self._groups.waiting):
+            if isinstance(calls, Acquirers):
+                calls.cancel()
         await asyncio.gather(*(refill.aclose() for refill in self._refills.values()))
         await self._leases.aclose()
 
@@ -148,20 +154,29 @@ class Limiter:
         self._dispatcher = self._new_dispatcher()
         for refill in self._refills.values():
             self._learning.in_background(refill.aclose())
-        self._groups.clear()
+        self._groups = Groups(self._rules)
         self._refills.clear()
-        self._default = self._add_group("", NORMAL, 1)
+        self._default = self._add_group(("", NORMAL, 1))
 
     def wanted(self, traffic: TrafficClass, model: str, weight: int) -> None:
         """Take note that calls of a kind came to wait, or that more of them may start."""
         self._overrides.used()
-        self._awaited(self._group(model, traffic, weight))
+        kind = self._kind(model, traffic, weight)
+        if (group := self._find_group(kind)) is not None:
+            self._awaited(group)
+        elif self._groups.waiting_as(kind) is None:
+            self._line_up(kind)
 
     def look(self) -> None:
         """Take note that the caller lets calls start again, or other ones."""
-        for group in list(self._groups.values()):
-            if group.calls.wanting:
+        for group in self._groups:
+            if not group.calls.wanting:
+                continue
+            if self._dispatcher.knows(group):
+                self._used(group)
+            else:
                 self._awaited(group)
+        self._dispatcher.dispatch()
 
     def try_acquire(
         self,
@@ -174,7 +189,9 @@ class Limiter:
     ) -> Slot | None:
         """The slot that is due now, or None; never waits, never overtakes a call of its kind that does."""
         self._overrides.used()
-        group = self._group(model, traffic, weight)
+        group = self._find_group(self._kind(model, traffic, weight))
+        if group is None:
+            return None
         slot = group.take_now(_cost(tokens, output_tokens, weight))
         self._used(group)
         return slot
@@ -205,30 +222,39 @@ class Limiter:
             asyncio.CancelledError: The caller gave up, or the limiter was closed.
         """
         self._overrides.used()
-        group, cost = self._group(model, traffic, weight), _cost(tokens, output_tokens, weight)
-        slot = group.take_now(cost)
-        if slot is not None:
+        kind, cost = self._kind(model, traffic, weight), _cost(tokens, output_tokens, weight)
+        group = self._find_group(kind)
+        if group is not None and (slot := group.take_now(cost)) is not None:
             self._used(group)
             return slot
         if self._stopped:
             raise UsageError(self._stopped)
-        if not isinstance(group.calls, Acquirers):
+        slot = await self._next_slot(kind, cost)
+        while not self.accept(slot):
+            slot = await self._next_slot(kind, cost, first=True)
+        return slot
+
+    async def _next_slot(self, kind: Kind, cost: Cost, *, first: bool = False) -> Slot:
+        """Wait behind the others of a kind, or before them."""
+        calls = self._calls(kind)
+        if not isinstance(calls, Acquirers):
             raise InternalError("a limiter that starts calls by itself has no slots to acquire")
-        first = False
-        while True:
-            future = group.calls.enter(cost, first=first)
+        future = calls.enter(cost, first=first)
+        if (group := self._groups.get(kind)) is not None:
             self._awaited(group)
-            try:
-                slot = await future
-            except asyncio.CancelledError:
-                group.calls.leave(future)
-                if future.done() and not future.cancelled():
-                    group.give_back(future.result())
-                    self._awaited(group)
-                raise
-            if group.accept(slot):
-                return slot
-            first = True
+        try:
+            return await future
+        except asyncio.CancelledError:
+            calls.leave(future)
+            if future.done() and not future.cancelled():
+                self._give_back(future.result())
+            raise
+
+    def _give_back(self, slot: Slot) -> None:
+        if (group := slot.group) is not None:
+            group.give_back(slot)
+            self._awaited(group)
+            self._ready_again(group)
 
     def accept(self, slot: Slot) -> bool:
         """Say whether a slot still holds at the moment in which its call really starts; if not, it is gone."""
@@ -265,6 +291,8 @@ class Limiter:
                 group.settlements.settle(slot.key, slot.start, slot.cost, used)
                 self._used(group)
         # Also for a slot that was too late: its call had taken a place.
+        if group is not None:
+            self._ready_again(group)
         self._dispatcher.freed(last=not self._leases.in_flight)
 
     async def pause(self, seconds: float, reason: str, scope: str = WHOLE_API) -> None:
@@ -370,15 +398,14 @@ class Limiter:
     @property
     def _fired(self) -> int:
         """Calls started."""
-        return sum(group.fired for group in self._groups.values())
+        return sum(group.fired for group in self._groups) + self._fired_before.total()
 
     def status(self) -> LimiterStatus:
         """What this limiter does now."""
         now = monotonic()
-        groups, refills = list(self._groups.values()), list(self._refills.values())
+        groups, refills = list(self._groups), list(self._refills.values())
         paused = self._pauses.of(WHOLE_API)
         by = next((group for group in groups if self._refills[group].by and group.calls.wanting), None)
-        starts = [start for group in groups if (start := self._next_start(group)) is not None]
         return LimiterStatus(
             waiting=self._waiting(),
             held=sum(len(group.stock) for group in groups),
@@ -386,8 +413,8 @@ class Limiter:
             fired=self._fired,
             slots_missed=sum(group.stock.missed for group in groups),
             round_trips=sum(refill.round_trips for refill in refills) + self._leases.round_trips,
-            next_start_in_s=max(0.0, min(starts) - now) if starts else None,
-            paused_for_s=paused.until - now if paused else 0.0,
+            next_start_in_s=self.next_start_in_s,
+            paused_for_s=self.paused_for_s,
             pause_reason=paused.reason if paused else None,
             limited_by=str(by.layout.nodes[self._refills[by].by - 1].clock.spec) if by else None,
             rate=self.rate(),
@@ -400,6 +427,18 @@ class Limiter:
             keys=self._key_statuses(now),
         )
 
+    @property
+    def paused_for_s(self) -> float:
+        """How long the whole API is paused."""
+        paused = self._pauses.of(WHOLE_API)
+        return paused.until - monotonic() if paused else 0.0
+
+    @property
+    def next_start_in_s(self) -> float | None:
+        """When the next call that waits will start, as far as is known."""
+        starts = [start for group in self._groups if (start := self._next_start(group)) is not None]
+        return max(0.0, min(starts) - monotonic()) if starts else None
+
     def rate(self, traffic: TrafficClass | None = None) -> float:
         """Calls per second granted lately in this process, to one class of traffic or to all."""
         refills = self._refills.items()
@@ -411,7 +450,8 @@ class Limiter:
 
     def started(self, traffic: TrafficClass) -> int:
         """Calls of a class of traffic that started since this limiter knows it."""
-        return sum(group.fired for group in self._groups.values() if group.layout.traffic == traffic)
+        fired = sum(group.fired for group in self._groups if group.layout.traffic == traffic)
+        return fired + self._fired_before[traffic]
 
     def reconfigure(self, rules: LimitRules) -> None:
         """Let other limits hold from now on; the credentials stay the same."""
@@ -420,41 +460,60 @@ class Limiter:
         self._rules = rules
         self._timing.adopt(validity_s(rules), fixed_guard_s(rules), window_s=shortest_window_s(rules))
         self._leases.adopt(rules)
+        self._groups.adopt(rules)
         for group, refill in self._refills.items():
             limits = layout(rules, self._store.keys, group.layout.model, group.layout.traffic)
-            group.use(limits, self._leases.of(limits.model, group.turn))
+            group.use(limits, self._leases.of(limits.model, group.turn, str(limits.traffic)))
             self._expect_in(group)
             refill.use_other_limits()
         self._caller.adopt()
-        self._dispatcher.dispatch()
-        self._leases.demand()
+        self.look()
+        self._leases.demand("")
 
     def _left_behind(self) -> None:
         """Grant nothing in a forked child: the slots held here belong to its parent."""
         self._stopped = "the limiter was opened before this process was forked: open one in each process"
+        self._looking = None
         # Kept, because collecting their tasks causes warnings.
         self._inherited = [self._dispatcher, *self._refills.values()]
         self._dispatcher = self._new_dispatcher()
-        self._groups.clear()
+        self._groups = Groups(self._rules)
         self._refills.clear()
-        self._default = self._add_group("", NORMAL, 1)
+        self._default = self._add_group(("", NORMAL, 1))
 
-    def _group(self, model: str, traffic: TrafficClass, weight: int) -> Group:
-        if model and not self._rules.limits_models:
-            model = ""  # no limit of its own: it shares the group of all such calls
-        if not model and traffic is NORMAL and weight == 1:
-            return self._default
-        return self._groups.get((model, traffic, weight)) or self._add_group(model, traffic, weight)
+    def _kind(self, model: str, traffic: TrafficClass, weight: int) -> Kind:
+        # A model without limits of its own shares the group of all such calls.
+        return (model if self._rules.limits_models else "", traffic, weight)
 
-    def _add_group(self, model: str, traffic: TrafficClass, weight: int) -> Group:
-        self._drop_idle()
+    def _find_group(self, kind: Kind) -> Group | None:
+        """The group of a kind of calls; None: they wait until this process may tell one more kind apart."""
+        if (group := self._groups.get(kind)) is not None:
+            return group
+        if self._groups.waiting_as(kind) is not None or not self._groups.has_place(kind):
+            return None
+        return self._add_group(kind)
+
+    def _calls(self, kind: Kind) -> WaitingCalls:
+        """Where calls of a kind wait, whether it is told apart or not yet."""
+        group = self._find_group(kind)
+        return group.calls if group is not None else self._groups.waiting_as(kind) or self._line_up(kind)
+
+    def _line_up(self, kind: Kind) -> WaitingCalls:
+        model, traffic, weight = kind
+        calls = self._caller.calls(traffic, model, weight)
+        self._groups.line_up(kind, calls)
+        self._look_for_idle_soon()
+        return calls
+
+    def _add_group(self, kind: Kind, calls: WaitingCalls | None = None) -> Group:
+        model, traffic, weight = kind
         limits = layout(self._rules, self._store.keys, model, traffic)
         turn = self._turns.setdefault(traffic, Turn(limits.weight))
-        calls = self._caller.calls(traffic, model, weight)
-        permits = self._leases.of(model, turn)
+        calls = calls or self._caller.calls(traffic, model, weight)
+        permits = self._leases.of(model, turn, str(traffic))
         group = Group(limits, calls, permits, weight=weight, turn=turn, ring=self._ring, timing=self._timing)
         group.pause(self._pauses.until(limits.scopes[0]))
-        self._groups[model, traffic, weight] = group
+        self._groups.add(kind, group)
         self._expect_in(group)
         refill = self._refills[group] = Refill(
             self._store,
@@ -468,21 +527,37 @@ class Limiter:
         )
         if not self._stopped:
             refill.start()
+        if len(self._groups) > MOST_IDLE_GROUPS:
+            self._look_for_idle_soon()
         return group
 
+    def _look_for_idle_soon(self) -> None:
+        if self._looking is None:
+            self._looking = asyncio.get_running_loop().call_later(LOOK_FOR_IDLE_S, self._look_for_idle)
+
+    def _look_for_idle(self) -> None:
+        """Forget the kinds of calls that are idle, and tell those apart that wait for their places."""
+        self._looking = None
+        self._drop_idle()
+        while (found := self._groups.next()) is not None:
+            kind, calls = found
+            self._awaited(self._add_group(kind, calls))
+        if not self._stopped and (len(self._groups) > MOST_IDLE_GROUPS or self._groups.waiting):
+            self._look_for_idle_soon()
+
     def _drop_idle(self) -> None:
-        if len(self._groups) < self._drop_from:
-            return
-        for kind, group in list(self._groups.items()):
+        for kind, group in self._groups.items():
             refill = self._refills[group]
-            if group is not self._default and not group.calls.wanting and not len(group.stock) and refill.idle:
-                del self._groups[kind], self._refills[group]
+            if group is not self._default and not group.calls.any and not len(group.stock) and refill.idle:
+                self._groups.remove(kind)
+                del self._refills[group]
+                self._fired_before[kind[1]] += group.fired
                 self._dispatcher.forget(group)
                 self._learning.in_background(refill.aclose())
-        self._drop_from = max(MOST_IDLE_GROUPS, 2 * len(self._groups))  # so that looking costs little for each group
-        self._leases.keep({model for model, _, _ in self._groups})
-        classes = {traffic for _, traffic, _ in self._groups}
+        self._leases.keep(self._groups.models)
+        classes = self._groups.classes
         self._turns = {traffic: turn for traffic, turn in self._turns.items() if traffic in classes or turn.in_flight}
+        self._fired_before = Counter({traffic: self._fired_before[traffic] for traffic in classes})
 
     def _expect_in(self, group: Group) -> None:
         backlog, limits = self._backlog, group.layout
@@ -495,8 +570,14 @@ class Limiter:
         """Take note that calls of a group wait."""
         self._dispatcher.wake(group)
         self._used(group)
-        self._leases.demand()
+        self._leases.demand(group.layout.model)
         self._easing.look()
+
+    def _ready_again(self, group: Group) -> None:
+        """Take note that a permit came free of which calls of the same model may have been short."""
+        if self._leases.has_own(group.layout.model):
+            for other in self._groups.of_model(group.layout.model):
+                self._dispatcher.make_ready(other)
 
     def _used(self, group: Group) -> None:
         """Take note that slots of a group were used or wasted."""
@@ -506,14 +587,21 @@ class Limiter:
     def _new_dispatcher(self) -> Dispatcher:
         return Dispatcher(self._caller, on_used=self._used, on_no_permit=self._lacks_permit)
 
-    def _lacks_permit(self) -> None:
-        self._leases.demand()
+    def _lacks_permit(self, group: Group) -> None:
+        self._leases.demand(group.layout.model)
 
-    def _permits_changed(self) -> None:
+    def _permits_changed(self, scope: str) -> None:
+        groups = [group for group in self._groups_of(scope) if group.calls.wanting]
+        for group in groups:
+            self._dispatcher.make_ready(group)
         self._dispatcher.dispatch()
-        for group in list(self._groups.values()):
-            if group.calls.wanting:
-                self._used(group)  # without permits it asked for no slots
+        for group in groups:
+            self._used(group)  # without permits it asked for no slots
+
+    def _groups_of(self, scope: str) -> Iterable[Group]:
+        """The groups of a model ('model:NAME'), of everything else all."""
+        kind, _, name = scope.partition(":")
+        return self._groups.of_model(name) if kind == "model" else self._groups
 
     def _next_start(self, group: Group) -> float | None:
         """When the next call that waits will start, as far as is known."""
@@ -525,46 +613,44 @@ class Limiter:
         room = self._caller.room() if group.turn.may_take_of(self._caller.places()) else 0
         if room >= wanted:
             return wanted
-        weights = {other.turn: other.turn.weight for other in self._groups.values() if other.calls.wanting}
-        share, now = group.turn.weight / max(sum(weights.values()), group.turn.weight), monotonic()
+        now = monotonic()
+        if len(self._groups) <= MOST_IDLE_GROUPS or now - self._weighed_s > WEIGHED_FOR_S:
+            weights = {other.turn: other.turn.weight for other in self._groups if other.calls.wanting}
+            self._weight, self._weighed_s = sum(weights.values()), now
+            self._pace.per_s(self._fired, now)
+        share = group.turn.weight / max(self._weight, group.turn.weight)
         # Its own pace alone would keep it slow: it would ask for one slot at a time, each behind a turn of the others.
-        pace = max(group.pace.per_s(group.fired, now), share * self._pace.per_s(self._fired, now))
+        pace = max(group.pace.per_s(group.fired, now), share * self._pace.latest_per_s)
         return max(int(room * share), int(pace * AHEAD_S), 1)
 
     def _layouts(self) -> list[Layout]:
-        return [group.layout for group in self._groups.values()]
+        return [group.layout for group in self._groups]
 
     def _waiting(self, scope: str = "") -> int:
         """How many calls of a scope would start if nothing of it held them back."""
-        groups = list(self._groups.values())
-        if scope.startswith("model:"):
-            groups = [group for group in groups if group.layout.scopes[0] == scope]
-        return min(sum(group.calls.wanting for group in groups), self._caller.room())
+        return min(sum(group.calls.wanting for group in self._groups_of(scope)), self._caller.room())
 
     def _others_wait(self, scope: str, refused: frozenset[str]) -> bool:
         """Whether calls of a scope wait whose class is none of those that were refused."""
-        model = scope if scope.startswith("model:") else None
-        return any(
-            group.calls.wanting and str(group.layout.traffic) not in refused
-            for group in self._groups.values()
-            if model is None or group.layout.scopes[0] == model
-        )
+        return any(group.calls.wanting and str(group.layout.traffic) not in refused for group in self._groups_of(scope))
 
-    def _pauses_changed(self, *, yields: bool = False) -> None:
+    def _pauses_changed(self, paused: str, *, yields: bool = False) -> None:
         now = monotonic()
-        for group in list(self._groups.values()):
+        for group in (groups := self._groups_of(paused)):
             until = self._pauses.until(scope := group.layout.scopes[0])
             if self._easing.is_refused(str(group.layout.traffic)) and (yields or self._easing.others_wait(scope)):
                 until = max(until, now) + YIELD_S
             if until != group.paused_until:
                 group.pause(until)
-            self._dispatcher.wake(group)
+            self._dispatcher.make_ready(group)
+        self._dispatcher.dispatch()
+        for group in groups:
             self._used(group)
 
-    def _resumed(self) -> None:
-        for refill in self._refills.values():
-            refill.sync(ask_again=True)
-        self._pauses_changed(yields=True)
+    def _resumed(self, scope: str) -> None:
+        for group in self._groups_of(scope):
+            self._refills[group].sync(ask_again=True)
+        self._pauses_changed(scope, yields=True)
 
     def _override(self, state: InForce) -> None:
         limits = self._configured.limits if state.limits is None else state.limits
@@ -586,8 +672,12 @@ class Limiter:
 
     def _on_message(self, message: str) -> None:
         kind, _, rest = message.partition(" ")
-        if kind == "boot":
+        if kind == "boot" and rest:
+            self._leases.sync_one(rest)  # new permits: there are some of each model, no affair of all others
+        elif kind == "boot":
             self._sync()
+        elif kind == "lack":
+            self._leases.sync_one(rest.removeprefix("-"))
         elif kind == "slower":
             self._drop_held()
         elif kind in {"rules", "learned"}:

@@ -20,3 +20,8 @@ class Pace:
             self._per_s = (count - self._count) / elapsed_s
             self._count, self._since_s = count, now_s
         return self._per_s
+
+    @property
+    def latest_per_s(self) -> float:
+        """What the latest reading returned."""
+        return self._per_s

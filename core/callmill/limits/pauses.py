@@ -46,8 +46,8 @@ class Pauses:
         ring: KeyRing,
         layouts: Callable[[], Iterable[Layout]],
         *,
-        on_paused: Callable[[], None],
-        on_resumed: Callable[[], None],
+        on_paused: Callable[[str], None],
+        on_resumed: Callable[[str], None],
     ) -> None:
         self._store = store
         self._ring = ring
@@ -97,7 +97,7 @@ class Pauses:
         kind, _, name = scope.partition(":")
         if kind == "key" and name in self._ring.names:
             self._ring.take_back(self._ring.names.index(name))
-        self._on_resumed()
+        self._on_resumed(scope)
 
     def until(self, model_scope: str) -> float:
         """Until when calls of a model ('model:NAME', '' for none) are paused; a time that has passed: they are not."""
@@ -148,7 +148,7 @@ class Pauses:
         kind, _, name = scope.partition(":")
         if kind == "key" and name in self._ring.names:
             self._ring.set_aside(self._ring.names.index(name), until, reason)
-        self._on_paused()
+        self._on_paused(scope)
 
 
 def _ended_meanwhile(pause: Pause, asked: float) -> bool:

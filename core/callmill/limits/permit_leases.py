@@ -19,13 +19,14 @@ class PermitLeases:
     """Permits of every scope, and the tasks that keep their leases."""
 
     def __init__(
-        self, store: PermitStore, rules: LimitRules, *, waiting: Callable[[str], int], on_change: Callable[[], None]
+        self, store: PermitStore, rules: LimitRules, *, waiting: Callable[[str], int], on_change: Callable[[str], None]
     ) -> None:
         self._store = store
         self._rules = rules
         self._waiting = waiting
         self._on_change = on_change
         self._leases: dict[str, PermitLease] = {}
+        self._contended: set[PermitLease] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Future[None]] = set()
         self._running = False
@@ -34,16 +35,20 @@ class PermitLeases:
         self._keys = [Permits(None, f"key:{key.name}") for key in rules.keys]
         self.adopt(rules)
 
-    def of(self, model: str, turn: Turn) -> PermitSet:
+    def of(self, model: str, turn: Turn, traffic: str) -> PermitSet:
         """What the calls of a model and class need permits of."""
         shared = [self._api]
         limit = concurrency(self._rules.of_model(model))
         if limit is not None:
             if model not in self._models:
                 self._models[model] = Permits(limit, f"model:{model}")
-                self._keep(self._models[model])
+                self._keep(self._models[model], traffic)
             shared.append(self._models[model])
         return PermitSet(shared, self._keys if any(keys.limited for keys in self._keys) else (), turn=turn)
+
+    def has_own(self, model: str) -> bool:
+        """Whether the calls of a model need permits that others do not."""
+        return model in self._models
 
     def learner(self, key: int) -> Permits:
         """The permits that show how many calls may be in flight with a credential, where nobody wrote it down."""
@@ -62,7 +67,7 @@ class PermitLeases:
         """Have no more calls in flight here than so many, with each credential, until the API takes one."""
         for permits in self._tried() if most < UNLIMITED else [self._api, *self._keys]:
             permits.try_with(most)
-        self._on_change()
+        self._on_change(self._api.scope)
 
     def exceed(self) -> None:
         """Let one call of a class that has none in flight start without a permit: another worker may have it."""
@@ -95,14 +100,20 @@ class PermitLeases:
         """Exchanges with Redis since the start."""
         return sum(lease.round_trips for lease in self._leases.values())
 
-    def demand(self) -> None:
-        """Calls wait: see whether they lack permits."""
-        for lease in self._leases.values():
-            lease.demand()
+    def demand(self, model: str) -> None:
+        """Calls of a model wait: see whether they lack permits."""
+        for permits in (self._api, *self._keys, self._models.get(model)):
+            if permits is not None and (lease := self._leases.get(permits.scope)) is not None:
+                lease.demand()
 
     def sync(self) -> None:
         """Redis may have forgotten the leases: tell them soon."""
         for lease in self._leases.values():
+            lease.sync()
+
+    def sync_one(self, scope: str) -> None:
+        """Redis may have forgotten the lease of a scope, or others lack its permits: tell soon what is in use."""
+        if (lease := self._leases.get(scope)) is not None:
             lease.sync()
 
     def adopt(self, rules: LimitRules) -> None:
@@ -162,10 +173,17 @@ class PermitLeases:
         calls = waiting + sum(keys.used for keys in self._keys)
         return max(waiting, -(-calls // len(self._keys)) - permits.used)
 
-    def _keep(self, permits: Permits) -> None:
+    def _keep(self, permits: Permits, traffic: str = "") -> None:
         if permits.scope in self._leases:
             return
-        lease = PermitLease(self._store, permits, wanting=lambda: self._wanting(permits), on_change=self._on_change)
+        lease = PermitLease(
+            self._store,
+            permits,
+            wanting=lambda: self._wanting(permits),
+            on_change=lambda: self._on_change(permits.scope),
+            contended=self._contended,
+            traffic=traffic,
+        )
         self._leases[permits.scope] = lease
         if self._running:
             self._tasks[permits.scope] = asyncio.create_task(lease.run())

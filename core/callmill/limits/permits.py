@@ -12,12 +12,17 @@ from typing import Protocol
 from msgspec import Struct
 
 from callmill.errors import RedisUnavailableError
+from callmill.limits.exchange_turns import ExchangeTurns
 from callmill.limits.turns import Turn
 
 LEASE_S = 10.0
 SAFETY_S = 1.0
 HEARTBEAT_S = LEASE_S / 4
 CONTENDED_S = 0.100
+FEW_CONTENDED, SLOWER = 50, 1.5
+"""Where leases of more models than that are contended at once, each asks more and more seldom until it gets something:
+all of them together about as often as so many."""
+
 LEARNING_S = 0.020
 """Between renewals while calls lack permits of a limit that is about to change."""
 
@@ -37,6 +42,7 @@ class Lease(Struct, frozen=True):
         unmet: How many other workers lack permits.
         limit: How many all workers may hold together.
         searching: Whether that is about to change, for a limit is being learned.
+        wait_us: Nobody gets more for so long.
     """
 
     held: int
@@ -44,6 +50,7 @@ class Lease(Struct, frozen=True):
     unmet: int
     limit: int
     searching: int
+    wait_us: int = 0
 
 
 class Answers(Struct):
@@ -61,7 +68,13 @@ class Answers(Struct):
 
 
 class PermitStore(Protocol):
-    """Where the leases are kept."""
+    """Where the leases are kept.
+
+    Attributes:
+        turns: Who may exchange now.
+    """
+
+    turns: ExchangeTurns
 
     async def permits(
         self, scope: str, *, want: int, used: int, held: int, limit: int, ttl_us: int, answers: Answers | None
@@ -190,6 +203,12 @@ class PermitSet:
         free = min([permits.free_for(turn) for permits in self._shared])
         return min(free, sum(permits.free_for(turn) for permits in self._keys)) if self._keys else free
 
+    @property
+    def only_model_lacks(self) -> bool:
+        """Whether, of those that are lacking, there are some for calls of other models."""
+        others = self._shared[0].free > 0 and (not self._keys or sum(permits.free for permits in self._keys) > 0)
+        return len(self._shared) > 1 and others
+
     def free_of(self, key: int) -> int:
         """Calls that may start now with one of the credentials, as far as it alone is concerned."""
         return self._keys[key].free_for(self._turn) if self._keys else UNLIMITED
@@ -217,10 +236,21 @@ class PermitLease:
     """Keeps the lease: asks when calls lack permits, renews while it holds any, gives back what others lack.
 
     A worker that cannot renew stops starting calls a second before its lease ends in Redis.
+
+    Args:
+        contended: The leases of this worker that lack permits, or hold some that others lack.
+        traffic: The class whose calls it is kept for; empty: all.
     """
 
     def __init__(
-        self, store: PermitStore, permits: Permits, *, wanting: Callable[[], int], on_change: Callable[[], None]
+        self,
+        store: PermitStore,
+        permits: Permits,
+        *,
+        wanting: Callable[[], int],
+        on_change: Callable[[], None],
+        contended: set[PermitLease],
+        traffic: str = "",
     ) -> None:
         self._store = store
         self._permits = permits
@@ -229,6 +259,10 @@ class PermitLease:
         self._wake = asyncio.Event()
         self._unmet = 0
         self._searching = 0
+        self._wait_s = 0.0
+        self._in_vain = 0
+        self._contended = contended
+        self._traffic = traffic
         self.round_trips = 0
 
     def demand(self) -> None:
@@ -245,9 +279,11 @@ class PermitLease:
         """Keep the lease until cancelled."""
         while True:
             self._wake.clear()
+            granted = self._permits.granted
             try:
-                await self.renew()
-                pause_s = self._patience_s() if self._unmet or self._lacking() else GAP_S
+                async with self._store.turns.turn(self._traffic):
+                    await self.renew()
+                pause_s = self._patience_s(granted) if self._is_contended() else GAP_S
             except RedisUnavailableError:
                 pause_s = CONTENDED_S
             await asyncio.sleep(pause_s)  # whatever calls come meanwhile: no storm of renewals
@@ -279,6 +315,7 @@ class PermitLease:
         self.round_trips += 1
         self._unmet = lease.unmet
         self._searching = lease.searching
+        self._wait_s = lease.wait_us / 1e6
         permits.granted, permits.goal, permits.in_all = lease.held, lease.goal, lease.limit
         permits.valid_until = asked + LEASE_S - SAFETY_S
         permits.watch(asked)
@@ -292,22 +329,34 @@ class PermitLease:
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused; the lease then ends by itself.
         """
-        used, limit = self._permits.used, self._permits.limit or 0
-        await self._store.permits(
-            self._permits.scope,
-            want=used,
-            used=used,
-            held=used,
-            limit=limit,
-            ttl_us=round(LEASE_S * 1e6),
-            answers=Answers() if self._permits.learns else None,
-        )
+        self._contended.discard(self)
+        async with self._store.turns.turn(self._traffic):
+            used, limit = self._permits.used, self._permits.limit or 0
+            await self._store.permits(
+                self._permits.scope,
+                want=used,
+                used=used,
+                held=used,
+                limit=limit,
+                ttl_us=round(LEASE_S * 1e6),
+                answers=Answers() if self._permits.learns else None,
+            )
 
-    def _patience_s(self) -> float:
-        return LEARNING_S if self._searching else CONTENDED_S
+    def _is_contended(self) -> bool:
+        is_contended = self._unmet > 0 or self._lacking()
+        (self._contended.add if is_contended else self._contended.discard)(self)
+        return is_contended
+
+    def _patience_s(self, granted_before: int) -> float:
+        if self._searching:
+            return LEARNING_S
+        self._in_vain = self._in_vain + 1 if self._permits.granted == granted_before else 0
+        times = min(SLOWER ** min(self._in_vain, FEW_CONTENDED), max(1.0, len(self._contended) / FEW_CONTENDED))
+        return max(self._wait_s, CONTENDED_S * times)
 
     def _lacking(self) -> bool:
         permits = self._permits
-        if self._wanting() <= 0 or permits.free > 0:
+        if permits.free > 0:
             return False
-        return permits.learns or permits.granted < (permits.limit or 0) or monotonic() >= permits.valid_until
+        may_come = permits.learns or permits.granted < (permits.limit or 0) or monotonic() >= permits.valid_until
+        return may_come and self._wanting() > 0  # last: it looks at all groups

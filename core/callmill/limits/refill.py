@@ -120,7 +120,8 @@ class Refill:
             await end_tasks([task])
             self._group.stock.drop_all()
             self._leaves = True
-            await self.exchange(calls=0)
+            async with self._store.turns.turn(str(self._group.layout.traffic)):
+                await self.exchange(calls=0)
 
     def use_other_limits(self) -> None:
         """Take note that other limits hold: the guard is what workers ask for from now on."""
@@ -195,7 +196,8 @@ class Refill:
             now = monotonic()
             at = self._next_at()
             if at <= now:
-                await self.exchange()
+                async with self._store.turns.turn(str(self._group.layout.traffic)):
+                    await self.exchange()
                 continue
             self._wake.clear()
             self._asleep_until = at

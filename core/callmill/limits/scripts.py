@@ -91,9 +91,10 @@ RESERVE = LuaScript(
 
 
 class PauseKeys(Struct, frozen=True):
-    """Which limits a pause is about."""
+    """Which limits a pause is about, and which models are paused."""
 
     meta: str
+    paused: str
     limits: Sequence[str] = ()
 
 
@@ -296,6 +297,7 @@ class LeaseKeys(Struct, frozen=True):
 class LeaseArguments(Struct, frozen=True, kw_only=True):
     """What a worker holds and wants of permits."""
 
+    scope: str = ""
     worker: str
     want: int
     used: int

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from callmill.config.lua_script import Call, LuaScript
 from callmill.errors import RedisUnavailableError
 from callmill.limits import scripts
+from callmill.limits.exchange_turns import ExchangeTurns
 from callmill.limits.keys import Keys
 from callmill.limits.layout import OF_API, Layout, Node
 from callmill.limits.permits import Answers, Lease
@@ -124,6 +125,7 @@ class LimitStore:
         self.redis = redis
         self.name = name
         self.keys = Keys(name)
+        self.turns = ExchangeTurns()
         self._worker = worker
         self._registered = {script: redis.register_script(script.text) for script in _SCRIPTS}
 
@@ -170,10 +172,10 @@ class LimitStore:
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused; whether it took the pause is unknown.
         """
-        limits = {key for layout in layouts for key in layout.redis_keys}
+        limits = set() if scope else {key for layout in layouts for key in layout.redis_keys}
         now = monotonic()
         call = scripts.PAUSE.call(
-            scripts.PauseKeys(self.keys.meta, sorted(limits)),
+            scripts.PauseKeys(self.keys.meta, self.keys.paused, sorted(limits)),
             scripts.PauseArguments(
                 pause_us=round(seconds * 1e6),
                 said_us=round(said_s * 1e6),
@@ -307,6 +309,7 @@ class LimitStore:
         call = scripts.PERMITS.call(
             scripts.LeaseKeys(self.keys.meta),
             scripts.LeaseArguments(
+                scope=scope,
                 worker=self._worker,
                 want=want,
                 used=used,

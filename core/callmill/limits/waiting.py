@@ -21,6 +21,11 @@ class WaitingCalls(Protocol):
         """How many of them would start now if they had a slot."""
         ...
 
+    @property
+    def any(self) -> bool:
+        """Whether there are any, though they would not start now."""
+        ...
+
     def costs(self, skip: int, count: int) -> list[Cost]:
         """What the next calls after so many will cost, up to ``count``; asked only where tokens are counted."""
         ...
@@ -60,6 +65,11 @@ class Acquirers:
     def wanting(self) -> int:
         """How many wait."""
         return len(self._queue)
+
+    @property
+    def any(self) -> bool:
+        """See the port."""
+        return bool(self._queue)
 
     def costs(self, skip: int, count: int) -> list[Cost]:
         """See the port."""

@@ -23,6 +23,7 @@ Kind: TypeAlias = tuple[str, int]
 PLAIN: Kind = ("", 1)
 _LOOKED_AT = 1000
 _MOST_GONE = 64
+_MOST_EMPTY = 64
 
 
 class _Stretch:
@@ -152,6 +153,7 @@ class ClassQueue:
         self.weight = weight
         self.pace = Pace()
         self.kinds: dict[Kind, CallQueue] = {}
+        self._sweep_from = _MOST_EMPTY
 
     def __len__(self) -> int:
         return sum(map(len, self.kinds.values()))
@@ -159,6 +161,13 @@ class ClassQueue:
     def __iter__(self) -> Iterator[Call]:
         for queue in self.kinds.values():
             yield from queue
+
+    def add(self, kind: Kind, queue: CallQueue) -> None:
+        """Let calls of one more kind wait; kinds of which none wait any more are forgotten by and by."""
+        if len(self.kinds) >= self._sweep_from:
+            self.kinds = {kind: queue for kind, queue in self.kinds.items() if queue}
+            self._sweep_from = max(_MOST_EMPTY, 2 * len(self.kinds))
+        self.kinds[kind] = queue
 
 
 class FairQueue:
@@ -186,13 +195,13 @@ class FairQueue:
 
     def of_kind(self, traffic: TrafficClass, kind: Kind) -> CallQueue:
         """Return the queue of a kind of calls."""
-        kinds = self.of_class(traffic).kinds
-        queue = kinds.get(kind)
+        of_class = self.of_class(traffic)
+        queue = of_class.kinds.get(kind)
         if queue is None:
             queue = self._kinds.get((traffic, kind))
             if queue is None:
                 queue = self._kinds[traffic, kind] = CallQueue(traffic, kind)
-            kinds[kind] = queue
+            of_class.add(kind, queue)
         return queue
 
     def classes(self) -> list[ClassQueue]:

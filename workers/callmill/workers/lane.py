@@ -307,7 +307,7 @@ class Lane:
 
     def _look(self) -> None:
         """Find out who serves the calls now, and go on."""
-        self._parked = is_parked(self._limiter.status())
+        self._parked = is_parked(self._limiter)
         if self._fallback is not None:
             before, self._serves = self._serves, self.nearest_up() or self
             if self._serves is not before:
@@ -344,6 +344,11 @@ class _Waiting:
     def wanting(self) -> int:
         """See the port."""
         return self._lane.wanting(self._queue)
+
+    @property
+    def any(self) -> bool:
+        """See the port."""
+        return bool(self._queue)
 
     def costs(self, skip: int, count: int) -> list[Cost]:
         """See the port."""

@@ -1,6 +1,6 @@
 -- Let no call of this API, or none of one of its keys or models, start before a time, for every worker at once.
 --
--- KEYS  META   LIMITS: one hash per limit
+-- KEYS  META   PAUSED: zset model -> until when it is, or was, paused   LIMITS: one hash per limit, for a pause of the API
 -- ARG   pause_us: from now   said_us: since somebody said so   reason   channel
 --       scope: what is paused: '' the API, 'key:NAME', 'model:NAME'
 --       claim_us: from now, how long an answer asked for if that is longer, else 0: more than one answer alone is believed
@@ -14,6 +14,7 @@
 -- the pause that the first one was believed for, is answered alike: then the shorter of both claims holds. The same job
 -- asked again proves nothing, for the answer may be about the job. A call that the API takes, and a resume, end a claim.
 local CLOSE_US = 20000 -- clocks of workers differ from this one by less
+local GONE_AFTER_US, MOST_GONE, KEPT_MS = 600000000, 100, 2764800000 -- what is told of models is forgotten by and by
 local scope = ARG.scope
 local suffix = scope == '' and '' or ':' .. scope
 local pause_field, reason_field, resumed_field, claim_field =
@@ -44,6 +45,14 @@ if until_us <= current then return math.ceil(current - now) end
 -- The skew is not: reserve has to see that TIME was set back.
 redis.call('HSET', META, pause_field, text(until_us), reason_field, ARG.reason, 'now', text(now))
 redis.call('PERSIST', META) -- whoever asks for starts next says how long it is kept
+if string.sub(scope, 1, 6) == 'model:' then
+  redis.call('ZADD', PAUSED, until_us, scope)
+  redis.call('PEXPIRE', PAUSED, KEPT_MS)
+  for _, gone in ipairs(redis.call('ZRANGEBYSCORE', PAUSED, '-inf', now - GONE_AFTER_US, 'LIMIT', 0, MOST_GONE)) do
+    redis.call('ZREM', PAUSED, gone)
+    redis.call('HDEL', META, 'pause:' .. gone, 'reason:' .. gone, 'guess:' .. gone, 'claim:' .. gone)
+  end
+end
 if guessed > 0 then
   redis.call('HSET', META, 'guess' .. suffix,
     table.concat({ text(until_us), text(now - ARG.said_us), text(until_us - guessed) }, ' '))

@@ -3,11 +3,11 @@
 -- KEYS  EXPIRY: zset worker -> lease end us   HELD: hash worker -> permits held   WANT: hash worker -> permits wanted
 --       WAITING: zset of workers that wait for a single permit (FIFO)   USED: hash worker -> permits in use   META: hash
 --       LIMITER: meta hash of the limiter
--- ARG   worker   want: permits wanted   used: permits in use   held: permits at the last reply   lease_us
+-- ARG   scope: what the permits are of, '' the API   worker   want: permits wanted   used: permits in use   held: permits at the last reply   lease_us
 --       limit that is configured, 0: none   channel   answers since the last renewal, where a limit that nobody wrote down
 --       is found: count, sum_us of their latencies, squares of these; else nil   kept_ms: how long the keys are kept if unused
 -- Returns held: permits this worker holds now   goal: how many it should come down to   unmet: workers that lack permits
---         limit in force   searching: 1 while it is being searched for, else 0
+--         limit in force   searching: 1 while it is being searched for, else 0   wait_us: nobody gets more before
 -- What is in use is held until it is given back; starting no call above the goal brings it there. Wanting and using none ends
 -- the lease.
 --
@@ -29,7 +29,7 @@ local configured = limit > 0
 if born == 0 or meta.server ~= server then
   born = configured and now or 1 -- what is learned is no promise: nobody has to wait for others
   redis.call('DEL', EXPIRY, HELD, WANT, WAITING, USED)
-  redis.call('PUBLISH', ARG.channel, 'boot')
+  redis.call('PUBLISH', ARG.channel, ARG.scope == '' and 'boot' or 'boot ' .. ARG.scope)
 end
 redis.call('HSET', META, 'format', FORMAT, 'now', string.format('%.0f', now), 'skew', string.format('%.0f', skew),
   'born', string.format('%.0f', born), 'server', server)
@@ -43,7 +43,7 @@ local function forget(worker)
 end
 for _, dead in ipairs(redis.call('ZRANGEBYSCORE', EXPIRY, '-inf', now)) do forget(dead) end
 
-local mine, others, unmet, wants, wishes = 0, 0, 0, { want }, {}
+local mine, others, unmet, wants, wishes, wanted_before = 0, 0, 0, { want }, {}, 0
 local held, all = {}, redis.call('HGETALL', HELD)
 for i = 1, #all, 2 do
   held[all[i]] = tonumber(all[i + 1])
@@ -55,6 +55,8 @@ for i = 1, #all, 2 do
     wants[#wants + 1] = tonumber(all[i + 1])
     wishes[all[i]] = wants[#wants]
     if wants[#wants] > (held[all[i]] or 0) then unmet = unmet + 1 end
+  else
+    wanted_before = tonumber(all[i + 1])
   end
 end
 
@@ -90,10 +92,10 @@ local function lacking(part) -- permits that others lack of this part
   for worker, wish in pairs(wishes) do count = count + math.max(0, math.min(wish, part) - (held[worker] or 0)) end
   return count
 end
-local fair, goal = fair_share(), want
+local fair, goal, wait = fair_share(), want, 0
 local whole = math.floor(math.min(fair, want))
 if configured and now < born + lease / 10 then
-  goal = ARG.held -- others may still be at work on leases that nobody remembers
+  goal, wait = ARG.held, born + lease / 10 - now -- others may still be at work on leases that nobody remembers
 elseif fair < 1 and want > 0 then -- fewer permits than workers: one each, in turn
   if used > 0 then
     goal = unmet > 0 and 0 or used
@@ -106,6 +108,9 @@ elseif unmet > 0 then
   if whole < want and whole < fair and room - lacking(whole) > whole then goal = whole + 1 end -- what equal parts leave over
 end
 goal = math.min(goal, room)
+if goal < want and wanted_before <= mine and others > 0 then -- it begins to lack what others may hold in vain
+  redis.call('PUBLISH', ARG.channel, 'lack ' .. (ARG.scope == '' and '-' or ARG.scope))
+end
 mine = math.max(used, goal) -- what is in use is in use
 
 if want == 0 and mine == 0 then
@@ -118,4 +123,4 @@ else
   if mine > 0 then redis.call('ZREM', WAITING, me) end
 end
 for _, key in ipairs({ EXPIRY, HELD, WANT, WAITING, USED, META }) do redis.call('PEXPIRE', key, ARG.kept_ms) end
-return answer({ held = mine, goal = goal, unmet = unmet, limit = limit, searching = searching })
+return answer({ held = mine, goal = goal, unmet = unmet, limit = limit, searching = searching, wait_us = math.ceil(wait) })

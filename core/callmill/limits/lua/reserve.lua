@@ -78,8 +78,8 @@ end
 local lost = empty or meta.server ~= server or (known_boot == boot and (seq < request.seq or request.doubt == 'stepped'))
 local same_life = not (lost or stepped_back) -- else nobody knows where the server's windows begin on this clock
 
--- spacing: how far apart its calls are, and light: the same for calls of one unit
-local limits, paces, quotas, common, shared, of_key, spacing, light = {}, {}, {}, {}, {}, {}, 1, 1
+-- spacing: how far apart its calls are; apart: the same under the limits that other models share; light: for calls of one unit
+local limits, paces, quotas, common, shared, of_key, spacing, apart, light = {}, {}, {}, {}, {}, {}, 1, 1, 1
 for i = 1, key_count do of_key[i] = {} end
 for i, key in ipairs(LIMITS) do
   local h = read_limit(key)
@@ -124,8 +124,10 @@ for i, key in ipairs(LIMITS) do
     end
     pace.read_lists(x, h.holes, h.log, h.heavy_at, lost)
     x.earliest, x.spend = function(t, units) return pace.due(x, t, units) end, pace.spend
-    local apart = x.emission / (x.owner > 0 and key_count or 1)
-    spacing, light = math.max(spacing, apart * (n > 0 and cost(x, 1) or 1)), math.max(light, apart)
+    local unit = x.emission / (x.owner > 0 and key_count or 1)
+    local own = unit * (n > 0 and cost(x, 1) or 1)
+    spacing = math.max(spacing, own)
+    if x.owner >= 0 then apart, light = math.max(apart, own), math.max(light, unit) end
   end
 end
 local dearest = 0 -- what a call of others took of a pace lately: they book further ahead, and would never leave room
@@ -133,7 +135,8 @@ for _, x in ipairs(common) do
   if not x.quota then dearest = math.max(dearest, x.charge) end
 end
 -- Shorter than one emission, it would leave the limit unused where waiters do not come. Heavy calls book no further ahead: a
--- light one of another class that comes then is behind one of them, not behind two.
+-- light one of another class that comes then is behind one of them, not behind two. Nor do calls of slow models: thousands
+-- of them would book all that others want of the limits of all.
 local H = math.max(horizon, 1.5 * light)
 
 if lost or stepped_back then
