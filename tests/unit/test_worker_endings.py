@@ -27,7 +27,6 @@ class Attempts:
 
     key_names = ("A", "B")
     usable_keys = frozenset({0, 1})
-    refusing = False
 
     def __init__(self, breaker_wait_s: float = 0.0, **profile: Any) -> None:
         self.told: list[Any] = []

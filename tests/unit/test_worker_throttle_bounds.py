@@ -41,7 +41,6 @@ class Play:
             refused=lambda *_, **__: None,
             tell_refused=lambda _: None,
             accepted=lambda _: None,
-            refusing=False,
             key_names=["default"],
         )
         self.now_s = 0.0

@@ -102,47 +102,55 @@ class Dispatcher:
         self._started_s = now
         self._rise(now)
         lacking: list[Group] = []
-        others: list[dict[Group, None]] = []
+        without_place: list[Turn] = []
         room, places = self._caller.room(), self._caller.places()
         enough = max(0, room - MOST_AT_ONCE)
-        while self._ready and room > enough:
-            turn = min(self._ready, key=_virtual_time) if len(self._ready) > 1 else next(iter(self._ready))
-            group = next(iter(self._ready[turn]))
+        while room > enough and (group := self._next(without_place)) is not None:
             came = group.start_next(now, places)
-            if came is Start.DONE:
-                turn.served()
+            while came is Start.DONE:
+                group.turn.served()
                 room -= 1
                 places -= 1
-                continue
-            if came is Start.NO_PLACE:
-                others.append(self._ready.pop(turn))  # nor is there one for the rest of its class
-            if came in {Start.NO_PLACE, Start.NO_PERMIT}:
-                lacking.append(group)
-            self._leave_alone(group, came, now)
-            self._on_used(group)
-        if self._ready and room > 0 and not self._is_gathering:
+                if room <= enough or len(self._ready) > 1:
+                    break  # it may be another one's turn
+                came = group.start_next(now, places)
+            else:
+                if came is Start.NO_PLACE:
+                    without_place.append(group.turn)  # nor is there one for other calls of its class
+                    self._on_no_permit(group)
+                else:
+                    self._leave_alone(group, came, now, lacking)
+                self._on_used(group)
+        if room > 0 and not self._is_gathering and self._next(without_place) is not None:
             self._is_gathering = True
             asyncio.get_running_loop().call_soon(self._gathered)
         self._is_short = bool(self._ready) or bool(lacking)
-        self._come_back(lacking, others)
-        self._arm(now)
-
-    def _come_back(self, lacking: list[Group], others: list[dict[Group, None]]) -> None:
-        """Be ready again: another call that is over may have what they lack."""
-        for groups in others:
-            for group in groups:
-                self._enter_ready(group)
-        for group in lacking:
+        for group in lacking:  # another call that is over may have what they lack
             self._enter_ready(group)
             self._on_no_permit(group)
+        self._arm(now)
 
-    def _leave_alone(self, group: Group, came: Start, now: float) -> None:
+    def _next(self, without_place: list[Turn]) -> Group | None:
+        """A group of the class whose turn it is, of those for which there may be a place."""
+        turns = self._ready
+        if without_place:
+            if len(turns) == 1:
+                return None
+            turns = {turn: groups for turn, groups in turns.items() if turn not in without_place}
+        if not turns:
+            return None
+        turn = min(turns, key=_virtual_time) if len(turns) > 1 else next(iter(turns))
+        return next(iter(turns[turn]))
+
+    def _leave_alone(self, group: Group, came: Start, now: float, lacking: list[Group]) -> None:
         self._leave_ready(group)
         if came is Start.NOT_DUE:
             self._rest(group, group.next_due(now))
         elif came is Start.NOBODY_WAITS:
             self.forget(group)
-        elif came is Start.NO_PERMIT_OF_MODEL:
+        elif came is Start.NO_PERMIT:
+            lacking.append(group)
+        else:
             self.forget(group)
             self._on_no_permit(group)
 

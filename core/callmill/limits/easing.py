@@ -23,6 +23,9 @@ FREELY_EASED = 8
 class Easing:
     """Watches the pauses of one API. Belongs to one event loop.
 
+    Attributes:
+        refused_classes: Those of which calls were refused, and none was taken since.
+
     Args:
         store: The limiter's state.
         pauses: Those pauses.
@@ -42,41 +45,36 @@ class Easing:
         self._pauses = pauses
         self._on_waiting = on_waiting
         self._waits = waits
-        self._refused: frozenset[str] = frozenset()
+        self.refused_classes: frozenset[str] = frozenset()
         self._firm: set[str] = set()
         self._task: asyncio.Task[None] | None = None
 
     def refused(self, traffic: str) -> bool:
         """A call of a class was refused, here or elsewhere; say whether that is the first of its class in the row."""
-        is_new = traffic not in self._refused
+        is_new = traffic not in self.refused_classes
         if is_new:
-            self._refused |= {traffic}
+            self.refused_classes |= {traffic}
         return is_new
-
-    @property
-    def any_refused(self) -> bool:
-        """Whether calls of some class were refused, and none was taken since."""
-        return bool(self._refused)
 
     def taken(self, traffic: str) -> None:
         """A call of a class was taken."""
-        self._refused -= {traffic}
+        self.refused_classes -= {traffic}
 
     def is_refused(self, traffic: str) -> bool:
         """Say whether a call of a class was refused in the row."""
-        return traffic in self._refused
+        return traffic in self.refused_classes
 
     def others_wait(self, scope: str) -> bool:
         """Say whether calls of a scope wait whose class was not refused."""
-        return self._waits(scope, self._refused)
+        return self._waits(scope, self.refused_classes)
 
     def over(self) -> None:
         """The API takes calls again."""
-        self._refused = frozenset()
+        self.refused_classes = frozenset()
 
     def look(self) -> None:
         """Calls came to wait, or a pause began: end it soon where that may be done."""
-        if self._refused and self._task is None and self._scopes():
+        if self.refused_classes and self._task is None and self._scopes():
             self._task = asyncio.ensure_future(self._run())
             self._task.add_done_callback(self._over)
 
@@ -94,13 +92,15 @@ class Easing:
 
     def _scopes(self) -> list[str]:
         return [
-            scope for scope in self._pauses.in_force() if scope not in self._firm and self._waits(scope, self._refused)
+            scope
+            for scope in self._pauses.in_force()
+            if scope not in self._firm and self._waits(scope, self.refused_classes)
         ]
 
     async def _run(self) -> None:
         while scopes := self._scopes():
             self._on_waiting()
-            least_s = EASED_AFTER_S * max(1.0, len(self._refused) / FREELY_EASED)
+            least_s = EASED_AFTER_S * max(1.0, len(self.refused_classes) / FREELY_EASED)
             waits_us = []
             for scope in scopes:
                 try:

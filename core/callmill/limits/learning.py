@@ -145,25 +145,23 @@ class Learning:
         if self.easing.refused(str(traffic)):
             self.in_background(self._store.publish(f"refused {traffic}"))
 
-    def accepted(self, slot: Slot) -> None:
-        """The API took a call: refusals before it are over."""
+    def accepted(self, slot: Slot) -> bool:
+        """The API took a call: refusals before it are over; say whether there were any."""
         self._taken.add(monotonic())
         self.untold.add(slot.key)
-        if self.easing.any_refused and slot.group is not None:
+        if self.easing.refused_classes and slot.group is not None:
             self.easing.taken(str(slot.group.layout.traffic))
-        if self._in_a_row and slot.start > self._refused_at:
+        if not self._in_a_row:
+            return False
+        if slot.start > self._refused_at:
             self.in_a_row(0)
             self.in_background(self._store.taken("" if slot.group is None else _whom(slot.group, slot)))
+        return True
 
     def heard(self, refusals: int) -> None:
         """A worker, perhaps this one, tells how many waves of refusals came one after the other."""
         if not refusals or refusals != self._in_a_row:
             self.in_a_row(refusals)
-
-    @property
-    def refusing(self) -> bool:
-        """Whether the API took no call since it refused some."""
-        return self._in_a_row > 0
 
     def heard_pause(self) -> None:
         """The API is paused: where that is because it refused calls, one call asks whether it takes some again."""

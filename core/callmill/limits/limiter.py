@@ -291,7 +291,7 @@ class Limiter:
                 group.settlements.settle(slot.key, slot.start, slot.cost, used)
                 self._used(group)
         # Also for a slot that was too late: its call had taken a place.
-        if group is not None:
+        if group is not None and group.layout.model:
             self._ready_again(group)
         self._dispatcher.freed(last=not self._leases.in_flight)
 
@@ -326,11 +326,6 @@ class Limiter:
             rate_per_s = self._refills[group].rate() if group in self._refills else 0.0
             self._learning.refused(group, slot, after_s, reason, cause=cause, rate_per_s=rate_per_s, witness=witness)
 
-    @property
-    def refusing(self) -> bool:
-        """Whether the API took no call since it refused some."""
-        return self._learning.refusing
-
     def tell_taken(self, what: str) -> None:
         """Tell all processes that the API takes calls of some kind, which others will understand."""
         self._learning.in_background(self._store.publish(f"taken {what}"))
@@ -361,9 +356,9 @@ class Limiter:
                 )
             )
 
-    def accepted(self, slot: Slot) -> None:
-        """The API took a call: refusals of earlier ones are over."""
-        self._learning.accepted(slot)
+    def accepted(self, slot: Slot) -> bool:
+        """The API took a call: refusals of earlier ones are over; say whether there were any."""
+        return self._learning.accepted(slot)
 
     def set_aside(self, key: int, seconds: float, reason: str, *, traffic: TrafficClass | None = None) -> None:
         """Use a credential no more for ``seconds``, in the whole fleet.

@@ -125,7 +125,7 @@ class Permits:
     @property
     def free(self) -> int:
         """Permits with which a call may start now."""
-        if not self.limited:
+        if self.limit is None and not self.learns:
             return self.cap - self.used
         return min(self.granted, self.goal, self.cap) - self.used if monotonic() < self.valid_until else 0
 
@@ -193,21 +193,23 @@ class PermitSet:
         self._turn = turn
         self._shared = tuple(shared)
         self._keys = tuple(keys)
+        self._only = self._shared[0] if len(self._shared) == 1 and not self._keys else None
 
     @property
     def free(self) -> int:
         """Calls that may start now."""
         turn = self._turn
-        if len(self._shared) == 1 and not self._keys:
-            return self._shared[0].free_for(turn)
+        if (only := self._only) is not None:
+            return only.free_for(turn) if only.may_exceed else only.free
         free = min([permits.free_for(turn) for permits in self._shared])
         return min(free, sum(permits.free_for(turn) for permits in self._keys)) if self._keys else free
 
     @property
     def only_model_lacks(self) -> bool:
         """Whether, of those that are lacking, there are some for calls of other models."""
-        others = self._shared[0].free > 0 and (not self._keys or sum(permits.free for permits in self._keys) > 0)
-        return len(self._shared) > 1 and others
+        if len(self._shared) == 1 or self._shared[0].free <= 0:
+            return False
+        return not self._keys or sum(permits.free for permits in self._keys) > 0
 
     def free_of(self, key: int) -> int:
         """Calls that may start now with one of the credentials, as far as it alone is concerned."""

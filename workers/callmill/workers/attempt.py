@@ -247,11 +247,10 @@ class Endings:
         return verdict
 
     def _taken(self, call: Call, slot: Slot) -> None:
-        if self._limiter.refusing:
-            self._limiter.tell_taken(described(call))
         if self.own_refusals.rows:
             self.own_refusals.taken(call, self._now() - call.latency_us / 1e6)
-        self._limiter.accepted(slot)
+        if self._limiter.accepted(slot):
+            self._limiter.tell_taken(described(call))
 
     def _throttle(self, call: Call, slot: Slot, verdict: Throttled) -> Postponed | Failed:
         after_s = verdict.after_s
