@@ -121,7 +121,7 @@ class Dispatcher:
                 else:
                     self._leave_alone(group, came, now, lacking)
                 self._on_used(group)
-        if room > 0 and not self._is_gathering and self._next(without_place) is not None:
+        if 0 < room <= enough and not self._is_gathering and self._next(without_place) is not None:
             self._is_gathering = True
             asyncio.get_running_loop().call_soon(self._gathered)
         self._is_short = bool(self._ready) or bool(lacking)

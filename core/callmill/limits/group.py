@@ -14,7 +14,7 @@ from callmill.limits.permits import PermitSet
 from callmill.limits.settlements import Settlements
 from callmill.limits.slots import Slot, Stock
 from callmill.limits.timing import Timing
-from callmill.limits.turns import Turn
+from callmill.limits.turns import LEAVES_FREE, Turn
 from callmill.limits.waiting import WaitingCalls
 
 
@@ -85,7 +85,7 @@ class Group:
         """Start the next call that waits, if it has a due slot, permits, and one of the places that are left here."""
         if self.calls.wanting <= 0:
             return Start.NOBODY_WAITS
-        if not self.turn.may_take_of(places):
+        if self.turn.in_flight >= LEAVES_FREE * places:
             return Start.NO_PLACE
         if self._permits.free <= 0:
             return Start.NO_PERMIT_OF_MODEL if self._permits.only_model_lacks else Start.NO_PLACE

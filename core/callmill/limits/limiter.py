@@ -39,7 +39,7 @@ from callmill.limits.slots import Slot
 from callmill.limits.status import KeyStatus, LimiterStatus
 from callmill.limits.store import LimitStore
 from callmill.limits.timing import Timing
-from callmill.limits.turns import Turn
+from callmill.limits.turns import LEAVES_FREE, Turn
 from callmill.limits.waiting import Acquirers, Caller, Programs, WaitingCalls
 
 START_WAIT_S = 2.0
@@ -605,7 +605,7 @@ class Limiter:
 
     def _usable(self, group: Group, wanted: int) -> int:
         """How many of so many slots of a group will find a place for their calls, beside those of other classes."""
-        room = self._caller.room() if group.turn.may_take_of(self._caller.places()) else 0
+        room = self._caller.room() if group.turn.in_flight < LEAVES_FREE * self._caller.places() else 0
         if room >= wanted:
             return wanted
         now = monotonic()

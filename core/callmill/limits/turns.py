@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-_LEAVES_FREE = 64
+LEAVES_FREE = 64
 """A class takes no place when it holds so many times as many as are free: the last ones are for those who have none.
 
 Source: Choudhury and Hahne, "Dynamic queue length thresholds for shared-memory packet switches", IEEE/ACM Transactions
@@ -25,7 +25,7 @@ class Turn:
     Attributes:
         weight: The class's part while all want more than there is.
         virtual_time: What it was served so far, by its weight.
-        in_flight: Its calls under way.
+        in_flight: Its calls under way, fewer than ``LEAVES_FREE`` times the places that are free in this process.
     """
 
     __slots__ = ("in_flight", "virtual_time", "weight")
@@ -38,10 +38,6 @@ class Turn:
     def served(self) -> None:
         """Count a call that started."""
         self.virtual_time += 1 / self.weight
-
-    def may_take_of(self, places: int) -> bool:
-        """Whether it may take one of so many places that are free in this process."""
-        return self.in_flight < _LEAVES_FREE * places
 
     def join(self, others: Iterable[Turn]) -> None:
         """Begin at the time of the one whose turn it is among those that are there."""

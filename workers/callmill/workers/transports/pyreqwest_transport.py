@@ -74,6 +74,7 @@ class PyreqwestTransport:
         self._gathering = AnswerGathering()
         self._timeouts: dict[float, timedelta] = {}
         self._read_limit = options.max_response_bytes + 1
+        self._buffer_bytes = min(self._read_limit, _PIECE_BYTES)
         self._answers = options.answers or AnswersOfApi(AnswerRoom())
         self._closed = False
         exit_guard.guard(self)
@@ -203,7 +204,7 @@ class PyreqwestTransport:
             builder = _with_body(builder, call.body)
         elif call.method not in BODILESS_METHODS:
             builder = builder.header("content-length", "0")
-        return builder.streamed_read_buffer_limit(min(self._read_limit, _PIECE_BYTES)).build_streamed()
+        return builder.streamed_read_buffer_limit(self._buffer_bytes).build_streamed()
 
     async def _read_rest(
         self, request: StreamRequest, reader: ResponseBodyReader, first: Bytes, give_up_at_s: float
