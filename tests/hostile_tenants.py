@@ -220,7 +220,7 @@ HOSTILE = {
     "hangs": _failing("hang", *_SECOND, "timeout = 5"),
     "hangs, no limits": _failing("hang", "timeout = 5"),
     "hangs for an hour": Hostile(
-        _jobs("hang", 5000, timeout=3600), ('limits = ["2000/second"]', 'enforcer = "bucket"'), 900, "hang"
+        _jobs("hang", 5000, timeout=3600), ('limits = ["2000/second"]', 'enforcer = "bucket"'), 200, "hang"
     ),
     "hangs for an hour, 500 batches": Hostile(_hanging_batches, _SECOND, 20, "hang"),
     "slow calls, no limits": _failing("slow", calls=30),

@@ -22,6 +22,7 @@ local window, lease, first_wait, longest_wait = ms(rules.window_s), ms(ARG.lease
 local longest = longest_wait * 1.2
 local CLOSED, OPEN, HALF = 0, 1, 2
 local PROBES = 3 -- one by itself, then the others at once
+local NEW_AFTER_MS = 500 -- after the last probe, for a class or batch that has not failed
 local ASKED_LATELY_MS = 1000 -- workers with a call to try ask twice as often at least
 
 local time = redis.call('TIME')
@@ -126,7 +127,7 @@ end
 local probes = 0
 if report.would_probe and s.state ~= CLOSED and not report.probing then
   local grace = math.min(first_wait, ASKED_LATELY_MS)
-  local new = report.probe_is_new and now - s.tried_at >= grace
+  local new = report.probe_is_new and now - s.tried_at >= math.min(first_wait, NEW_AFTER_MS)
   local others = s.asker ~= me and now - s.asked_at <= ASKED_LATELY_MS
   local first = s.loser ~= me or not others or now >= s.probe_at + grace
   if s.state == HALF and s.prober == me then
