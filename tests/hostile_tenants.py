@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import threading
 import time
 from collections import Counter
@@ -106,7 +107,9 @@ class WhimsicalApi:
 
 @contextmanager
 def whimsical_api() -> Iterator[WhimsicalApi]:
-    """Serve until the block ends."""
+    """Serve until the block ends, also calls that hang by the thousand."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most if most == resource.RLIM_INFINITY else min(most, 65_536), most))
     api = WhimsicalApi()
     with faulty_server(api.answer) as server:
         api.url = server.url("")
