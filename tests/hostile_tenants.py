@@ -225,7 +225,7 @@ HOSTILE = {
     "hangs for an hour": Hostile(
         _jobs("hang", 5000, timeout=3600), ('limits = ["2000/second"]', 'enforcer = "bucket"'), 200, "hang"
     ),
-    "hangs for an hour, 500 batches": Hostile(_hanging_batches, _SECOND, 20, "hang"),
+    "hangs for an hour, 500 batches": Hostile(_hanging_batches, _SECOND, 2, "hang"),
     "slow calls, no limits": _failing("slow", calls=30),
     "resets": _failing("reset", *_SECOND),
     "drips": _failing("drip", *_SECOND, "timeout = 5"),
