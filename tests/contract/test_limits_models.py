@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from itertools import pairwise
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from limits_kit import GUARD_US, Fleet, Worker, heaviest_window, rules
@@ -120,3 +121,14 @@ def test_no_window_of_any_limit_is_exceeded(redis_url, seed):
             units = [(start, cost if tokens else 1) for start, cost in met]
             most = node.clock.spec.amount + (max(cost for _, cost in met) if tokens and not node.clock.quota else 0)
             assert heaviest_window(units, node.clock.window_us + GUARD_US - node.clock.spec.amount) <= most
+
+
+@pytest.mark.parametrize("limits", [("100/second", "1/minute per model"), ("1/minute per model",)])
+def test_calls_of_slow_models_wait_for_no_other_slow_model(redis_url, limits):
+    """A hundred models of a call a minute each have one at once, and another one in each minute."""
+    fleet = models(redis_url, *limits)
+    workers = [Worker(f"w{n % 2}|m{n}", model=f"m{n}") for n in range(100)]
+    fleet.run(workers, 2.5, calls=[2] * len(workers))
+    assert [len(worker.starts_us) for worker in workers] == [1] * len(workers)
+    fleet.run(workers, 130, calls=[2] * len(workers))
+    assert [len(worker.starts_us) for worker in workers] == [3] * len(workers)

@@ -276,7 +276,9 @@ if n > 0 then
   redis.call('ZREMRANGEBYSCORE', WORKERS, '-inf', now - 2000000)
   local active = redis.call('ZCARD', WORKERS)
   local fair = math.min(512, math.max(1, math.floor(horizon * share / (spacing * active)))) -- calls in one turn of one worker
-  local turn = fair * spacing
+  -- One line for all models of a class: they wait for each other only where limits of all calls space them.
+  local is_common = apart > 1
+  local turn = fair * (is_common and apart or spacing)
   for _ = 1, 3 do -- waiters that did not come at the time promised to them are dead or have nothing to do
     local head = redis.call('ZRANGE', QUEUE, 0, 0)[1]
     if not head or head == me then break end
@@ -286,6 +288,14 @@ if n > 0 then
     redis.call('HDEL', META, promise)
   end
   local rank = redis.call('ZRANK', QUEUE, me) or redis.call('ZCARD', QUEUE)
+  local model = string.match(me, '|(.+)$')
+  if model and not is_common and rank > 0 then
+    local older = 0
+    for _, other in ipairs(redis.call('ZRANGE', QUEUE, 0, rank - 1)) do
+      if string.match(other, '|(.+)$') == model then older = older + 1 end
+    end
+    rank = older
+  end
 
   v = math.max(v, now - 50000)
   local green_at = v + rank * turn / share - 100000 -- when older waiters have had their turns and it is below its share
