@@ -47,7 +47,7 @@ MOST_IDLE_GROUPS, LOOK_FOR_IDLE_S = 64, 0.25
 WEIGHED_FOR_S = 0.05
 """Of more groups than that, it is not looked up for each one anew what all of them want."""
 
-YIELD_S = 0.1
+YIELD_S = 0.3
 """After a pause classes that were refused let others go first by so much."""
 
 AHEAD_S = 0.25
