@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from callmill.cli.file_run import FileRun
@@ -85,18 +85,20 @@ BODIES = (
 
 
 @given(BODIES)
+@example(b"\xfe\xff")
+@example(b"\xef\xbb\xbf{}")
 def test_any_body_is_one_line(body):
-    """Whatever an API answers becomes one line of JSON with the same value, or the text, or else every byte of it."""
+    """Whatever an API answers becomes a line of JSON with the same value, or the text, or else every byte of it."""
     line = outcome_line("b", outcome(body=body))
     assert line.count(b"\n") == 1
     written = json.loads(line)["response"]["body"]
     try:
-        expected = json.loads(body.decode(), parse_constant=lambda _: pytest.fail("no JSON"))
+        expected = json.loads(body.decode("utf-8-sig"), parse_constant=lambda _: pytest.fail("no JSON"))
     except (ValueError, pytest.fail.Exception):
         if isinstance(written, dict):
             assert written == {"base64": b64encode(body).decode(), "content_type": "image/png"}
             return
-        expected = body.decode()
+        expected = body.decode("utf-8-sig")
     assert written == expected
 
 

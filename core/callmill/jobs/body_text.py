@@ -117,9 +117,12 @@ def _other_json(body: bytes, content_type: str | None) -> Any:
 
 
 def _charset_of(body: bytes, content_type: str | None) -> tuple[int, str]:
-    """Return the length of the byte order mark, and the codec of what follows it."""
+    """Return the length of the byte order mark, and the codec of what follows it.
+
+    A picture that begins with the two bytes that mark UTF-16 is no text.
+    """
     mark, charset = _mark_of(body)
-    if mark:
+    if mark and (charset == "utf_8" or content_type is None or not _is_no_text(content_type)):
         return mark, charset
     charset = "utf_8" if content_type is None else _stated_charset(content_type)
     if charset in ("utf_16", "utf_32"):  # without a mark, the first character's zeros tell the order
@@ -148,9 +151,13 @@ def _mark_of(body: bytes) -> tuple[int, str]:
 def _stated_charset(content_type: str) -> str:
     """Return the codec of the charset that a content type states; UTF-8 if it states none that is known."""
     found = _CHARSET.search(content_type[:_LONGEST_CONTENT_TYPE])
-    if found is None or content_type.lstrip().lower().startswith(_NO_TEXT):
+    if found is None or _is_no_text(content_type):
         return "utf_8"
     return _codec(found[1])
+
+
+def _is_no_text(content_type: str) -> bool:
+    return content_type.lstrip().lower().startswith(_NO_TEXT)
 
 
 def _codec(charset: str) -> str:
