@@ -73,7 +73,9 @@ local function begin(x) -- a pace that nobody wrote down
   x.taken, x.taken_from = crowd.taken + untold, crowd.taken_from
   local least = x.taken < FEW and GUESS_PER_S or 1
   local lately = math.max(least, ARG.taken_per_s, in_flight.taken_per_s(crowd)) * (blamed and 2 or 1)
-  begin_row(x, in_a_row > 1 and before or at)
+  -- What was counted last may be older than the row, whose first waves may not have been told: each waits twice as long.
+  local longest_us = 2 ^ in_a_row * 1000000 + in_a_row * asked
+  begin_row(x, in_a_row > 1 and at - before < longest_us and before or at)
   local again_at, windowed, trust, _, period = at + asked + UNSEEN_US, 0, 0 -- what the API takes if it counts windows
   if asked == 0 then again_at = x.row_at + AHEAD * (at - x.row_at) end
   if asked > 0 or in_a_row > 1 then windowed, trust, _, period = taken.in_windows(x, again_at) end
