@@ -307,6 +307,20 @@ def test_acquire_on_a_limiter_that_does_not_run_says_so(redis_url):
     asyncio.run(scenario())
 
 
+def test_an_api_that_refuses_for_days_is_asked_once_a_minute(redis_url):
+    """However many waves of refusals came, told by whomever, the next one pauses the API for a minute."""
+
+    async def scenario() -> None:
+        async with started(redis_url, LimitRules()) as limiter, asyncio.timeout(10):
+            for waves in (5000, 10**17):
+                limiter._on_message(f"row {waves}")
+                slot = Slot(monotonic() + 1, group=limiter._default)
+                limiter.refused(slot, None, "429")
+                assert limiter.paused_for_s == pytest.approx(60, abs=1)
+
+    asyncio.run(scenario())
+
+
 def test_keys_of_a_pool_that_are_refused_together_all_go_on(redis_url):
     """After a wave of refusals of two keys each is tried with one call; once that is taken, neither is held back."""
 

@@ -111,7 +111,8 @@ class Learning:
         permits.refused(others)
         slot.refused = True
         first_s = self._first_pause_s(rate_per_s * permits.workers)
-        guess_s = min(first_s * 2.0 ** (self._in_a_row - 1), LONGEST_GUESS_S)
+        # 2.0 ** 1024 overflows, and an API that refuses for a day gets there.
+        guess_s = min(first_s * 2.0 ** min(self._in_a_row - 1, 64), LONGEST_GUESS_S)
         if not after_s and self._in_a_row == 1 and permits.learns and in_flight:
             self._paused = False
             return  # others take its place as they end, and Redis says how many there may be
