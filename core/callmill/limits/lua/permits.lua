@@ -5,7 +5,8 @@
 --       LIMITER: meta hash of the limiter
 -- ARG   scope: what the permits are of, '' the API   worker   want: permits wanted   used: permits in use
 --       held: permits at the last reply   lease_us   limit that is configured, 0: none   channel
---       answers since the last renewal, where a limit that nobody wrote down is found: count, sum_us of their latencies, squares of these; else nil   kept_ms: how long the keys are kept if unused
+--       answers since the last renewal, where a limit that nobody wrote down is found: count, sum_us of their latencies,
+--         squares of these; else nil   kept_ms: how long the keys are kept if unused
 -- Returns held: permits this worker holds now   goal: how many it should come down to   unmet: workers that lack permits
 --         limit in force   searching: 1 while it is being searched for, else 0   wait_us: nobody gets more before
 -- What is in use is held until it is given back; starting no call above the goal brings it there. Wanting and using none ends
