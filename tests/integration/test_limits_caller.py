@@ -252,18 +252,14 @@ def test_slots_are_asked_for_when_permits_are_back(redis_url):
     """A call that waits for a slot while its worker has no permits gets one when permits are there again."""
 
     async def scene(limiter: Limiter) -> None:
-        limiter.settle(await limiter.acquire(), None)
-        permits = limiter._leases._api
-        while len(limiter._default.stock):  # what was reserved ahead
-            limiter.settle(await limiter.acquire(), None)
-        waiting = asyncio.create_task(limiter.acquire())
-        await asyncio.sleep(0)
-        permits.valid_until, valid_until = 0.0, permits.valid_until
-        await asyncio.sleep(0.05)
-        assert not waiting.done()
-        permits.valid_until = valid_until
-        limiter._permits_changed(permits.scope)
-        limiter.settle(await waiting, None)
+        async with started(redis_url, limiter.rules, "other") as other:
+            held = [await other.acquire() for _ in range(5)]
+            waiting = asyncio.create_task(limiter.acquire())
+            while not limiter.status().waiting:
+                await asyncio.sleep(0.01)
+            for slot in held:
+                other.settle(slot, None)
+            limiter.settle(await waiting, None)
 
     run(redis_url, scene, "20/second", "5 concurrent")
 

@@ -120,7 +120,7 @@ class Dispatcher:
                     self._on_no_permit(group)
                 else:
                     self._leave_alone(group, came, now, lacking)
-                self._on_used(group)
+                self._on_used(group)  # without permits it asked for no slots
         if 0 < room <= enough and not self._is_gathering and self._next(without_place) is not None:
             self._is_gathering = True
             asyncio.get_running_loop().call_soon(self._gathered)

@@ -586,12 +586,10 @@ class Limiter:
         self._leases.demand(group.layout.model)
 
     def _permits_changed(self, scope: str) -> None:
-        groups = [group for group in self._groups_of(scope) if group.calls.wanting]
-        for group in groups:
-            self._dispatcher.make_ready(group)
+        for group in self._groups_of(scope):
+            if group.calls.wanting:
+                self._dispatcher.make_ready(group)
         self._dispatcher.dispatch()
-        for group in groups:
-            self._used(group)  # without permits it asked for no slots
 
     def _groups_of(self, scope: str) -> Iterable[Group]:
         """The groups of a model ('model:NAME'), of everything else all."""
