@@ -34,7 +34,7 @@ demo: $(VENV)/.installed ## Push a few thousand calls through a simulated API an
 
 .PHONY: test
 test: $(VENV)/.installed-dev ## Run the tests
-	@$(BIN)/python -m pytest -q -n 4 --dist loadfile --no-loadscope-reorder -m 'not chaos and not long and not browser and not docker' $(ARGS)
+	@$(BIN)/python -m pytest -q -n 6 --dist loadfile --no-loadscope-reorder -m 'not chaos and not long and not browser and not docker' $(ARGS)
 
 .PHONY: chaos
 chaos: $(VENV)/.installed-dev ## Break everything under load and check what came of it (20 minutes; ARGS=--short: 12)
