@@ -33,7 +33,7 @@ class Group:
     """What waits, what is granted, and how the two meet. Times are those of ``time.monotonic()``.
 
     Attributes:
-        layout: The limits that hold for its calls.
+        layout: The limits that hold for its calls; ``paced``: whether they choose the starts of these.
         weight: How many requests each of its calls counts as.
         calls: Those that wait.
         turn: When it is its class's turn, where slots of several groups are due.
@@ -56,7 +56,7 @@ class Group:
         ring: KeyRing,
         timing: Timing,
     ) -> None:
-        self.layout = layout
+        self.layout, self.paced = layout, bool(layout.nodes)
         self.weight = weight
         self.calls = calls
         self.turn = turn
@@ -71,14 +71,9 @@ class Group:
         self._ring = ring
         self._cost = Cost(weight=weight) if weight > 1 else ONE_REQUEST
 
-    @property
-    def paced(self) -> bool:
-        """Whether limits choose the starts of its calls."""
-        return bool(self.layout.nodes)
-
     def use(self, layout: Layout, permits: PermitSet) -> None:
         """Let other limits hold from now on; what waits goes on waiting, what is granted stays granted."""
-        self.layout, self._permits = layout, permits
+        self.layout, self.paced, self._permits = layout, bool(layout.nodes), permits
         self.settlements.use(layout)
 
     def start_next(self, now: float, places: int) -> Start:

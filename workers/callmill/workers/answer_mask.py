@@ -29,7 +29,8 @@ class AnswerMask:
 
     def kept(self, headers: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
         """Return the named headers that exist, masked."""
-        find, masked = headers.get, self._mask.text
-        if self._looks:
-            return {name: masked(value) for name in names if (value := find(name)) is not None}
-        return {name: value for name in names if (value := find(name)) is not None}
+        kept = {}
+        for name in names:
+            if (value := headers.get(name)) is not None:
+                kept[name] = self._mask.text(value) if self._looks else value
+        return kept

@@ -176,10 +176,10 @@ class Attempts:
             verdict, sent = Failed(FaultKind.FORBIDDEN_ADDRESS.value, str(error)), False
         call.latency_us = int((time.perf_counter() - began_s) * 1e6)
         is_held = self._holds.concerns(answer) and self._holds.judged(call, slot.key, verdict, answer, fault)
-        unknown_host = self._breaker.closed and self._holds.is_first_contact(fault)
+        unknown_host = fault is not None and self._breaker.closed and self._holds.is_first_contact(fault)
         spared = not unknown_host and self._breaker.judged(ticket, call, verdict, answer, sent=sent)
         used = self._costs.used(call, answer) if sent else REFUNDED
-        self.tally.tokens += slot.tokens if used is None else used[0]
+        self.tally.tokens += slot.cost.tokens if used is None else used[0]
         if feedback is not None and feedback.observations:
             self._limiter.feed(slot, feedback.observations)
         self.tally.ended(verdict, answer, call.latency_us)

@@ -146,7 +146,8 @@ class ChunkRun:
             self._wait(self._unrecorded[offset], max(0, due_ms - claim.now_ms) / 1000)
         calls = [call for offset, call in self._unrecorded.items() if offset not in again]
         last = [call for call in calls if call.lets_others_go_first]
-        calls = [call for call in calls if not call.lets_others_go_first]
+        if last:
+            calls = [call for call in calls if not call.lets_others_go_first]
         self._lane.add(self, [*calls, *last], first=min(_WERE_IN_HAND, len(calls)) if claim.claims else 0)
         self._refuse_late()
         self._end_if_over()
@@ -276,21 +277,23 @@ class ChunkRun:
 
     def _calls_of(self, chunk: Chunk) -> dict[int, Call]:
         calls = {}
-        batch_id = self.claim.ref.batch_id
+        claim, batch_id = self.claim, self.claim.ref.batch_id
         for offset, job in enumerate(chunk.jobs):
-            if offset in self.claim.recorded:
+            if offset in claim.recorded:
                 continue
             index = chunk.index(offset)
             call = calls[offset] = Call(job, self, offset, index, assigned_id(batch_id, index))
-            call.attempts = self.claim.attempts.get(offset, 0)
-            call.spared = self.claim.spared.get(offset, 0)
-            if (refused := self.claim.throttles.get(offset)) is not None:
+            call.attempts = claim.attempts.get(offset, 0)
+            call.spared = claim.spared.get(offset, 0)
+            if (refused := claim.throttles.get(offset)) is not None:
                 call.throttles = refused.count
-                call.throttled_since_s = self._began_s + (refused.since_ms - self.claim.now_ms) / 1000
+                call.throttled_since_s = self._began_s + (refused.since_ms - claim.now_ms) / 1000
             call.trace = chunk.trace
-            deadlines_ms = [ms for ms in (job.deadline_ms, self.claim.deadline_ms) if ms is not None]
-            if deadlines_ms:
-                call.deadline_s = self._began_s + (min(deadlines_ms) - self.claim.now_ms) / 1000
+            deadline_ms = claim.deadline_ms
+            if job.deadline_ms is not None:
+                deadline_ms = job.deadline_ms if deadline_ms is None else min(job.deadline_ms, deadline_ms)
+            if deadline_ms is not None:
+                call.deadline_s = self._began_s + (deadline_ms - claim.now_ms) / 1000
         return calls
 
     def _take(self, call: Call, outcome: WireOutcome) -> None:

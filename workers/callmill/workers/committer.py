@@ -81,14 +81,15 @@ class Committer:
 
     def changed(self, run: ChunkRun, size_bytes: int = 0) -> None:
         """Note that the chunk has something to record, or so many bytes more of it."""
+        if not self._changed:  # else it is at work
+            self._idle.clear()
+            self._work.set()
         self._changed[run] = None
         self._waiting_bytes += size_bytes
         if size_bytes > _LARGE_BYTES:
             self._waiting(self._waiting_bytes)
         if self._waiting_bytes > _MOST_WAITING_BYTES and self._flows:
             self._tell()
-        self._idle.clear()
-        self._work.set()
 
     def finished(self, run: ChunkRun, finish: Finish) -> None:
         """Note that the chunk is to be given up, after its last bundle."""

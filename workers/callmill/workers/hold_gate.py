@@ -200,9 +200,9 @@ class HoldGate:
         self._taken(credential, status)
         return False
 
-    def is_first_contact(self, fault: TransportFault | None) -> bool:
+    def is_first_contact(self, fault: TransportFault) -> bool:
         """Say whether to keep a fault from the breaker: a host that never answered is not temporarily down."""
-        return fault is not None and self._host is not None and not self._host.proven and _is_unreachable(fault)
+        return self._host is not None and not self._host.proven and _is_unreachable(fault)
 
     def put_back(self, verdict: Verdict) -> Postponed:
         """Return how a call that met a hold continues; it spends no attempt."""

@@ -22,30 +22,26 @@ class LazyHeaders(Mapping[str, str]):
         self._converted: dict[str, str] | None = None
 
     def __getitem__(self, name: str) -> str:
-        value = self._one(name)
+        value = self.get(name)
         if value is None:
             raise KeyError(name)
         return value
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._one(name) is not None
+        return isinstance(name, str) and self.get(name) is not None
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return one header without converting the others, which costs ten times as much."""
-        value = self._one(name)
-        return default if value is None else value
-
-    def _one(self, name: str) -> str | None:
         if self._converted is not None:
-            return self._converted.get(name)
+            return self._converted.get(name, default)
         try:
             # Most often there is none; asking for all makes a list. Whatever the case of a name, pyreqwest finds it.
             if self._raw.get_header(name) is None or name != name.lower():
-                return None
+                return default
             values = self._raw.get_header_all(name)
         except ValueError:
-            return None
-        return ", ".join(values) if values else None
+            return default
+        return ", ".join(values) if values else default
 
     def keys(self) -> KeysView[str]:
         """Return the names; which of a set are there (``&``) is told without converting any header."""
@@ -54,7 +50,7 @@ class LazyHeaders(Mapping[str, str]):
     def among(self, names: set[str] | frozenset[str]) -> set[str]:
         """Return those of the names that are there."""
         there = names.intersection(self._raw.headers if self._converted is None else self._converted)
-        return {name for name in there if self._one(name) is not None}
+        return {name for name in there if self.get(name) is not None}
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._all())
