@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from redis.asyncio import Redis
@@ -22,3 +23,9 @@ async def started(
             yield limiter
         finally:
             await limiter.aclose()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for something that only the limiter knows."""
+    while not condition():  # noqa: ASYNC110 - the limiter tells its state only to those who ask
+        await asyncio.sleep(0.001)

@@ -11,7 +11,7 @@ from time import monotonic
 
 from limits_kit import rules
 from msgspec.structs import replace
-from started_limiter import started
+from started_limiter import started, until
 
 from callmill.jobs.traffic import NORMAL, Priority, TrafficClass
 from callmill.limits import Limiter, Slot
@@ -255,8 +255,7 @@ def test_slots_are_asked_for_when_permits_are_back(redis_url):
         async with started(redis_url, limiter.rules, "other") as other:
             held = [await other.acquire() for _ in range(5)]
             waiting = asyncio.create_task(limiter.acquire())
-            while not limiter.status().waiting:
-                await asyncio.sleep(0.01)
+            await until(lambda: limiter.status().waiting)
             for slot in held:
                 other.settle(slot, None)
             limiter.settle(await waiting, None)

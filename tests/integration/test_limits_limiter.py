@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from itertools import pairwise
 from time import monotonic
 
@@ -12,17 +11,11 @@ import pytest
 from limits_kit import rules
 from local_nodes import RedisProcess
 from redis.asyncio import Redis
-from started_limiter import started
+from started_limiter import started, until
 
 from callmill.config.limit_spec import Enforcer
 from callmill.errors import UsageError
 from callmill.limits import KeyRules, Limiter, LimitRules, Slot
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for something that only the limiter knows."""
-    while not condition():  # noqa: ASYNC110 - the limiter tells its state only to those who ask
-        await asyncio.sleep(0.001)
 
 
 def test_calls_start_in_the_order_of_asking_and_never_early(redis_url):

@@ -22,7 +22,7 @@ class LazyHeaders(Mapping[str, str]):
         self._converted: dict[str, str] | None = None
 
     def __getitem__(self, name: str) -> str:
-        value = self.get(name)
+        value: str | None = self.get(name)
         if value is None:
             raise KeyError(name)
         return value
