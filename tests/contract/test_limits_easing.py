@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from callmill.config.redis_connections import connect
 from callmill.jobs.traffic import TrafficClass
 from callmill.limits import Limiter
+from callmill.limits.easing import EASED_AFTER_S
 from callmill.limits.store import LimitStore
 
 HOSTILE, VICTIM = TrafficClass(tenant="hostile"), TrafficClass(tenant="victim")
@@ -40,14 +41,19 @@ def test_a_guess_ends_early_and_nothing_else_does(run):
 
     async def work(redis: Redis) -> None:
         store = LimitStore(redis, "test", "worker")
-        assert await store.ease("", 1.0) == 0
+        assert await store.ease("", 1.0) == (0, "")
         await store.pause([], 60, "429", guessed_s=60)
-        assert 0 < await store.ease("", 1.0) <= 1_000_001
-        assert await store.ease("", 0.0) == 0
-        await store.pause([], 60, "429", guessed_s=50)
-        assert 9_000_000 < await store.ease("", 0.0) <= 10_000_001
+        left_us, _ = await store.ease("", 1.0)
+        assert 0 < left_us <= 1_000_001
+        assert await store.ease("", 0.0) == (0, "")
+        await store.pause([], 60, "429", guessed_s=50, refused="normal a b")
+        left_us, refused = await store.ease("", 0.0)
+        assert 9_000_000 < left_us <= 10_000_001
+        assert refused == "normal a b"
+        left_us, _ = await store.ease("", 0.0, "normal a b")
+        assert left_us > 59_000_000
         await store.pause([], 70, "anna")
-        assert await store.ease("", 0.0) == -1
+        assert await store.ease("", 0.0) == (-1, "")
 
     run(work)
 
@@ -67,5 +73,35 @@ def test_another_class_need_not_wait_for_the_end_of_a_guess(run):
             limiter.accepted(slot := await limiter.acquire(traffic=VICTIM))
             limiter.settle(slot, None)
         await limiter.aclose()
+
+    run(work)
+
+
+def test_a_limiter_that_comes_later_eases_a_guess_as_well(run):
+    """One that starts after the refusal lets another class try soon, and the class that was refused wait."""
+
+    async def work(redis: Redis) -> None:
+        async def started(worker: str) -> Limiter:
+            limiter = Limiter(redis, "test", rules("100/second"), worker=worker)
+            await limiter.start()
+            return limiter
+
+        first = await started("first")
+        slot = await first.acquire(traffic=HOSTILE)
+        first.refused(slot, 604_800, "429", witness="job")
+        first.settle(slot, None)
+        while await redis.hlen(LimitStore(redis, "test", "first").keys.meta) == 0:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(EASED_AFTER_S)
+        later = await started("later")
+        refused = asyncio.create_task(later.acquire(traffic=HOSTILE))
+        await asyncio.sleep(2 * EASED_AFTER_S)
+        assert first.status().paused_for_s > 50 < later.status().paused_for_s
+        async with asyncio.timeout(1):
+            later.accepted(slot := await later.acquire(traffic=VICTIM))
+            later.settle(slot, None)
+        later.settle(await refused, None)
+        await first.aclose()
+        await later.aclose()
 
     run(work)

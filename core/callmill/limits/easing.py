@@ -30,21 +30,23 @@ class Easing:
         store: The limiter's state.
         pauses: Those pauses.
         on_waiting: Called when such calls wait, before a pause ends.
-        waits: Says whether calls of a scope wait whose class was not refused.
+        waits_beside: Returns a class of which calls of a scope wait, beside those given, which were refused.
+        on_refused: Called when Redis tells of a refusal that this process has not heard of.
     """
 
     def __init__(
         self,
         store: LimitStore,
         pauses: Pauses,
-        waits: Callable[[str, frozenset[str]], bool],
+        waits_beside: Callable[[frozenset[str], str], str | None],
         *,
         on_waiting: Callable[[], None],
+        on_refused: Callable[[], None],
     ) -> None:
         self._store = store
         self._pauses = pauses
-        self._on_waiting = on_waiting
-        self._waits = waits
+        self._on_waiting, self._on_refused = on_waiting, on_refused
+        self._waits_beside = waits_beside
         self.refused_classes: frozenset[str] = frozenset()
         self._firm: set[str] = set()
         self._task: asyncio.Task[None] | None = None
@@ -66,7 +68,7 @@ class Easing:
 
     def others_wait(self, scope: str) -> bool:
         """Say whether calls of a scope wait whose class was not refused."""
-        return self._waits(scope, self.refused_classes)
+        return self._waits_beside(self.refused_classes, scope) is not None
 
     def over(self) -> None:
         """The API takes calls again."""
@@ -74,7 +76,7 @@ class Easing:
 
     def look(self) -> None:
         """Calls came to wait, or a pause began: end it soon where that may be done."""
-        if self.refused_classes and self._task is None and self._scopes():
+        if self._task is None and self._scopes():
             self._task = asyncio.ensure_future(self._run())
             self._task.add_done_callback(self._over)
 
@@ -90,31 +92,36 @@ class Easing:
             with suppress(asyncio.CancelledError):
                 await self._task
 
-    def _scopes(self) -> list[str]:
-        return [
-            scope
-            for scope in self._pauses.in_force()
-            if scope not in self._firm and self._waits(scope, self.refused_classes)
-        ]
+    def _scopes(self) -> dict[str, str]:
+        """What is paused perhaps for no reason, and a class that waits for its end."""
+        scopes = {scope: self._waits_beside(self.refused_classes, scope) for scope in self._pauses.in_force()}
+        return {scope: waits for scope, waits in scopes.items() if waits is not None and scope not in self._firm}
 
     async def _run(self) -> None:
         while scopes := self._scopes():
-            self._on_waiting()
+            if self.refused_classes:
+                self._on_waiting()
             least_s = EASED_AFTER_S * max(1.0, len(self.refused_classes) / FREELY_EASED)
             waits_us = []
-            for scope in scopes:
+            for scope, waits in scopes.items():
                 try:
-                    left_us = await self._store.ease(scope, least_s)
+                    left_us, refused = await self._store.ease(scope, least_s, waits)
                 except RedisUnavailableError:
-                    left_us = int(least_s * 1e6)
+                    left_us, refused = int(least_s * 1e6), ""
+                is_news = bool(refused) and self._told_of(refused)
                 if left_us < 0:
                     self._firm.add(scope)
                 elif left_us == 0:
                     self._pauses.resume(scope)
-                else:
+                elif not is_news:
                     waits_us.append(left_us)
             if waits_us:
                 await asyncio.sleep(min(waits_us) / 1e6)
+
+    def _told_of(self, refused: str) -> bool:
+        if not self.refused_classes:
+            self._on_refused()
+        return self.refused(refused)
 
     def _over(self, task: asyncio.Task[None]) -> None:
         self._task = None

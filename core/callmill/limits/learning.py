@@ -103,6 +103,7 @@ class Learning:
         if first:
             self.in_background(self._store.publish(f"row {self._in_a_row}"))
         self.refused_class(group.layout.traffic)
+        refused = str(group.layout.traffic)
         if not self._telling:
             self._telling = True
             learns = first and cause != "quota" and self._rules().learns
@@ -123,7 +124,7 @@ class Learning:
         claim = Claim(now + after_s, slot.start, witness) if after_s and after_s > pause_s else None
         # Now: the next call may start before any task runs.
         guessed_s = pause_s - min(asked_s, window_s)  # beyond that, calls of other classes may show that it is not so
-        self._pauses.hold(pause_s, reason, _whom(group, slot), claim=claim, guessed_s=guessed_s)
+        self._pauses.hold(pause_s, reason, _whom(group, slot), claim=claim, guessed_s=guessed_s, refused=refused)
         self.in_background(self._pauses.tell())
 
     def own(self, group: Group, slot: Slot, forgive_s: float | None) -> None:
@@ -163,6 +164,11 @@ class Learning:
         """A worker, perhaps this one, tells how many waves of refusals came one after the other."""
         if not refusals or refusals != self._in_a_row:
             self.in_a_row(refusals)
+
+    def heard_late(self) -> None:
+        """Redis tells of a refusal that was before this process came: it is the first of a row, as far as is known."""
+        if not self._in_a_row:
+            self.in_a_row(1)
 
     def heard_pause(self) -> None:
         """The API is paused: where that is because it refused calls, one call asks whether it takes some again."""

@@ -82,11 +82,15 @@ class Limiter:
         self._refills: dict[Group, Refill] = {}
         self._turns: dict[TrafficClass, Turn] = {}
         self._dispatcher = self._new_dispatcher()
-        self._pauses = Pauses(
-            self._store, self._ring, self._layouts, on_paused=self._pauses_changed, on_resumed=self._resumed
-        )
+        self._pauses = Pauses(self._store, self._ring, self._layouts, on_paused=self._paused, on_resumed=self._resumed)
         self._leases = PermitLeases(self._store, rules, waiting=self._waiting, on_change=self._permits_changed)
-        self._easing = Easing(self._store, self._pauses, self._others_wait, on_waiting=self._leases.exceed)
+        self._easing = Easing(
+            self._store,
+            self._pauses,
+            self._waits_beside,
+            on_waiting=self._leases.exceed,
+            on_refused=lambda: self._learning.heard_late(),
+        )
         self._learning = Learning(
             self._store, self._pauses, self._leases, lambda: self._rules, len(self._ring), easing=self._easing
         )
@@ -365,8 +369,8 @@ class Limiter:
 
         ``traffic``: only calls of this class were refused with it, so one of another class may try it soon.
         """
-        guessed_s = 0.0 if traffic is None else seconds
-        self._pauses.hold(seconds, reason, f"key:{self.key_names[key]}", guessed_s=guessed_s)
+        guessed_s, refused = (0.0, "") if traffic is None else (seconds, str(traffic))
+        self._pauses.hold(seconds, reason, f"key:{self.key_names[key]}", guessed_s=guessed_s, refused=refused)
         if traffic is not None:
             self._learning.refused_class(traffic)
         self._learning.in_background(self._pauses.tell())
@@ -623,9 +627,14 @@ class Limiter:
         """How many calls of a scope would start if nothing of it held them back."""
         return min(sum(group.calls.wanting for group in self._groups_of(scope)), self._caller.room())
 
-    def _others_wait(self, scope: str, refused: frozenset[str]) -> bool:
-        """Whether calls of a scope wait whose class is none of those that were refused."""
-        return any(group.calls.wanting and str(group.layout.traffic) not in refused for group in self._groups_of(scope))
+    def _waits_beside(self, refused: frozenset[str], scope: str) -> str | None:
+        """A class of which calls of a scope wait, and which is none of those that were refused."""
+        classes = (str(group.layout.traffic) for group in self._groups_of(scope) if group.calls.wanting)
+        return next((traffic for traffic in classes if traffic not in refused), None)
+
+    def _paused(self, scope: str) -> None:
+        self._pauses_changed(scope)
+        self._easing.look()
 
     def _pauses_changed(self, paused: str, *, yields: bool = False) -> None:
         now = monotonic()

@@ -27,6 +27,7 @@ class Pause(Struct):
         known_from: Since when Redis knows of it; None: it has to be told.
         claim: What was asked for beyond that; Redis says whether it is believed.
         guessed_s: So much of it, at its end, nobody asked for.
+        refused: The class of the call that was refused.
     """
 
     said: float
@@ -35,6 +36,7 @@ class Pause(Struct):
     known_from: float | None
     claim: Claim | None = None
     guessed_s: float = 0.0
+    refused: str = ""
 
 
 class Pauses:
@@ -79,13 +81,14 @@ class Pauses:
         told: bool = False,
         claim: Claim | None = None,
         guessed_s: float = 0.0,
+        refused: str = "",
     ) -> None:
         """Start nothing here for ``seconds``; what is paused for longer stays so."""
         now = monotonic()
         until = now + min(seconds, LONGEST_PAUSE_S)
         current = self.of(scope)
         if current is None or until > current.until + (AGREED_S if told else 0.0):
-            self._pauses[scope] = Pause(now, until, reason, now if told else None, claim, guessed_s)
+            self._pauses[scope] = Pause(now, until, reason, now if told else None, claim, guessed_s, refused)
             self._apply(scope, until, reason)
         elif told and until >= current.until - AGREED_S:
             current.known_from = now
@@ -126,6 +129,7 @@ class Pauses:
                         said_s=now - pause.said,
                         claim=pause.claim,
                         guessed_s=pause.guessed_s,
+                        refused=pause.refused,
                     )
                 except RedisUnavailableError:
                     pause.known_from = None

@@ -110,6 +110,7 @@ class PauseArguments(Struct, frozen=True, kw_only=True):
     started_us: int = 0
     witness: str = ""
     guessed_us: int = 0
+    refused: str = ""
 
 
 PAUSE = LuaScript(
@@ -134,6 +135,7 @@ class EaseArguments(Struct, frozen=True, kw_only=True):
     channel: str
     scope: str
     least_us: int
+    waits: str
 
 
 EASE = LuaScript(

@@ -164,9 +164,11 @@ class LimitStore:
         said_s: float = 0.0,
         claim: Claim | None = None,
         guessed_s: float = 0.0,
+        refused: str = "",
     ) -> bool:
         """Pause the API, or one of its models or credentials, for every worker.
 
+        ``refused``: the class of the call whose refusal is the reason.
         Returns whether it is paused now; not where it was resumed in the ``said_s`` seconds since the reason was given.
 
         Raises:
@@ -186,6 +188,7 @@ class LimitStore:
                 started_us=0 if claim is None else round((now - claim.started) * 1e6),
                 witness="" if claim is None else claim.witness,
                 guessed_us=round(guessed_s * 1e6),
+                refused=refused,
             ),
         )
         return bool(await self._run(call))
@@ -233,15 +236,19 @@ class LimitStore:
         """
         await answer(self.redis.publish(self.keys.channel, message))
 
-    async def ease(self, scope: str, least_s: float) -> int:
-        """End a pause that is a guess and began so long ago; return us until it may be tried again, -1: it is no guess.
+    async def ease(self, scope: str, least_s: float, waits: str = "") -> tuple[int, str]:
+        """End a pause that is a guess and began so long ago, for a call of the class ``waits``.
+
+        Returns us until it may be tried again, -1: it is no guess; and the class that was refused, '' where nobody knows.
 
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused.
         """
-        arguments = scripts.EaseArguments(channel=self.keys.channel, scope=scope, least_us=round(least_s * 1e6))
-        left_us: int = await self._run(scripts.EASE.call(scripts.EaseKeys(self.keys.meta), arguments))
-        return left_us
+        arguments = scripts.EaseArguments(
+            channel=self.keys.channel, scope=scope, least_us=round(least_s * 1e6), waits=waits
+        )
+        left_us, refused = await self._run(scripts.EASE.call(scripts.EaseKeys(self.keys.meta), arguments))
+        return left_us, refused.decode()
 
     async def forgive(self, limits: Sequence[Node], began_s: float) -> None:
         """Forget what refusals taught of these limits since so long ago.

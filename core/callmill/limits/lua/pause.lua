@@ -4,7 +4,8 @@
 -- ARG   pause_us: from now   said_us: since somebody said so   reason   channel
 --       scope: what is paused: '' the API, 'key:NAME', 'model:NAME'
 --       claim_us: from now, how long an answer asked for if that is longer, else 0: more than one answer alone is believed
---       guessed_us: so much of the pause, at its end, nobody asked for; see ease.lua
+--       guessed_us: so much of the pause, at its end, nobody asked for; refused: the class of the call that was refused; see
+--         ease.lua
 --       started_us: since the call was sent that was answered so   witness: the job that made it, '' unknown
 -- Returns us of pause left; 0: what is paused was resumed since then.
 --
@@ -55,7 +56,7 @@ if string.sub(scope, 1, 6) == 'model:' then
 end
 if guessed > 0 then
   redis.call('HSET', META, 'guess' .. suffix,
-    table.concat({ text(until_us), text(now - ARG.said_us), text(until_us - guessed) }, ' '))
+    table.concat({ text(until_us), text(now - ARG.said_us), text(until_us - guessed), ARG.refused }, ' '))
 end
 if scope == '' and tonumber(meta.last or 0) < until_us then -- no slot outlives the pause
   for _, key in ipairs(LIMITS) do
