@@ -81,27 +81,16 @@ def test_a_limiter_that_comes_later_eases_a_guess_as_well(run):
     """One that starts after the refusal lets another class try soon, and the class that was refused wait."""
 
     async def work(redis: Redis) -> None:
-        async def started(worker: str) -> Limiter:
-            limiter = Limiter(redis, "test", rules("100/second"), worker=worker)
-            await limiter.start()
-            return limiter
-
-        first = await started("first")
-        slot = await first.acquire(traffic=HOSTILE)
-        first.refused(slot, 604_800, "429", witness="job")
-        first.settle(slot, None)
-        while await redis.hlen(LimitStore(redis, "test", "first").keys.meta) == 0:
-            await asyncio.sleep(0.01)
-        await asyncio.sleep(EASED_AFTER_S)
-        later = await started("later")
-        refused = asyncio.create_task(later.acquire(traffic=HOSTILE))
+        await LimitStore(redis, "test", "first").pause([], 60, "429", guessed_s=60, refused=str(HOSTILE))
+        limiter = Limiter(redis, "test", rules("100/second"), worker="later")
+        await limiter.start()
+        refused = asyncio.create_task(limiter.acquire(traffic=HOSTILE))
         await asyncio.sleep(2 * EASED_AFTER_S)
-        assert first.status().paused_for_s > 50 < later.status().paused_for_s
+        assert limiter.status().paused_for_s > 50
         async with asyncio.timeout(1):
-            later.accepted(slot := await later.acquire(traffic=VICTIM))
-            later.settle(slot, None)
-        later.settle(await refused, None)
-        await first.aclose()
-        await later.aclose()
+            limiter.accepted(slot := await limiter.acquire(traffic=VICTIM))
+            limiter.settle(slot, None)
+            limiter.settle(await refused, None)
+        await limiter.aclose()
 
     run(work)

@@ -102,26 +102,28 @@ class Easing:
             if self.refused_classes:
                 self._on_waiting()
             least_s = EASED_AFTER_S * max(1.0, len(self.refused_classes) / FREELY_EASED)
-            waits_us = []
-            for scope, waits in scopes.items():
-                try:
-                    left_us, refused = await self._store.ease(scope, least_s, waits)
-                except RedisUnavailableError:
-                    left_us, refused = int(least_s * 1e6), ""
-                is_news = bool(refused) and self._told_of(refused)
-                if left_us < 0:
-                    self._firm.add(scope)
-                elif left_us == 0:
-                    self._pauses.resume(scope)
-                elif not is_news:
-                    waits_us.append(left_us)
-            if waits_us:
-                await asyncio.sleep(min(waits_us) / 1e6)
+            waits_us = [await self._ease(scope, least_s, waits) for scope, waits in scopes.items()]
+            if (soonest_us := min(waits_us)) > 0:
+                await asyncio.sleep(soonest_us / 1e6)
 
-    def _told_of(self, refused: str) -> bool:
+    async def _ease(self, scope: str, least_s: float, waits: str) -> int:
+        """End a pause if that may be done; return us until it may be tried again."""
+        try:
+            left_us, refused = await self._store.ease(scope, least_s, waits)
+        except RedisUnavailableError:
+            return int(least_s * 1e6)
+        if refused:
+            self._told_of(refused)
+        if left_us < 0:
+            self._firm.add(scope)
+        elif left_us == 0:
+            self._pauses.resume(scope)
+        return 0 if refused == waits else max(0, left_us)  # it is not for calls of that class to ask
+
+    def _told_of(self, refused: str) -> None:
         if not self.refused_classes:
             self._on_refused()
-        return self.refused(refused)
+        self.refused(refused)
 
     def _over(self, task: asyncio.Task[None]) -> None:
         self._task = None

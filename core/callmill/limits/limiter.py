@@ -89,7 +89,7 @@ class Limiter:
             self._pauses,
             self._waits_beside,
             on_waiting=self._leases.exceed,
-            on_refused=lambda: self._learning.heard_late(),
+            on_refused=lambda: self._learning.heard_late(),  # noqa: PLW0108 - it is made below
         )
         self._learning = Learning(
             self._store, self._pauses, self._leases, lambda: self._rules, len(self._ring), easing=self._easing

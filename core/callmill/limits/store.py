@@ -239,7 +239,7 @@ class LimitStore:
     async def ease(self, scope: str, least_s: float, waits: str = "") -> tuple[int, str]:
         """End a pause that is a guess and began so long ago, for a call of the class ``waits``.
 
-        Returns us until it may be tried again, -1: it is no guess; and the class that was refused, '' where nobody knows.
+        Returns us until it may be tried again, -1: it is no guess; and the class that was refused, '' if it is unknown.
 
         Raises:
             RedisUnavailableError: Redis cannot be reached or refused.
@@ -248,7 +248,7 @@ class LimitStore:
             channel=self.keys.channel, scope=scope, least_us=round(least_s * 1e6), waits=waits
         )
         left_us, refused = await self._run(scripts.EASE.call(scripts.EaseKeys(self.keys.meta), arguments))
-        return left_us, refused.decode()
+        return left_us, refused.decode() if isinstance(refused, bytes) else refused
 
     async def forgive(self, limits: Sequence[Node], began_s: float) -> None:
         """Forget what refusals taught of these limits since so long ago.
