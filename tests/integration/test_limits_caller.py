@@ -11,6 +11,7 @@ from time import monotonic
 
 from limits_kit import rules
 from msgspec.structs import replace
+from redis.asyncio import Redis
 from started_limiter import started, until
 
 from callmill.jobs.traffic import NORMAL, Priority, TrafficClass
@@ -20,6 +21,7 @@ from callmill.limits.layout import Layout
 from callmill.limits.limiter import MOST_IDLE_GROUPS
 from callmill.limits.refill import EXCHANGE_GAP_S
 from callmill.limits.reservation import Grant, Request
+from callmill.limits.store import LimitStore
 
 BULK, URGENT = TrafficClass(Priority.BULK), TrafficClass(Priority.INTERACTIVE)
 PATIENCE_S = 20
@@ -81,9 +83,12 @@ class Crowd:
             if queue.wanting:
                 self._limiter.wanted(traffic, model, weight)
 
-    def add(self, count: int, *, traffic: TrafficClass = NORMAL, model: str = "", weight: int = 1) -> None:
-        """Let calls wait."""
-        self.calls(traffic, model, weight).wanting += count
+    def add(
+        self, count: int, *, traffic: TrafficClass = NORMAL, model: str = "", weight: int = 1, held: bool = False
+    ) -> None:
+        """Let calls wait; those that are ``held`` may not start yet."""
+        queue = self.calls(traffic, model, weight)
+        queue.wanting, queue.held = queue.wanting + count * (not held), queue.held + count * held
         self._limiter.wanted(traffic, model, weight)
 
     def begin(self, kind: Kind, slot: Slot) -> None:
@@ -391,3 +396,19 @@ def test_a_resume_during_an_exchange_is_not_forgotten(redis_url):
         assert refill._next_at() <= monotonic()
 
     run(redis_url, scene, "10/second")
+
+
+def test_calls_that_may_start_now_need_not_wait_for_the_end_of_a_guess(redis_url):
+    """Calls that something else held while another class's refusal paused the API start soon once that lets go."""
+
+    async def scene(limiter: Limiter) -> None:
+        crowd = Crowd(limiter, 0)
+        async with Redis.from_url(redis_url) as redis:
+            await LimitStore(redis, "api", "other").pause([], 60, "429", guessed_s=60, refused=str(BULK))
+        await until(lambda: limiter.status().paused_for_s)
+        crowd.add(1, traffic=URGENT, held=True)
+        crowd.most = 10
+        crowd.let_go()
+        await crowd.come_to(1)
+
+    run(redis_url, scene, "100/second")

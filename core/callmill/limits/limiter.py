@@ -181,6 +181,7 @@ class Limiter:
             else:
                 self._awaited(group)
         self._dispatcher.dispatch()
+        self._easing.look()
 
     def try_acquire(
         self,
