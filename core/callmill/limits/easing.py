@@ -30,7 +30,7 @@ class Easing:
         store: The limiter's state.
         pauses: Those pauses.
         on_waiting: Called when such calls wait, before a pause ends.
-        waits_beside: Returns a class of which calls of a scope wait, beside those given, which were refused.
+        other_waiting: Given a scope and the refused classes, returns another class whose calls wait there; None: none.
         on_refused: Called when Redis tells of a refusal that this process has not heard of.
     """
 
@@ -38,7 +38,7 @@ class Easing:
         self,
         store: LimitStore,
         pauses: Pauses,
-        waits_beside: Callable[[frozenset[str], str], str | None],
+        other_waiting: Callable[[str, frozenset[str]], str | None],
         *,
         on_waiting: Callable[[], None],
         on_refused: Callable[[], None],
@@ -46,7 +46,7 @@ class Easing:
         self._store = store
         self._pauses = pauses
         self._on_waiting, self._on_refused = on_waiting, on_refused
-        self._waits_beside = waits_beside
+        self._other_waiting = other_waiting
         self.refused_classes: frozenset[str] = frozenset()
         self._firm: set[str] = set()
         self._task: asyncio.Task[None] | None = None
@@ -68,7 +68,7 @@ class Easing:
 
     def others_wait(self, scope: str) -> bool:
         """Say whether calls of a scope wait whose class was not refused."""
-        return self._waits_beside(self.refused_classes, scope) is not None
+        return self._other_waiting(scope, self.refused_classes) is not None
 
     def over(self) -> None:
         """The API takes calls again."""
@@ -80,9 +80,9 @@ class Easing:
             self._task = asyncio.ensure_future(self._run())
             self._task.add_done_callback(self._over)
 
-    def paused(self) -> None:
-        """A pause began, or is another one than before."""
-        self._firm.clear()
+    def paused(self, scope: str) -> None:
+        """A pause of a scope began, or is another one than before."""
+        self._firm.discard(scope)
         self.look()
 
     async def aclose(self) -> None:
@@ -93,14 +93,12 @@ class Easing:
                 await self._task
 
     def _scopes(self) -> dict[str, str]:
-        """What is paused perhaps for no reason, and a class that waits for its end."""
-        scopes = {scope: self._waits_beside(self.refused_classes, scope) for scope in self._pauses.in_force()}
+        """What is paused, perhaps by a guess, each with a class that waits for its end."""
+        scopes = {scope: self._other_waiting(scope, self.refused_classes) for scope in self._pauses.in_force()}
         return {scope: waits for scope, waits in scopes.items() if waits is not None and scope not in self._firm}
 
     async def _run(self) -> None:
         while scopes := self._scopes():
-            if self.refused_classes:
-                self._on_waiting()
             least_s = EASED_AFTER_S * max(1.0, len(self.refused_classes) / FREELY_EASED)
             waits_us = [await self._ease(scope, least_s, waits) for scope, waits in scopes.items()]
             if (soonest_us := min(waits_us)) > 0:
@@ -114,6 +112,7 @@ class Easing:
             return int(least_s * 1e6)
         if refused:
             self._told_of(refused)
+            self._on_waiting()
         if left_us < 0:
             self._firm.add(scope)
         elif left_us == 0:

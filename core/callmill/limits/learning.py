@@ -166,7 +166,7 @@ class Learning:
             self.in_a_row(refusals)
 
     def heard_late(self) -> None:
-        """Redis tells of a refusal that was before this process came: it is the first of a row, as far as is known."""
+        """Take a refusal that came before this process did as the first of a row."""
         if not self._in_a_row:
             self.in_a_row(1)
 

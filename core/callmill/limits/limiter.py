@@ -87,7 +87,7 @@ class Limiter:
         self._easing = Easing(
             self._store,
             self._pauses,
-            self._waits_beside,
+            self._other_waiting,
             on_waiting=self._leases.exceed,
             on_refused=lambda: self._learning.heard_late(),  # noqa: PLW0108 - it is made below
         )
@@ -628,14 +628,14 @@ class Limiter:
         """How many calls of a scope would start if nothing of it held them back."""
         return min(sum(group.calls.wanting for group in self._groups_of(scope)), self._caller.room())
 
-    def _waits_beside(self, refused: frozenset[str], scope: str) -> str | None:
-        """A class of which calls of a scope wait, and which is none of those that were refused."""
+    def _other_waiting(self, scope: str, refused: frozenset[str]) -> str | None:
+        """A class that was not refused and whose calls wait in a scope; None: there is none."""
         classes = (str(group.layout.traffic) for group in self._groups_of(scope) if group.calls.wanting)
         return next((traffic for traffic in classes if traffic not in refused), None)
 
     def _paused(self, scope: str) -> None:
         self._pauses_changed(scope)
-        self._easing.look()
+        self._easing.paused(scope)
 
     def _pauses_changed(self, paused: str, *, yields: bool = False) -> None:
         now = monotonic()
@@ -687,9 +687,10 @@ class Limiter:
             self._overrides.look()
         elif kind == "pause":
             left_us, scope, reason = rest.split(" ", 2)
-            self._pauses.hold(_natural(left_us) / 1e6, reason, scope.removeprefix("-"), told=True)
+            scope = scope.removeprefix("-")
+            self._pauses.hold(_natural(left_us) / 1e6, reason, scope, told=True)
             self._learning.heard_pause()
-            self._easing.paused()
+            self._easing.paused(scope)  # Redis knows of it now
         elif kind == "resume":
             self._pauses.resume(rest.removeprefix("-"))
         else:
